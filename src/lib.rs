@@ -5,7 +5,10 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod crypt;
+pub mod engine;
 pub mod error;
 pub mod secret;
 pub mod segment;
+pub mod store;
 pub mod units;
+pub mod virtio;

@@ -1,0 +1,188 @@
+//! What the queues of one disk share.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::crypt::SectorCipher;
+use crate::store::Store;
+use crate::units::SECTOR_BYTES;
+use crate::virtio::{Limits, Shape};
+
+/// Bytes of the serial number that GET_ID returns (VIRTIO 1.3, 5.2.6).
+pub const SERIAL_BYTES: usize = 20;
+
+/// What a disk is made of.
+pub struct DiskParams {
+    /// The cipher, with the key of this disk.
+    pub cipher: SectorCipher,
+    /// The data area.
+    pub store: Store,
+    /// Size of the data area in bytes, a multiple of the sector size.
+    pub bytes: u64,
+    /// Whether writes are refused.
+    pub read_only: bool,
+    /// Whether the guest may give space back. Deallocated units must read as
+    /// zeroes: the format has to say so (`zero_units`).
+    pub discard: bool,
+    /// The serial number that the guest sees, padded with zero bytes.
+    pub serial: [u8; SERIAL_BYTES],
+    /// How many virtqueues are offered.
+    pub num_queues: u16,
+    /// The longest time that a queue thread looks for work before it sleeps.
+    pub poll: Duration,
+}
+
+/// A disk that can be served. Immutable but for the few flags below.
+pub struct Disk {
+    cipher: SectorCipher,
+    store: Store,
+    shape: Shape,
+    limits: Limits,
+    serial: [u8; SERIAL_BYTES],
+    poll: Duration,
+    /// Whether writes may complete before they are durable.
+    write_cache: AtomicBool,
+    /// An fdatasync failed: nobody knows what is durable, so that no later
+    /// flush may claim it.
+    sync_failed: AtomicBool,
+    /// The file system cannot deallocate: zeroes are written instead.
+    punch_refused: AtomicBool,
+    /// Operations that failed, for the log.
+    errors: AtomicU64,
+}
+
+impl Disk {
+    /// A disk of these parts.
+    pub fn new(params: DiskParams) -> Self {
+        let sector_size = params.cipher.params().sector_size;
+        let capacity = params.bytes / SECTOR_BYTES;
+        let discard = params.discard && params.cipher.params().zero_units && !params.read_only;
+        Disk {
+            shape: Shape {
+                capacity,
+                sector_size,
+                read_only: params.read_only,
+                discard,
+                num_queues: params.num_queues,
+            },
+            limits: Limits {
+                capacity,
+                sector_size,
+                read_only: params.read_only,
+                discard,
+            },
+            cipher: params.cipher,
+            store: params.store,
+            serial: params.serial,
+            poll: params.poll,
+            write_cache: AtomicBool::new(true),
+            sync_failed: AtomicBool::new(false),
+            punch_refused: AtomicBool::new(false),
+            errors: AtomicU64::new(0),
+        }
+    }
+
+    /// The cipher.
+    pub fn cipher(&self) -> &SectorCipher {
+        &self.cipher
+    }
+
+    /// The data area.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// What the guest is told.
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// What requests are checked against.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// The serial number.
+    pub fn serial(&self) -> &[u8; SERIAL_BYTES] {
+        &self.serial
+    }
+
+    /// The longest busy-poll.
+    pub fn poll(&self) -> Duration {
+        self.poll
+    }
+
+    /// Whether writes may complete before they are durable.
+    pub fn write_cache(&self) -> bool {
+        self.write_cache.load(Ordering::Relaxed)
+    }
+
+    /// Switches the write cache. Switching it off makes durable what has
+    /// completed before; requests in flight finish under the mode that they
+    /// see when they end.
+    pub fn set_write_cache(&self, on: bool) {
+        if self.write_cache.swap(on, Ordering::SeqCst) && !on && self.sync_now().is_err() {
+            tracing::error!("flushing the write cache failed as it was switched off");
+        }
+    }
+
+    /// Makes every completed write durable, waiting for it.
+    ///
+    /// # Errors
+    /// When it fails now, or has failed before.
+    pub fn sync_now(&self) -> io::Result<()> {
+        if self.limits.read_only {
+            return Ok(());
+        }
+        if self.sync_has_failed() {
+            return Err(io::Error::other("an earlier fdatasync failed"));
+        }
+        self.store
+            .sync()
+            .inspect_err(|error| self.note_sync_failure(error))
+    }
+
+    /// Whether an fdatasync has failed since the disk was opened.
+    pub(super) fn sync_has_failed(&self) -> bool {
+        self.sync_failed.load(Ordering::SeqCst)
+    }
+
+    /// Remembers that an fdatasync failed.
+    pub(super) fn note_sync_failure(&self, error: &io::Error) {
+        if !self.sync_failed.swap(true, Ordering::SeqCst) {
+            tracing::error!(
+                %error,
+                "fdatasync failed: flushes of this disk fail from now on, since what was \
+                 written may be lost; check the disk below, then serve the volume anew"
+            );
+        }
+    }
+
+    /// Whether the file system has refused to deallocate.
+    pub(super) fn punch_is_refused(&self) -> bool {
+        self.punch_refused.load(Ordering::Relaxed)
+    }
+
+    /// Remembers that the file system cannot deallocate.
+    pub(super) fn note_punch_refused(&self) {
+        if !self.punch_refused.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "the file system cannot deallocate: discarded space is overwritten with zeroes"
+            );
+        }
+    }
+
+    /// Counts a failed operation, and logs the first ones and then ever fewer.
+    pub(super) fn note_error(&self, what: &str, position: u64, error: &io::Error) {
+        let count = self.errors.fetch_add(1, Ordering::Relaxed) + 1;
+        if count.is_power_of_two() {
+            tracing::error!(%error, position, count, "{what} failed: the guest gets an I/O error");
+        }
+    }
+
+    /// How many operations have failed.
+    pub fn errors(&self) -> u64 {
+        self.errors.load(Ordering::Relaxed)
+    }
+}

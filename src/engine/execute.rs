@@ -1,0 +1,346 @@
+//! The life of a request, from its parsing to its answer.
+
+use std::io;
+
+use super::queue::QueueThread;
+use super::slots::{Op, OpKind, Piece, Work};
+use crate::segment::SegmentCursor;
+use crate::store::Block;
+use crate::store::arena::{MAX_BLOCK, PAGE};
+use crate::units::SECTOR_BYTES;
+use crate::virtio::{Extents, Reject, Request};
+
+/// A large piece is halved down to this before it waits for a larger buffer.
+const SMALLEST_SPLIT: u64 = 4 * PAGE as u64;
+
+impl QueueThread {
+    /// Starts a request that was just parsed into the slot.
+    pub(super) fn begin(&mut self, number: u16, request: Request) -> io::Result<()> {
+        let slot = self.slots.get(number);
+        match request {
+            Request::Read(extent) => slot.begin(Work::Read, Extents::one(extent)),
+            Request::Write(extent) => slot.begin(Work::Write, Extents::one(extent)),
+            Request::WriteZeroes(extents) | Request::Discard(extents) => {
+                // What may not be deallocated in one range is written in all.
+                let punch = extents.iter().all(|extent| extent.unmap);
+                let punch = punch && !self.disk.punch_is_refused();
+                slot.begin(if punch { Work::Punch } else { Work::Zero }, extents);
+            }
+            Request::Flush => {
+                slot.begin(Work::Sync, Extents::default());
+                if self.disk.limits().read_only {
+                    self.answer(number, Ok(0));
+                    return Ok(());
+                }
+            }
+            Request::GetId => {
+                slot.begin(Work::Sync, Extents::default());
+                let mut cursor = SegmentCursor::new(&slot.segments);
+                let id = self.disk.serial();
+                let len = cursor.remaining().min(id.len());
+                // SAFETY: the segments were just found to be mapped, and the
+                // memory stays while a request is in flight.
+                unsafe { cursor.copy_from(&id[..len]) };
+                self.answer(number, Ok(len as u32));
+                return Ok(());
+            }
+        }
+        if !self.waiting.is_empty() || !self.advance(number)? {
+            self.waiting.push_back(number);
+        }
+        Ok(())
+    }
+
+    /// Starts as much of the request as there is room for. False when
+    /// something is left that has to wait.
+    pub(super) fn advance(&mut self, number: u16) -> io::Result<bool> {
+        if self.slots.get(number).work == Work::Sync {
+            return self.start_sync(number);
+        }
+        while !self.slots.get(number).is_started() {
+            if !self.start_piece(number)? {
+                return Ok(false);
+            }
+        }
+        // All of it may have ended before the last piece was started.
+        if self.slots.get(number).in_flight == 0 {
+            self.conclude(number)?;
+        }
+        Ok(true)
+    }
+
+    fn start_sync(&mut self, number: u16) -> io::Result<bool> {
+        if self.disk.sync_has_failed() {
+            self.answer(number, Err(Reject::IoError));
+            return Ok(true);
+        }
+        let op = Op {
+            slot: number,
+            kind: OpKind::Sync,
+            piece: Piece::NONE,
+            block: None,
+            done: 0,
+        };
+        let Ok(op) = self.ops.insert(op) else {
+            return Ok(false);
+        };
+        self.slots.get(number).in_flight += 1;
+        self.ring.sync(op.into())?;
+        Ok(true)
+    }
+
+    /// Starts the next piece of a request. False when there is no room.
+    fn start_piece(&mut self, number: u16) -> io::Result<bool> {
+        if !self.ops.has_room() {
+            return Ok(false);
+        }
+        let slot = self.slots.get(number);
+        let work = slot.work;
+        let most = match work {
+            Work::Punch => u64::MAX,
+            _ => MAX_BLOCK as u64,
+        };
+        let Some(mut piece) = slot.peek(most) else {
+            return Ok(true);
+        };
+        let block = match work {
+            Work::Punch => None,
+            _ => match self.allocate(&mut piece.len) {
+                Some(block) => Some(block),
+                None => return Ok(false),
+            },
+        };
+        if let Some(block) = &block {
+            self.fill_block(number, &piece, block);
+        }
+        let op = Op {
+            slot: number,
+            kind: match work {
+                Work::Read => OpKind::Read,
+                Work::Punch => OpKind::Punch,
+                Work::Write | Work::Zero | Work::Sync => OpKind::Write,
+            },
+            piece,
+            block,
+            done: 0,
+        };
+        let Ok(op) = self.ops.insert(op) else {
+            return Ok(false);
+        };
+        let slot = self.slots.get(number);
+        slot.step(piece.len);
+        slot.in_flight += 1;
+        self.unsubmitted += piece.len;
+        self.submit(op)?;
+        Ok(true)
+    }
+
+    /// A buffer for the piece, which is shortened where only a smaller one is free.
+    fn allocate(&mut self, len: &mut u64) -> Option<Block> {
+        loop {
+            if let Some(block) = self.ring.arena().allocate(*len as usize) {
+                return Some(block);
+            }
+            if *len <= SMALLEST_SPLIT {
+                return None;
+            }
+            *len = (*len / 2).next_multiple_of(PAGE as u64);
+        }
+    }
+
+    /// Encrypts what a write sends. A read's block stays as it is.
+    fn fill_block(&mut self, number: u16, piece: &Piece, block: &Block) {
+        let slot = self.slots.get(number);
+        let work = slot.work;
+        // SAFETY: the block was just allocated; the kernel does not know it yet.
+        let bytes = unsafe { self.ring.arena().bytes(block, piece.len as usize) };
+        match work {
+            Work::Write => {
+                let mut from = SegmentCursor::at(&slot.segments, piece.data_offset as usize);
+                // SAFETY: the segments were found to be mapped when the request
+                // was parsed, and the memory stays while it is in flight. The
+                // arena is ours, and never part of guest memory.
+                unsafe { self.disk.cipher().encrypt(piece.sector, &mut from, bytes) };
+            }
+            Work::Zero => self.disk.cipher().encrypt_zeroes(piece.sector, bytes),
+            Work::Read | Work::Punch | Work::Sync => {}
+        }
+    }
+
+    /// Hands an operation, or what a short one left, to the ring.
+    fn submit(&mut self, number: u16) -> io::Result<()> {
+        let Some(op) = self.ops.get(number) else {
+            return Ok(());
+        };
+        let offset = op.piece.sector.0 * SECTOR_BYTES;
+        let rest = op.piece.len as u32 - op.done.min(op.piece.len as u32);
+        match (op.kind, &op.block) {
+            (OpKind::Read, Some(block)) => {
+                let position = self.disk.store().position(offset) + u64::from(op.done);
+                self.ring
+                    .read(number.into(), block, op.done, rest, position)
+            }
+            (OpKind::Write, Some(block)) => {
+                let position = self.disk.store().position(offset) + u64::from(op.done);
+                self.ring
+                    .write(number.into(), block, op.done, rest, position)
+            }
+            (OpKind::Punch, _) => {
+                let position = self.disk.store().position(offset);
+                self.ring.punch(number.into(), position, op.piece.len)
+            }
+            (OpKind::Sync, _) | (_, None) => self.ring.sync(number.into()),
+        }
+    }
+
+    /// The kernel has ended an operation.
+    pub(super) fn operation_done(&mut self, number: u16, result: i32) -> io::Result<()> {
+        let Some(op) = self.ops.get(number) else {
+            return Ok(());
+        };
+        if matches!(-result, libc::EAGAIN | libc::EINTR) {
+            return self.submit(number);
+        }
+        let outcome = match op.kind {
+            _ if result < 0 => Err(io::Error::from_raw_os_error(-result)),
+            OpKind::Read | OpKind::Write => match op.count(result as u32) {
+                Count::Whole => Ok(()),
+                Count::Short => return self.submit(number),
+                Count::None => Err(io::ErrorKind::UnexpectedEof.into()),
+            },
+            OpKind::Punch | OpKind::Sync => Ok(()),
+        };
+        let Some(op) = self.ops.remove(number) else {
+            return Ok(());
+        };
+        match outcome {
+            Ok(()) => self.operation_succeeded(&op),
+            Err(error) => self.operation_failed(&op, &error),
+        }
+        if let Some(block) = op.block {
+            self.ring.arena().release(block);
+        }
+        let slot = self.slots.get(op.slot);
+        slot.in_flight -= 1;
+        match slot.in_flight == 0 && slot.is_started() && !self.waiting.contains(&op.slot) {
+            true => self.conclude(op.slot),
+            false => Ok(()),
+        }
+    }
+
+    fn operation_succeeded(&mut self, op: &Op) {
+        let (OpKind::Read, Some(block)) = (op.kind, &op.block) else {
+            return;
+        };
+        let slot = self.slots.get(op.slot);
+        // SAFETY: the kernel has reported the end of its read into the block.
+        let bytes = unsafe { self.ring.arena().bytes(block, op.piece.len as usize) };
+        let mut to = SegmentCursor::at(&slot.segments, op.piece.data_offset as usize);
+        // SAFETY: as for encryption in `fill_block`.
+        unsafe { self.disk.cipher().decrypt(op.piece.sector, bytes, &mut to) };
+        self.unannounced += op.piece.len;
+    }
+
+    fn operation_failed(&mut self, op: &Op, error: &io::Error) {
+        let position = op.piece.sector.0 * SECTOR_BYTES;
+        let what = match op.kind {
+            OpKind::Punch if cannot_punch(error) => {
+                self.disk.note_punch_refused();
+                self.slots.get(op.slot).fall_back = true;
+                return;
+            }
+            OpKind::Sync => {
+                self.disk.note_sync_failure(error);
+                self.slots.get(op.slot).failed = Some(Reject::IoError);
+                return;
+            }
+            OpKind::Punch => "deallocating",
+            OpKind::Read => "reading",
+            OpKind::Write => "writing",
+        };
+        self.disk.note_error(what, position, error);
+        self.slots.get(op.slot).failed = Some(Reject::IoError);
+    }
+
+    /// All operations of the request have ended: what now?
+    fn conclude(&mut self, number: u16) -> io::Result<()> {
+        let durable = !self.disk.write_cache();
+        let slot = self.slots.get(number);
+        let (work, failed) = (slot.work, slot.failed);
+        if let Some(reject) = failed {
+            self.answer(number, Err(reject));
+            return Ok(());
+        }
+        if slot.fall_back {
+            let extents = slot.extents;
+            slot.begin(Work::Zero, extents);
+            return self.go_on(number);
+        }
+        match work {
+            Work::Write | Work::Zero | Work::Punch if durable => {
+                slot.begin(Work::Sync, Extents::default());
+                return self.go_on(number);
+            }
+            Work::Write | Work::Zero | Work::Punch => self.answer(number, Ok(0)),
+            Work::Read => {
+                let bytes = slot.bytes() as u32;
+                self.answer(number, Ok(bytes));
+            }
+            // Another queue may have learned meanwhile that data is lost.
+            Work::Sync if self.disk.sync_has_failed() => {
+                self.answer(number, Err(Reject::IoError));
+            }
+            Work::Sync => self.answer(number, Ok(0)),
+        }
+        Ok(())
+    }
+
+    /// The next step of a request whose first has ended: at once, or behind
+    /// those that wait already.
+    fn go_on(&mut self, number: u16) -> io::Result<()> {
+        if !self.waiting.is_empty() || !self.advance(number)? {
+            self.waiting.push_back(number);
+        }
+        Ok(())
+    }
+
+    /// Completes a request, successfully with so many bytes of data for the guest.
+    fn answer(&mut self, number: u16, outcome: Result<u32, Reject>) {
+        if let Some(completion) = self.slots.release(number) {
+            self.vring.push(&completion, outcome);
+        }
+    }
+}
+
+/// What a read or write has achieved.
+enum Count {
+    Whole,
+    Short,
+    None,
+}
+
+impl Op {
+    /// Adds what the kernel reports to what is done. What is left of a short
+    /// operation starts at a whole sector, as O_DIRECT wants it.
+    fn count(&mut self, bytes: u32) -> Count {
+        let len = self.piece.len as u32;
+        let before = self.done;
+        self.done = len.min(before + bytes);
+        if self.done == len {
+            return Count::Whole;
+        }
+        self.done -= self.done % SECTOR_BYTES as u32;
+        match self.done > before {
+            true => Count::Short,
+            false => Count::None,
+        }
+    }
+}
+
+/// Whether the file system can never deallocate.
+fn cannot_punch(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::ENODEV)
+    )
+}

@@ -1,0 +1,28 @@
+//! The data plane: one thread per virtqueue, which owns the queue, its
+//! io_uring, its request slots and its buffers.
+//!
+//! What enters: a ready cipher, an opened store, and rings that the vhost
+//! session has set up. Nothing here opens files, knows keys or formats, or
+//! talks to a front end.
+//!
+//! ```text
+//! kick ─▶ pop chain ─▶ parse ─▶ slot ─▶ WRITE: encrypt guest memory ─▶ block ─▶ write
+//!                                    ─▶ READ:  read ─▶ block ─▶ decrypt ─▶ guest memory
+//! completion ─▶ check count ─▶ status byte ─▶ used ring ─▶ one notification a batch
+//! ```
+//!
+//! A request is cut into operations of at most [`MAX_BLOCK`] bytes, so that
+//! what a queue can have in flight is bounded by its arena, whatever the
+//! guest asks for. No lock is taken and nothing is allocated per request.
+//!
+//! [`MAX_BLOCK`]: crate::store::arena::MAX_BLOCK
+
+mod disk;
+mod execute;
+mod poll;
+mod queue;
+mod slots;
+mod vring;
+
+pub use disk::{Disk, DiskParams};
+pub use queue::{QueueStart, RunningQueue, start_queue};

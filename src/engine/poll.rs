@@ -1,0 +1,82 @@
+//! How long to look for work before sleeping.
+#![forbid(unsafe_code)]
+
+use std::time::{Duration, Instant};
+
+/// The first step up from no polling at all.
+const FIRST: Duration = Duration::from_micros(4);
+
+/// A window that grows while polling would have caught the next event, and
+/// shrinks while it would not: a disk that is idle does not poll, and one
+/// that is busy does not pay for being woken up.
+#[derive(Debug)]
+pub struct Poll {
+    window: Duration,
+    most: Duration,
+}
+
+impl Poll {
+    /// Polls for at most `most`; zero is never.
+    pub fn new(most: Duration) -> Self {
+        Poll {
+            window: Duration::ZERO,
+            most,
+        }
+    }
+
+    /// Looks until `found` is true or the window is over. True when found.
+    pub fn look(&self, mut found: impl FnMut() -> bool) -> bool {
+        if self.window.is_zero() {
+            return false;
+        }
+        let start = Instant::now();
+        loop {
+            // Looking costs less than asking for the time.
+            for _ in 0..16 {
+                if found() {
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+            if start.elapsed() >= self.window {
+                return false;
+            }
+        }
+    }
+
+    /// Whether anything is to be learned from how long a sleep lasts.
+    pub fn is_on(&self) -> bool {
+        !self.most.is_zero()
+    }
+
+    /// A sleep lasted this long: would polling have paid?
+    pub fn slept(&mut self, time: Duration) {
+        self.window = match time <= self.most {
+            true => (self.window * 2).max(FIRST).min(self.most),
+            // Halving ends in zero, below the first step.
+            false if self.window <= FIRST => Duration::ZERO,
+            false => self.window / 2,
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_sleeps_widen_the_window_and_long_ones_close_it() {
+        let most = Duration::from_micros(32);
+        let mut poll = Poll::new(most);
+        assert!(!poll.look(|| true), "no polling before it has paid");
+        for _ in 0..10 {
+            poll.slept(Duration::from_micros(20));
+        }
+        assert_eq!(poll.window, most);
+        assert!(poll.look(|| true));
+        for _ in 0..10 {
+            poll.slept(Duration::from_millis(5));
+        }
+        assert_eq!(poll.window, Duration::ZERO);
+    }
+}

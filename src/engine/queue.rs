@@ -1,0 +1,329 @@
+//! The thread of one virtqueue: its loop, and how it is started and stopped.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use rustix::event::{EventfdFlags, eventfd};
+use virtio_queue::{Queue, QueueT};
+
+use super::disk::Disk;
+use super::poll::Poll;
+use super::slots::{Op, Slots, Table};
+use super::vring::Vring;
+use crate::store::{Event, Ring};
+use crate::virtio::Memory;
+
+/// Operations that a queue has at the kernel at most.
+const OPERATIONS: u16 = 256;
+
+/// The buffers of one queue. Sixteen requests of 128 KiB, or 512 of 4 KiB.
+const ARENA_BYTES: usize = 2 << 20;
+
+/// Data that is encrypted before the kernel is given it, and decrypted before
+/// the guest is told: enough to make a batch, little enough that the disk and
+/// the guest do not wait for it.
+const BATCH_BYTES: u64 = 128 << 10;
+
+/// Polls of the queue's ring.
+const KICK: u32 = 0;
+const CONTROL: u32 = 1;
+
+/// A virtqueue that is ready to run.
+pub struct QueueStart {
+    /// Which of the device's queues it is.
+    pub index: usize,
+    /// The ring, with its addresses and positions.
+    pub queue: Queue,
+    /// The memory that it lies in.
+    pub memory: Arc<Memory>,
+    /// The driver signals this when there is work.
+    pub kick: File,
+    /// We signal this when work is done.
+    pub call: Option<File>,
+    /// We signal this when the ring cannot go on.
+    pub err: Option<File>,
+}
+
+/// What the session tells a running queue.
+enum Control {
+    Call(Option<File>),
+    Err(Option<File>),
+    Stop,
+}
+
+/// A queue thread that is running.
+pub struct RunningQueue {
+    control: Sender<Control>,
+    wake: OwnedFd,
+    thread: JoinHandle<QueueStart>,
+}
+
+/// Starts a thread for the queue.
+///
+/// # Errors
+/// When the thread or its io_uring cannot be made; the queue comes back.
+pub fn start_queue(disk: Arc<Disk>, start: QueueStart) -> Result<RunningQueue, io::Error> {
+    let (control, receiver) = mpsc::channel();
+    let (ready, started) = mpsc::sync_channel(1);
+    let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+    let wake_in_thread = wake.try_clone()?;
+    let thread = std::thread::Builder::new()
+        .name(format!("vq{}", start.index))
+        .spawn(move || run(disk, start, wake_in_thread, receiver, ready))?;
+    match started.recv() {
+        Ok(Ok(())) => Ok(RunningQueue {
+            control,
+            wake,
+            thread,
+        }),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(io::Error::other("the queue thread ended early")),
+    }
+}
+
+impl RunningQueue {
+    /// Exchanges the descriptor by which the driver is told of completions.
+    pub fn set_call(&self, call: Option<File>) {
+        self.tell(Control::Call(call));
+    }
+
+    /// Exchanges the descriptor by which the front end is told of errors.
+    pub fn set_err(&self, err: Option<File>) {
+        self.tell(Control::Err(err));
+    }
+
+    /// Takes no more requests, waits until those in flight have completed,
+    /// and gives the queue back, with its position.
+    pub fn stop(self) -> Option<QueueStart> {
+        self.tell(Control::Stop);
+        self.thread.join().ok()
+    }
+
+    fn tell(&self, message: Control) {
+        if self.control.send(message).is_ok() {
+            // An eventfd takes 2^64 - 2 messages before this fails.
+            let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        }
+    }
+}
+
+fn run(
+    disk: Arc<Disk>,
+    start: QueueStart,
+    wake: OwnedFd,
+    control: Receiver<Control>,
+    ready: SyncSender<io::Result<()>>,
+) -> QueueStart {
+    let QueueStart {
+        index,
+        queue,
+        memory,
+        kick,
+        call,
+        err,
+    } = start;
+    let slots = queue.size();
+    let mut vring = Vring::new(queue, memory, call, err);
+    let ring =
+        Ring::new(disk.store(), index, OPERATIONS.into(), ARENA_BYTES).and_then(|mut ring| {
+            ring.poll(KICK, kick.as_fd())?;
+            ring.poll(CONTROL, wake.as_fd())?;
+            Ok(ring)
+        });
+    match ring {
+        Ok(ring) => {
+            let mut thread = QueueThread {
+                poll: Poll::new(disk.poll()),
+                disk,
+                vring,
+                ring,
+                slots: Slots::new(slots),
+                ops: Table::new(OPERATIONS),
+                waiting: VecDeque::with_capacity(slots.into()),
+                unsubmitted: 0,
+                unannounced: 0,
+                stopping: false,
+            };
+            let _ = ready.send(Ok(()));
+            if let Err(error) = thread.serve(&kick, &wake, &control) {
+                thread.vring.break_down(&error);
+                // Without its ring the thread can only wait to be ended.
+                while !matches!(control.recv(), Ok(Control::Stop) | Err(_)) {}
+            }
+            vring = thread.vring;
+        }
+        Err(error) => {
+            let _ = ready.send(Err(error));
+        }
+    }
+    let (queue, memory, call, err) = vring.into_parts();
+    QueueStart {
+        index,
+        queue,
+        memory,
+        kick,
+        call,
+        err,
+    }
+}
+
+/// What the thread owns. `execute` has the life of a request; here is the loop.
+pub(super) struct QueueThread {
+    pub(super) disk: Arc<Disk>,
+    pub(super) vring: Vring,
+    pub(super) ring: Ring,
+    pub(super) slots: Slots,
+    pub(super) ops: Table<Op>,
+    /// Requests that wait for a buffer or an operation, oldest first. While
+    /// there are any, no new ones are taken.
+    pub(super) waiting: VecDeque<u16>,
+    /// Bytes queued for the kernel since it was last entered.
+    pub(super) unsubmitted: u64,
+    /// Bytes given to the guest since it was last told.
+    pub(super) unannounced: u64,
+    poll: Poll,
+    stopping: bool,
+}
+
+impl QueueThread {
+    fn serve(
+        &mut self,
+        kick: &File,
+        wake: &OwnedFd,
+        control: &Receiver<Control>,
+    ) -> io::Result<()> {
+        loop {
+            self.reap(kick, wake, control)?;
+            self.resume_waiting()?;
+            self.take_requests()?;
+            self.vring.notify();
+            if self.stopping && self.slots.all_free() {
+                return Ok(());
+            }
+            self.sleep()?;
+        }
+    }
+
+    /// Handles everything that the kernel has reported.
+    fn reap(&mut self, kick: &File, wake: &OwnedFd, control: &Receiver<Control>) -> io::Result<()> {
+        self.ring.collect()?;
+        while let Some(event) = self.ring.next_event() {
+            match event {
+                Event::Done(op, result) => {
+                    self.operation_done(op as u16, result)?;
+                    if self.unannounced >= BATCH_BYTES {
+                        self.unannounced = 0;
+                        self.vring.notify();
+                    }
+                }
+                // A kick says only that there is work; the loop looks anyway.
+                Event::Ready { number, more } if number == KICK => {
+                    if !more {
+                        self.ring.poll(KICK, kick.as_fd())?;
+                    }
+                }
+                Event::Ready { more, .. } => {
+                    self.obey(control);
+                    if !more {
+                        self.ring.poll(CONTROL, wake.as_fd())?;
+                    }
+                }
+                Event::Lost(_) => self
+                    .vring
+                    .break_down(&io::Error::other("the kick descriptor cannot be polled")),
+            }
+        }
+        Ok(())
+    }
+
+    fn obey(&mut self, control: &Receiver<Control>) {
+        while let Ok(message) = control.try_recv() {
+            match message {
+                Control::Call(call) => self.vring.set_call(call),
+                Control::Err(err) => self.vring.err = err,
+                Control::Stop => self.stopping = true,
+            }
+        }
+    }
+
+    /// Goes on with requests that had to wait, in their order.
+    fn resume_waiting(&mut self) -> io::Result<()> {
+        while let Some(&number) = self.waiting.front() {
+            if !self.advance(number)? {
+                return Ok(());
+            }
+            self.waiting.pop_front();
+        }
+        Ok(())
+    }
+
+    /// Whether a new request could be started.
+    fn can_take(&mut self) -> bool {
+        !self.stopping && self.waiting.is_empty() && self.slots.peek_free().is_some()
+    }
+
+    /// Takes requests until there are no more, or no room for more.
+    fn take_requests(&mut self) -> io::Result<()> {
+        while self.can_take() {
+            let Some((number, slot)) = self.slots.peek_free() else {
+                return Ok(());
+            };
+            let Some(parsed) = self.vring.pop(self.disk.limits(), &mut slot.segments) else {
+                return Ok(());
+            };
+            match parsed.request {
+                Ok(request) => {
+                    self.slots.take(number, parsed.completion);
+                    self.begin(number, request)?;
+                }
+                Err(reject) => self.vring.push(&parsed.completion, Err(reject)),
+            }
+            if self.unsubmitted >= BATCH_BYTES {
+                self.unsubmitted = 0;
+                self.ring.submit()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands over what has been queued, and waits for something to happen:
+    /// looking for a short time where that has paid, then asleep.
+    fn sleep(&mut self) -> io::Result<()> {
+        self.unsubmitted = 0;
+        self.unannounced = 0;
+        let takes = self.can_take();
+        if self.poll.is_on() {
+            if self.ring.has_unsubmitted() {
+                self.ring.submit()?;
+            }
+            let (ring, vring) = (&mut self.ring, &self.vring);
+            if self
+                .poll
+                .look(|| ring.has_events() || (takes && vring.has_work()))
+            {
+                return Ok(());
+            }
+        }
+        if takes && self.vring.enable_kicks() {
+            self.vring.disable_kicks();
+            return Ok(());
+        }
+        if self.poll.is_on() {
+            let start = Instant::now();
+            self.ring.wait()?;
+            self.poll.slept(start.elapsed());
+        } else {
+            self.ring.wait()?;
+        }
+        if takes {
+            self.vring.disable_kicks();
+        }
+        Ok(())
+    }
+}

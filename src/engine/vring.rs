@@ -1,0 +1,159 @@
+//! The device's side of one virtqueue: taking chains, returning them, and
+//! telling the driver.
+
+use std::fs::File;
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use virtio_queue::{Error as QueueError, Queue, QueueOwnedT, QueueT};
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::segment::Segment;
+use crate::virtio::{Completion, Limits, Memory, Parsed, Reject, parse};
+
+/// The driver wants no notifications (without EVENT_IDX).
+const AVAIL_NO_INTERRUPT: u16 = 1;
+
+/// A virtqueue that has been set up, with its notification descriptors.
+pub struct Vring {
+    queue: Queue,
+    memory: Arc<Memory>,
+    call: Option<File>,
+    pub err: Option<File>,
+    /// Chains were returned since the driver was last told.
+    returned: bool,
+    /// The driver broke the rules of the ring: nothing more is taken from it.
+    broken: bool,
+}
+
+impl Vring {
+    pub fn new(queue: Queue, memory: Arc<Memory>, call: Option<File>, err: Option<File>) -> Self {
+        let mut vring = Vring {
+            queue,
+            memory,
+            call: None,
+            err,
+            returned: false,
+            broken: false,
+        };
+        vring.set_call(call);
+        vring
+    }
+
+    /// Exchanges the descriptor by which the driver is told. It is told at
+    /// once: what was returned while there was none would else be missed.
+    pub fn set_call(&mut self, call: Option<File>) {
+        self.call = call;
+        signal(self.call.as_mut());
+    }
+
+    /// The parts, for when the queue is started again.
+    pub fn into_parts(self) -> (Queue, Arc<Memory>, Option<File>, Option<File>) {
+        (self.queue, self.memory, self.call, self.err)
+    }
+
+    /// Takes the next chain, and parses it.
+    pub fn pop(&mut self, limits: &Limits, segments: &mut Vec<Segment>) -> Option<Parsed> {
+        if self.broken {
+            return None;
+        }
+        let memory = &*self.memory;
+        let chain = match self.queue.iter(memory) {
+            Ok(mut chains) => chains.next()?,
+            Err(error) => {
+                self.break_down(&error);
+                return None;
+            }
+        };
+        Some(parse(chain, memory, limits, segments))
+    }
+
+    /// Answers a request: status byte and used ring.
+    pub fn push(&mut self, completion: &Completion, outcome: Result<u32, Reject>) {
+        // SAFETY: the chain was parsed with `self.memory`, which is replaced
+        // only while the queue is stopped, with no request in flight.
+        let len = unsafe { completion.write(outcome) };
+        match self.queue.add_used(&*self.memory, completion.head, len) {
+            Ok(()) => self.returned = true,
+            Err(error) => self.break_down(&error),
+        }
+    }
+
+    /// Tells the driver, if it wants to know, what has been returned.
+    pub fn notify(&mut self) {
+        if !self.returned {
+            return;
+        }
+        self.returned = false;
+        let wanted = match self.queue.event_idx_enabled() {
+            true => self.queue.needs_notification(&*self.memory),
+            false => {
+                // The used index is written before the flag is read.
+                std::sync::atomic::fence(Ordering::SeqCst);
+                self.memory
+                    .load::<u16>(GuestAddress(self.queue.avail_ring()), Ordering::Relaxed)
+                    .map(|flags| u16::from_le(flags) & AVAIL_NO_INTERRUPT == 0)
+                    .map_err(QueueError::GuestMemory)
+            }
+        };
+        match wanted {
+            Ok(true) => signal(self.call.as_mut()),
+            Ok(false) => {}
+            Err(error) => self.break_down(&error),
+        }
+    }
+
+    /// Whether chains are waiting. Only a look, for busy polling.
+    pub fn has_work(&self) -> bool {
+        !self.broken
+            && self
+                .queue
+                .avail_idx(&*self.memory, Ordering::Relaxed)
+                .is_ok_and(|index| index.0 != self.queue.next_avail())
+    }
+
+    /// Asks the driver for kicks. True when chains came in the meantime, so
+    /// that none may come for them.
+    pub fn enable_kicks(&mut self) -> bool {
+        if self.broken {
+            return false;
+        }
+        match self.queue.enable_notification(&*self.memory) {
+            Ok(work) => work,
+            Err(error) => {
+                self.break_down(&error);
+                false
+            }
+        }
+    }
+
+    /// Tells the driver that we are looking anyway.
+    pub fn disable_kicks(&mut self) {
+        if !self.broken
+            && let Err(error) = self.queue.disable_notification(&*self.memory)
+        {
+            self.break_down(&error);
+        }
+    }
+
+    /// Stops taking chains, and tells the front end (`VHOST_USER_SET_VRING_ERR`).
+    pub fn break_down(&mut self, error: &dyn std::error::Error) {
+        if !self.broken {
+            self.broken = true;
+            tracing::error!(
+                error = %error,
+                "the guest's driver broke the rules of its ring: the queue stops until it is reset"
+            );
+            signal(self.err.as_mut());
+        }
+    }
+}
+
+/// Adds one to an eventfd. Its counter being full is as good; that nobody
+/// listens any more, the session finds out.
+fn signal(fd: Option<&mut File>) {
+    if let Some(file) = fd {
+        let _ = file.write(&1u64.to_ne_bytes());
+    }
+}

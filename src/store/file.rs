@@ -1,0 +1,180 @@
+//! The file or block device that holds the data of a disk.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use rustix::fs::{Mode, OFlags};
+
+use super::arena::{Arena, PAGE};
+use crate::error::{Explain, Kind, io_kind};
+use crate::units::SectorSize;
+
+/// Whether the page cache of the host is bypassed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DirectMode {
+    /// With O_DIRECT where the file system allows it at the disk's sector size.
+    #[default]
+    Auto,
+    /// With O_DIRECT, or not at all.
+    Always,
+    /// Through the page cache.
+    Never,
+}
+
+/// Why a backing file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It cannot be opened again for data.
+    #[error("cannot open the data of the volume")]
+    Open(#[source] io::Error),
+    /// O_DIRECT was demanded.
+    #[error("O_DIRECT with {sector_size}-byte sectors is not possible here")]
+    NoDirect {
+        /// The sector size of the volume.
+        sector_size: SectorSize,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// Reading the first sector fails.
+    #[error("cannot read the data of the volume")]
+    Read(#[source] io::Error),
+}
+
+impl Explain for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Error::Open(source) | Error::Read(source) => io_kind(source),
+            Error::NoDirect { .. } => Kind::Unsupported,
+        }
+    }
+
+    fn help(&self) -> Option<String> {
+        Some(match self {
+            Error::Open(_) => "check the mode and owner of the volume".into(),
+            Error::Read(_) => "check the disk below, for example with `dmesg`".into(),
+            Error::NoDirect { .. } => "use `--direct auto`, a volume with 4096-byte sectors, or \
+                 another file system"
+                .into(),
+        })
+    }
+}
+
+/// The data area of a volume: `len` bytes from `offset` on.
+///
+/// Every queue has an open file description of its own: the kernel reports a
+/// failed write-back once to each (errseq), so that no queue's flush succeeds
+/// because another's has taken the error.
+#[derive(Debug)]
+pub struct Store {
+    files: Vec<File>,
+    offset: u64,
+    len: u64,
+    direct: bool,
+}
+
+impl Store {
+    /// Opens the file behind `file` once more for data, so that its flags are
+    /// ours alone. No path is looked up: the descriptor names the file.
+    ///
+    /// # Errors
+    /// When the file cannot be opened or read, or O_DIRECT was demanded and
+    /// the file system refuses it.
+    pub fn open(
+        file: BorrowedFd<'_>,
+        (offset, len): (u64, u64),
+        sector_size: SectorSize,
+        (read_only, mode): (bool, DirectMode),
+        queues: usize,
+    ) -> Result<Self, Error> {
+        let reopen = |flags: OFlags| -> io::Result<File> {
+            let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+            let access = match read_only {
+                true => OFlags::RDONLY,
+                false => OFlags::RDWR,
+            };
+            let opened = rustix::fs::open(path, access | OFlags::CLOEXEC | flags, Mode::empty())?;
+            Ok(File::from(opened))
+        };
+        let probe = |file: &File| probe(file, offset, len.min(sector_size.bytes() as u64) as usize);
+        let all = |flags: OFlags| -> io::Result<Vec<File>> {
+            (0..queues.max(1)).map(|_| reopen(flags)).collect()
+        };
+        if mode != DirectMode::Never {
+            let direct = all(OFlags::DIRECT).and_then(|files| probe(&files[0]).map(|()| files));
+            match (direct, mode) {
+                (Ok(files), _) => {
+                    return Ok(Store {
+                        files,
+                        offset,
+                        len,
+                        direct: true,
+                    });
+                }
+                (Err(source), DirectMode::Always) => {
+                    return Err(Error::NoDirect {
+                        sector_size,
+                        source,
+                    });
+                }
+                (Err(error), _) => tracing::warn!(
+                    %error,
+                    "the file system refuses O_DIRECT with {sector_size}-byte sectors: \
+                     I/O goes through the page cache of the host"
+                ),
+            }
+        }
+        let files = all(OFlags::empty()).map_err(Error::Open)?;
+        probe(&files[0]).map_err(Error::Read)?;
+        Ok(Store {
+            files,
+            offset,
+            len,
+            direct: false,
+        })
+    }
+
+    /// Where the byte at `offset` of the disk lies in the file.
+    pub fn position(&self, offset: u64) -> u64 {
+        debug_assert!(offset < self.len, "requests are checked before");
+        self.offset + offset
+    }
+
+    /// Whether O_DIRECT is in use.
+    pub fn is_direct(&self) -> bool {
+        self.direct
+    }
+
+    /// Makes everything that has been written durable, waiting for it.
+    ///
+    /// # Errors
+    /// What `fdatasync(2)` says of any of the descriptors.
+    pub fn sync(&self) -> io::Result<()> {
+        self.files.iter().try_for_each(File::sync_data)
+    }
+
+    /// The descriptor of a queue.
+    pub(super) fn descriptor(&self, queue: usize) -> BorrowedFd<'_> {
+        self.files[queue % self.files.len()].as_fd()
+    }
+}
+
+/// Reads one sector at the unluckiest alignment that requests may have: this
+/// is how a file system that wants more than a sector says so.
+fn probe(file: &File, offset: u64, bytes: usize) -> io::Result<()> {
+    let mut arena = Arena::new(PAGE)?;
+    let Some(block) = arena.allocate(PAGE) else {
+        return Err(io::ErrorKind::OutOfMemory.into());
+    };
+    // SAFETY: no ring knows this arena.
+    let buffer = unsafe { arena.bytes(&block, bytes) };
+    file.read_exact_at(buffer, offset)?;
+    if file.metadata()?.len() >= offset + 2 * bytes as u64 {
+        file.read_exact_at(buffer, offset + bytes as u64)?;
+    }
+    arena.release(block);
+    Ok(())
+}

@@ -1,0 +1,318 @@
+//! One io_uring: the disk's operations, and everything else that a queue
+//! thread waits for.
+//!
+//! The file and the arena are registered with the ring, so that the kernel
+//! looks neither of them up per operation. Kicks and control messages arrive
+//! as completions of a poll in the same ring: there is one place to wait.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use io_uring::types::{Fd, Fixed, FsyncFlags};
+use io_uring::{IoUring, cqueue, opcode, squeue};
+
+use super::arena::{Arena, Block};
+use super::file::Store;
+
+/// Index of the data file among the registered files.
+const DATA: Fixed = Fixed(0);
+
+/// Index of the arena among the registered buffers.
+const ARENA: u16 = 0;
+
+/// User data of polls: the high bit, and which descriptor it is.
+const POLL: u64 = 1 << 63;
+
+/// Something that happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The operation with this number has ended, with what the kernel
+    /// returned: a count, or a negated errno.
+    Done(u32, i32),
+    /// The polled descriptor of this number is readable. `more` is false
+    /// when the poll has to be armed again.
+    Ready {
+        /// The number given to [`Ring::poll`].
+        number: u32,
+        /// Whether the poll goes on.
+        more: bool,
+    },
+    /// The descriptor of this number cannot be polled.
+    Lost(u32),
+}
+
+/// The ring of one queue thread, with its buffers.
+pub struct Ring {
+    uring: IoUring,
+    arena: Arena,
+    fixed_buffers: bool,
+    /// Whether completions are delivered when we enter the kernel only.
+    deferred: bool,
+    in_flight: usize,
+}
+
+impl Ring {
+    /// A ring with room for `operations` at once, on the descriptor of `store`
+    /// that belongs to this queue, with an arena of `arena_bytes`. It is used by the thread that makes it, and no other.
+    ///
+    /// # Errors
+    /// When the kernel has no io_uring, or refuses one (limits, seccomp).
+    pub fn new(
+        store: &Store,
+        queue: usize,
+        operations: u32,
+        arena_bytes: usize,
+    ) -> io::Result<Self> {
+        let arena = Arena::new(arena_bytes)?;
+        // Two more for the polls of kick and control.
+        let entries = operations + 2;
+        let (uring, deferred) = build(entries)?;
+        uring
+            .submitter()
+            .register_files(&[store.descriptor(queue).as_raw_fd()])?;
+        // SAFETY: the arena lives as long as the ring: both belong to `Ring`,
+        // whose drop waits for the kernel to be done with it.
+        let fixed_buffers = unsafe { uring.submitter().register_buffers(&[arena.as_iovec()]) };
+        if let Err(error) = &fixed_buffers {
+            tracing::debug!(%error, "buffers are not registered (RLIMIT_MEMLOCK?)");
+        }
+        Ok(Ring {
+            uring,
+            arena,
+            fixed_buffers: fixed_buffers.is_ok(),
+            deferred,
+            in_flight: 0,
+        })
+    }
+
+    /// The buffers.
+    pub fn arena(&mut self) -> &mut Arena {
+        &mut self.arena
+    }
+
+    /// How many operations have been started and not yet seen to end.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// Reads `len` bytes at `position` of the file into the block, from its
+    /// byte `skip` on.
+    ///
+    /// # Errors
+    /// As [`Ring::poll`].
+    pub fn read(
+        &mut self,
+        op: u32,
+        block: &Block,
+        skip: u32,
+        len: u32,
+        position: u64,
+    ) -> io::Result<()> {
+        let pointer = self.pointer(block, skip, len);
+        let entry = match self.fixed_buffers {
+            true => opcode::ReadFixed::new(DATA, pointer, len, ARENA)
+                .offset(position)
+                .build(),
+            false => opcode::Read::new(DATA, pointer, len)
+                .offset(position)
+                .build(),
+        };
+        self.start(op, entry)
+    }
+
+    /// Writes `len` bytes of the block, from its byte `skip` on, at `position`
+    /// of the file.
+    ///
+    /// # Errors
+    /// As [`Ring::poll`].
+    pub fn write(
+        &mut self,
+        op: u32,
+        block: &Block,
+        skip: u32,
+        len: u32,
+        position: u64,
+    ) -> io::Result<()> {
+        let pointer = self.pointer(block, skip, len).cast_const();
+        let entry = match self.fixed_buffers {
+            true => opcode::WriteFixed::new(DATA, pointer, len, ARENA)
+                .offset(position)
+                .build(),
+            false => opcode::Write::new(DATA, pointer, len)
+                .offset(position)
+                .build(),
+        };
+        self.start(op, entry)
+    }
+
+    /// Makes durable what has been written before (`fdatasync`).
+    ///
+    /// # Errors
+    /// As [`Ring::poll`].
+    pub fn sync(&mut self, op: u32) -> io::Result<()> {
+        let entry = opcode::Fsync::new(DATA).flags(FsyncFlags::DATASYNC).build();
+        self.start(op, entry)
+    }
+
+    /// Gives back the space of `len` bytes at `position`, which read as zeroes
+    /// afterwards.
+    ///
+    /// # Errors
+    /// As [`Ring::poll`].
+    pub fn punch(&mut self, op: u32, position: u64, len: u64) -> io::Result<()> {
+        let entry = opcode::Fallocate::new(DATA, len)
+            .offset(position)
+            .mode(libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE)
+            .build();
+        self.start(op, entry)
+    }
+
+    /// Reports [`Event::Ready`] whenever the descriptor becomes readable,
+    /// again and again. An eventfd need not be read for that.
+    ///
+    /// # Errors
+    /// When the ring is full and the kernel takes nothing from it.
+    pub fn poll(&mut self, number: u32, fd: BorrowedFd<'_>) -> io::Result<()> {
+        let entry = opcode::PollAdd::new(Fd(fd.as_raw_fd()), libc::POLLIN as u32)
+            .multi(true)
+            .build()
+            .user_data(POLL | u64::from(number));
+        self.push(entry)
+    }
+
+    fn pointer(&self, block: &Block, skip: u32, len: u32) -> *mut u8 {
+        assert!(
+            skip as usize + len as usize <= block.len(),
+            "an operation stays within its block"
+        );
+        // SAFETY: within the block, by the assertion.
+        unsafe { self.arena.pointer(block).as_ptr().add(skip as usize) }
+    }
+
+    fn start(&mut self, op: u32, entry: squeue::Entry) -> io::Result<()> {
+        self.push(entry.user_data(u64::from(op)))?;
+        self.in_flight += 1;
+        Ok(())
+    }
+
+    fn push(&mut self, entry: squeue::Entry) -> io::Result<()> {
+        // SAFETY: buffers are blocks of the arena, which outlive the operation
+        // (see `Drop`); files are registered, or outlive the poll by the
+        // contract of the queue thread, which drops the ring first.
+        while unsafe { self.uring.submission().push(&entry) }.is_err() {
+            // Full is back-pressure: hand over what is there and go on.
+            self.submit()?;
+        }
+        Ok(())
+    }
+
+    /// Hands what has been queued to the kernel, without waiting.
+    ///
+    /// # Errors
+    /// What `io_uring_enter(2)` says, interruptions and a busy completion
+    /// queue excepted.
+    pub fn submit(&mut self) -> io::Result<()> {
+        self.enter(0)
+    }
+
+    /// Hands over what has been queued, and waits until something happened.
+    ///
+    /// # Errors
+    /// As [`Ring::submit`].
+    pub fn wait(&mut self) -> io::Result<()> {
+        self.enter(1)
+    }
+
+    /// Whether something has been queued that the kernel was not given yet.
+    pub fn has_unsubmitted(&mut self) -> bool {
+        !self.uring.submission().is_empty()
+    }
+
+    /// Lets the kernel deliver completions that wait for us to come by.
+    /// Costs nothing when there are none.
+    ///
+    /// # Errors
+    /// As [`Ring::submit`].
+    pub fn collect(&mut self) -> io::Result<()> {
+        match self.deferred && self.uring.submission().taskrun() {
+            true => self.enter(0),
+            false => Ok(()),
+        }
+    }
+
+    fn enter(&mut self, want: u32) -> io::Result<()> {
+        const GETEVENTS: u32 = 1;
+        let queued = self.uring.submission().len() as u32;
+        // SAFETY: no argument is passed, and queued entries are valid (`push`).
+        match unsafe {
+            self.uring
+                .submitter()
+                .enter::<libc::sigset_t>(queued, want, GETEVENTS, None)
+        } {
+            Ok(_) => Ok(()),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EINTR | libc::EAGAIN | libc::EBUSY) => Ok(()),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Whether something has happened: only a look, for busy polling.
+    pub fn has_events(&mut self) -> bool {
+        !self.uring.completion().is_empty() || (self.deferred && self.uring.submission().taskrun())
+    }
+
+    /// The next thing that happened, if the kernel has reported one.
+    pub fn next_event(&mut self) -> Option<Event> {
+        let entry = self.uring.completion().next()?;
+        let data = entry.user_data();
+        if data & POLL != 0 {
+            let number = data as u32;
+            return Some(match entry.result() {
+                0.. => Event::Ready {
+                    number,
+                    more: cqueue::more(entry.flags()),
+                },
+                _ => Event::Lost(number),
+            });
+        }
+        self.in_flight -= 1;
+        Some(Event::Done(data as u32, entry.result()))
+    }
+}
+
+impl Drop for Ring {
+    /// Waits for the kernel to be done with the buffers before they go.
+    fn drop(&mut self) {
+        while self.in_flight > 0 {
+            if self.wait().is_err() {
+                // The kernel still owns the buffers, and there is no way left
+                // to learn when it is done: leak them rather than reuse them.
+                if let Ok(empty) = Arena::new(1) {
+                    std::mem::forget(std::mem::replace(&mut self.arena, empty));
+                }
+                return;
+            }
+            while self.next_event().is_some() {}
+        }
+    }
+}
+
+/// The best ring that the kernel gives: completions are delivered to this
+/// thread alone, when it asks for them (6.1); else an ordinary one.
+fn build(entries: u32) -> io::Result<(IoUring, bool)> {
+    let best = IoUring::builder()
+        .dontfork()
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_taskrun_flag()
+        .setup_submit_all()
+        .build(entries);
+    match best {
+        Ok(uring) => Ok((uring, true)),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            Ok((IoUring::builder().dontfork().build(entries)?, false))
+        }
+        Err(error) => Err(error),
+    }
+}
