@@ -11,4 +11,5 @@ pub mod secret;
 pub mod segment;
 pub mod store;
 pub mod units;
+pub mod vhost;
 pub mod virtio;

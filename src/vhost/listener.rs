@@ -1,0 +1,244 @@
+//! The socket that front ends connect to.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Gid, Mode};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use crate::error::{Explain, Kind, io_kind};
+
+/// Front ends that may wait to be accepted. One is served at a time.
+const BACKLOG: i32 = 8;
+
+/// Where the socket is, and who may connect.
+#[derive(Clone, Debug)]
+pub struct SocketParams {
+    /// The path.
+    pub path: PathBuf,
+    /// Permission bits.
+    pub mode: u32,
+    /// The group, if not that of the process.
+    pub group: Option<u32>,
+}
+
+/// Why there is no socket.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Somebody accepts connections there.
+    #[error("another process serves {0}")]
+    Taken(PathBuf),
+    /// What is there is not a socket.
+    #[error("{0} exists and is not a socket")]
+    NotASocket(PathBuf),
+    /// The path does not fit into a socket address.
+    #[error("{0} is too long for a socket: {bytes} bytes, of at most 107", bytes = .0.as_os_str().len())]
+    TooLong(PathBuf),
+    /// The operating system refuses.
+    #[error("cannot make the socket {path}")]
+    Io {
+        /// The path.
+        path: PathBuf,
+        /// What it says.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Explain for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Error::Taken(_) => Kind::Busy,
+            Error::NotASocket(_) => Kind::Refused,
+            Error::TooLong(_) => Kind::Usage,
+            Error::Io { source, .. } => io_kind(source),
+        }
+    }
+
+    fn help(&self) -> Option<String> {
+        Some(match self {
+            Error::Taken(path) => format!(
+                "stop that process (`fuser {}` names it), or choose another --socket",
+                path.display()
+            ),
+            Error::NotASocket(_) => "move it away, or choose another --socket".into(),
+            Error::TooLong(_) => "choose a shorter path, for example below /run".into(),
+            Error::Io { path, .. } => format!(
+                "check that {} exists and is writable",
+                path.parent().unwrap_or(Path::new("/")).display()
+            ),
+        })
+    }
+}
+
+/// A listening socket, removed when dropped if it is still ours.
+#[derive(Debug)]
+pub struct Listener {
+    socket: UnixListener,
+    path: PathBuf,
+    /// Device and inode of the socket that we made.
+    identity: (u64, u64),
+}
+
+impl Listener {
+    /// Listens at the path. A socket that nobody serves any more is replaced.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn bind(params: &SocketParams) -> Result<Self, Error> {
+        let path = &params.path;
+        let failed = |source: io::Error| Error::Io {
+            path: path.clone(),
+            source,
+        };
+        let address = SocketAddrUnix::new(path).map_err(|errno| match errno {
+            rustix::io::Errno::NAMETOOLONG => Error::TooLong(path.clone()),
+            errno => failed(errno.into()),
+        })?;
+        remove_stale(path)?;
+        let bind = || -> io::Result<(UnixListener, (u64, u64))> {
+            let socket = rustix::net::socket_with(
+                AddressFamily::UNIX,
+                SocketType::STREAM,
+                SocketFlags::CLOEXEC,
+                None,
+            )?;
+            // The mode of the file is that of the socket at this moment: nobody
+            // else can connect before its owner and mode are set.
+            rustix::fs::fchmod(&socket, Mode::from_raw_mode(0o600 & params.mode))?;
+            rustix::net::bind(&socket, &address)?;
+            if let Some(group) = params.group {
+                rustix::fs::chown(path, None, Some(Gid::from_raw(group)))?;
+            }
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(params.mode))?;
+            rustix::net::listen(&socket, BACKLOG)?;
+            let made = std::fs::symlink_metadata(path)?;
+            Ok((socket.into(), (made.dev(), made.ino())))
+        };
+        let (socket, identity) = bind().map_err(|source| match source.raw_os_error() {
+            Some(libc::EADDRINUSE) => Error::Taken(path.clone()),
+            _ => failed(source),
+        })?;
+        Ok(Listener {
+            socket,
+            path: path.clone(),
+            identity,
+        })
+    }
+
+    /// The next connection.
+    ///
+    /// # Errors
+    /// What `accept(2)` says.
+    pub fn accept(&self) -> io::Result<UnixStream> {
+        self.socket.accept().map(|(stream, _)| stream)
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // Another process may have taken the path over meanwhile.
+        if std::fs::symlink_metadata(&self.path)
+            .is_ok_and(|there| (there.dev(), there.ino()) == self.identity)
+        {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Removes a socket that nobody listens at, as a killed server leaves it.
+fn remove_stale(path: &Path) -> Result<(), Error> {
+    let failed = |source: io::Error| Error::Io {
+        path: path.to_owned(),
+        source,
+    };
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error)),
+        Ok(there) if !there.file_type().is_socket() => {
+            return Err(Error::NotASocket(path.to_owned()));
+        }
+        Ok(_) => {}
+    }
+    match UnixStream::connect(path) {
+        Ok(_) => Err(Error::Taken(path.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            tracing::info!(path = %path.display(), "replacing a socket that nobody serves");
+            std::fs::remove_file(path).map_err(failed)
+        }
+        // Alive, but with its backlog full or not for us.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(Error::Taken(path.to_owned()))
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn params(path: &Path) -> SocketParams {
+        SocketParams {
+            path: path.to_owned(),
+            mode: 0o660,
+            group: None,
+        }
+    }
+
+    #[test]
+    fn a_live_socket_is_left_alone_and_a_stale_one_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let first = Listener::bind(&params(&path)).unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o660);
+        assert!(matches!(
+            Listener::bind(&params(&path)),
+            Err(Error::Taken(_))
+        ));
+        drop(first);
+        assert!(!path.exists());
+        // What a killed process leaves: a socket file that refuses.
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        Listener::bind(&params(&path)).unwrap();
+    }
+
+    #[test]
+    fn other_files_are_never_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("precious");
+        std::fs::write(&path, "data").unwrap();
+        assert!(matches!(
+            Listener::bind(&params(&path)),
+            Err(Error::NotASocket(_))
+        ));
+        assert_eq!(std::fs::read(&path).unwrap(), b"data");
+        let long = dir.path().join("x".repeat(120));
+        assert!(matches!(
+            Listener::bind(&params(&long)),
+            Err(Error::TooLong(_))
+        ));
+    }
+
+    #[test]
+    fn a_socket_that_was_taken_over_is_not_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let listener = Listener::bind(&params(&path)).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let _other = UnixListener::bind(&path).unwrap();
+        drop(listener);
+        assert!(path.exists());
+    }
+}

@@ -1,0 +1,184 @@
+//! What a front end has said of one virtqueue, and the queue thread that
+//! follows from it.
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use virtio_queue::{Queue, QueueT};
+
+use super::memory::MemoryMap;
+use crate::engine::{Disk, QueueStart, RunningQueue, start_queue};
+
+/// The largest ring that a guest may use.
+pub const MAX_RING_SIZE: u16 = 1024;
+
+/// Addresses of a ring's parts, in the front end's address space.
+#[derive(Clone, Copy)]
+pub struct Addresses {
+    pub descriptors: u64,
+    pub available: u64,
+    pub used: u64,
+}
+
+/// One virtqueue of the device.
+pub struct VirtQueue {
+    index: usize,
+    size: u16,
+    addresses: Option<Addresses>,
+    /// The next available entry to be taken.
+    base: u16,
+    kick: Option<File>,
+    call: Option<File>,
+    err: Option<File>,
+    enabled: bool,
+    running: Option<RunningQueue>,
+}
+
+fn invalid(why: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, why)
+}
+
+impl VirtQueue {
+    pub fn new(index: usize) -> Self {
+        VirtQueue {
+            index,
+            size: MAX_RING_SIZE,
+            addresses: None,
+            base: 0,
+            kick: None,
+            call: None,
+            err: None,
+            enabled: false,
+            running: None,
+        }
+    }
+
+    pub fn set_size(&mut self, size: u32) -> io::Result<()> {
+        self.size = u16::try_from(size)
+            .ok()
+            .filter(|size| size.is_power_of_two() && *size <= MAX_RING_SIZE)
+            .ok_or_else(|| invalid("a ring has 1 to 1024 entries, a power of two"))?;
+        Ok(())
+    }
+
+    pub fn set_addresses(&mut self, addresses: Addresses) {
+        self.addresses = Some(addresses);
+    }
+
+    pub fn set_base(&mut self, base: u32) -> io::Result<()> {
+        self.base = u16::try_from(base).map_err(|_| invalid("a ring position has 16 bits"))?;
+        Ok(())
+    }
+
+    pub fn set_kick(&mut self, kick: File) {
+        self.stop();
+        self.kick = Some(kick);
+    }
+
+    pub fn set_call(&mut self, call: Option<File>) {
+        match &self.running {
+            Some(running) => running.set_call(call),
+            None => self.call = call,
+        }
+    }
+
+    pub fn set_err(&mut self, err: Option<File>) {
+        match &self.running {
+            Some(running) => running.set_err(err),
+            None => self.err = err,
+        }
+    }
+
+    pub fn set_enabled(&mut self, enabled: bool) {
+        self.enabled = enabled;
+        if !enabled {
+            self.stop();
+        }
+    }
+
+    /// `VHOST_USER_GET_VRING_BASE`: stops the ring, and gives its position.
+    pub fn take_base(&mut self) -> u16 {
+        self.stop();
+        self.kick = None;
+        self.call = None;
+        self.base
+    }
+
+    /// Waits for the requests in flight, and stops the thread.
+    pub fn stop(&mut self) {
+        if let Some(stopped) = self.running.take().and_then(RunningQueue::stop) {
+            self.base = stopped.queue.next_avail();
+            self.kick = Some(stopped.kick);
+            self.call = stopped.call;
+            self.err = stopped.err;
+        }
+    }
+
+    /// Starts the thread if all that it needs has been said.
+    ///
+    /// # Errors
+    /// When the ring does not lie in the shared memory, is misaligned, or the
+    /// thread cannot be made.
+    pub fn start_if_ready(
+        &mut self,
+        disk: &Arc<Disk>,
+        map: &MemoryMap,
+        event_idx: bool,
+    ) -> io::Result<()> {
+        let (true, None, Some(addresses)) = (self.enabled, &self.running, self.addresses) else {
+            return Ok(());
+        };
+        if self.kick.is_none() || map.is_empty() {
+            return Ok(());
+        }
+        let queue = self.queue(addresses, map, event_idx)?;
+        let Some(kick) = self.kick.take() else {
+            return Ok(());
+        };
+        let start = QueueStart {
+            index: self.index,
+            queue,
+            memory: map.memory(),
+            kick,
+            call: self.call.take(),
+            err: self.err.take(),
+        };
+        self.running = Some(start_queue(disk.clone(), start)?);
+        tracing::debug!(queue = self.index, size = self.size, "virtqueue started");
+        Ok(())
+    }
+
+    fn queue(&self, at: Addresses, map: &MemoryMap, event_idx: bool) -> io::Result<Queue> {
+        const OUTSIDE: &str = "a part of the ring is outside of the shared memory";
+        let find = |address| map.guest_address(address).ok_or_else(|| invalid(OUTSIDE));
+        let mut queue = Queue::new(MAX_RING_SIZE).map_err(io::Error::other)?;
+        queue.try_set_size(self.size).map_err(io::Error::other)?;
+        queue
+            .try_set_desc_table_address(find(at.descriptors)?)
+            .and_then(|()| queue.try_set_avail_ring_address(find(at.available).unwrap_or_default()))
+            .and_then(|()| queue.try_set_used_ring_address(find(at.used).unwrap_or_default()))
+            .map_err(io::Error::other)?;
+        queue.set_event_idx(event_idx);
+        queue.set_ready(true);
+        let memory = map.memory();
+        // Address 0 is what an unset part has, and no ring lies there.
+        if !queue.is_valid(&*memory) || queue.avail_ring() == 0 || queue.used_ring() == 0 {
+            return Err(invalid(OUTSIDE));
+        }
+        let used = queue
+            .used_idx(&*memory, Ordering::Acquire)
+            .map_err(io::Error::other)?;
+        queue.set_next_avail(self.base);
+        queue.set_next_used(used.0);
+        Ok(queue)
+    }
+}
+
+impl Drop for VirtQueue {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
