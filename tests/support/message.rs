@@ -68,9 +68,9 @@ pub struct Reply {
 impl Reply {
     /// The payload as the one number that many replies are.
     pub fn number(&self) -> io::Result<u64> {
-        let bytes = self.payload[..].try_into().map_err(|_| {
-            io::Error::other(format!("{} bytes instead of 8", self.payload.len()))
-        })?;
+        let bytes = self.payload[..]
+            .try_into()
+            .map_err(|_| io::Error::other(format!("{} bytes instead of 8", self.payload.len())))?;
         Ok(u64::from_le_bytes(bytes))
     }
 }

@@ -103,12 +103,9 @@ impl RawFrontEnd {
         messages.tell_unacknowledged(m::SET_OWNER, &[])?;
         let features = messages.ask(m::GET_FEATURES, &[])?.number()? & options.features;
         let offered = messages.ask(m::GET_PROTOCOL_FEATURES, &[])?.number()?;
-        let protocol_features = offered
-            & (m::PF_MQ | m::PF_REPLY_ACK | m::PF_CONFIG | m::PF_CONFIGURE_MEM_SLOTS);
-        messages.tell_unacknowledged(
-            m::SET_PROTOCOL_FEATURES,
-            &protocol_features.to_le_bytes(),
-        )?;
+        let protocol_features =
+            offered & (m::PF_MQ | m::PF_REPLY_ACK | m::PF_CONFIG | m::PF_CONFIGURE_MEM_SLOTS);
+        messages.tell_unacknowledged(m::SET_PROTOCOL_FEATURES, &protocol_features.to_le_bytes())?;
         messages.tell(m::SET_FEATURES, &features.to_le_bytes(), &[])?;
         let rings = GuestMemory::new(RINGS_LEN);
         let stride = RawQueue::bytes(options.queue_size);
@@ -123,6 +120,11 @@ impl RawFrontEnd {
             rings,
             arena: Arena::new(GuestMemory::new(options.memory)),
         })
+    }
+
+    /// The memory that the rings are in.
+    pub fn rings(&self) -> Arc<GuestMemory> {
+        Arc::clone(&self.rings)
     }
 
     pub fn rings_region(&self) -> Region {
@@ -147,11 +149,8 @@ impl RawFrontEnd {
     pub fn set_memory(&mut self) -> io::Result<()> {
         let table = Region::table(&[self.rings_region(), self.data_region()]);
         let data = Arc::clone(&self.arena.memory);
-        self.messages.tell(
-            m::SET_MEM_TABLE,
-            &table,
-            &[self.rings.fd(), data.fd()],
-        )
+        self.messages
+            .tell(m::SET_MEM_TABLE, &table, &[self.rings.fd(), data.fd()])
     }
 
     /// Starts a ring at an available index, without enabling it.
@@ -166,11 +165,7 @@ impl RawFrontEnd {
             &m::vring_state(index, queue.size().into()),
             &[],
         )?;
-        messages.tell(
-            m::SET_VRING_BASE,
-            &m::vring_state(index, base.into()),
-            &[],
-        )?;
+        messages.tell(m::SET_VRING_BASE, &m::vring_state(index, base.into()), &[])?;
         messages.tell(m::SET_VRING_ADDR, &addresses, &[])?;
         let number = u64::from(index).to_le_bytes();
         messages.tell(m::SET_VRING_CALL, &number, &[queue.call.as_fd()])?;

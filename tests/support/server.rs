@@ -37,32 +37,29 @@ impl Server {
     /// Starts `command`, which is to serve on the socket [`socket_in`] of the
     /// directory, and waits until the socket takes connections.
     pub fn start(directory: TempDir, mut command: Command) -> Server {
-        let socket = socket_in(directory.path());
         let log = directory.path().join("stderr.log");
-        let stderr = File::options()
-            .create(true)
-            .append(true)
-            .open(&log)
-            .unwrap();
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(stderr)
-            .spawn()
-            .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         let mut server = Server {
-            child,
-            socket,
+            child: spawn(&mut command, &log),
+            socket: socket_in(directory.path()),
             log,
             directory,
         };
-        eventually("the socket takes connections", || {
-            if let Some(status) = server.child.try_wait().unwrap() {
-                panic!("{command:?} ended with {status}: {}", server.messages());
-            }
-            UnixStream::connect(&server.socket).ok()
-        });
+        server.wait_until_ready();
         server
+    }
+
+    /// Starts another process in the place of one that has ended.
+    pub fn restart(&mut self, mut command: Command) {
+        assert!(!self.is_running());
+        self.child = spawn(&mut command, &self.log);
+        self.wait_until_ready();
+    }
+
+    fn wait_until_ready(&mut self) {
+        eventually("the socket takes connections", || {
+            self.assert_running("its start");
+            UnixStream::connect(&self.socket).ok()
+        });
     }
 
     pub fn socket(&self) -> &Path {
@@ -165,6 +162,16 @@ impl Drop for Server {
             eprintln!("--- the server said:\n{}", self.messages());
         }
     }
+}
+
+fn spawn(command: &mut Command, log: &Path) -> Child {
+    let stderr = File::options().create(true).append(true).open(log).unwrap();
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(stderr)
+        .spawn()
+        .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"))
 }
 
 /// Where the socket of a server in that directory is.
