@@ -1,0 +1,22 @@
+//! What integration tests share: a server process to test, and two front ends
+//! to test it with.
+//!
+//! - [`server`] starts a server (sealblk, or QEMU's storage daemon as an
+//!   independent reference) in a temporary directory and ends it.
+//! - [`front_end`] is the well-behaved front end, on the `virtio-driver` crate:
+//!   code that knows nothing of sealblk.
+//! - [`raw_front_end`] speaks vhost-user by itself and leaves the ring and the
+//!   messages to the test, so that it can do what no sane driver does.
+//! - [`request`] and [`memory`] are the requests and the guest memory of both.
+//!
+//! Nothing here knows sealblk's modules: only its command line and its socket.
+
+#![allow(dead_code, reason = "each test crate uses a part of it")]
+
+pub mod front_end;
+pub mod memory;
+pub mod message;
+pub mod raw_front_end;
+pub mod raw_queue;
+pub mod request;
+pub mod server;
