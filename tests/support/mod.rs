@@ -9,11 +9,15 @@
 //!   messages to the test, so that it can do what no sane driver does.
 //! - [`request`] and [`memory`] are the requests and the guest memory of both.
 //!
-//! Nothing here knows sealblk's modules: only its command line and its socket.
+//! - [`in_process`] serves a disk from the library's parts.
+//!
+//! But for the last, nothing here knows sealblk's modules: only its command
+//! line and its socket.
 
 #![allow(dead_code, reason = "each test crate uses a part of it")]
 
 pub mod front_end;
+pub mod in_process;
 pub mod memory;
 pub mod message;
 pub mod raw_front_end;

@@ -1,0 +1,83 @@
+//! Requests cost no heap allocation: all that a queue needs is allocated when
+//! it starts. Alone in its file, since it watches this process's allocator.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+
+use sealblk::crypt::Params;
+
+mod support;
+
+use support::front_end::FrontEnd;
+use support::in_process::Served;
+use support::request::{Range, Request};
+use support::server::eventually;
+
+/// Counts the allocations of one thread.
+struct Counting;
+
+static WATCHED: AtomicI32 = AtomicI32::new(0);
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: everything is handed to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let watched = WATCHED.load(Ordering::Relaxed);
+        // SAFETY: takes no argument.
+        if watched != 0 && unsafe { libc::gettid() } == watched {
+            ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        }
+        // SAFETY: as the caller vouches.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as the caller vouches.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[test]
+fn requests_cost_no_heap_allocation() {
+    let served = Served::new(Params::default(), false);
+    let mut front = served.connect(1);
+    let work = |front: &mut FrontEnd| {
+        for round in 0..50u64 {
+            for (sector, len) in [(round * 8, 4096), (round * 16, 512), (4096, 768 << 10)] {
+                front
+                    .submit(0, Request::write(sector, &vec![round as u8; len]))
+                    .unwrap();
+                front
+                    .submit(0, Request::read(8192 + sector, len).cut(&[512]))
+                    .unwrap();
+            }
+            front.submit(0, Request::flush()).unwrap();
+            front
+                .submit(0, Request::write_zeroes(&[Range::new(0, 2048)]))
+                .unwrap();
+            front.submit(0, Request::read(u64::MAX, 512)).unwrap();
+            while front.in_flight(0) > 0 {
+                front.complete(0).unwrap();
+            }
+        }
+    };
+    work(&mut front);
+    let queue_thread = eventually("the queue thread", || {
+        std::fs::read_dir("/proc/self/task")
+            .unwrap()
+            .find_map(|task| {
+                let path = task.unwrap().path();
+                let name = std::fs::read_to_string(path.join("comm")).ok()?;
+                let id = path.file_name()?.to_str()?.parse().ok()?;
+                (name.trim() == "vq0").then_some(id)
+            })
+    });
+    WATCHED.store(queue_thread, Ordering::SeqCst);
+    work(&mut front);
+    WATCHED.store(0, Ordering::SeqCst);
+    assert_eq!(ALLOCATIONS.load(Ordering::SeqCst), 0);
+}

@@ -1,0 +1,99 @@
+//! A disk that this process serves itself, put together from the library's
+//! parts: for what cannot be seen from outside of the server.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use sealblk::crypt::{Engine, Params, SectorCipher};
+use sealblk::engine::{Disk, DiskParams};
+use sealblk::secret::Dek;
+use sealblk::store::{DirectMode, Store};
+use sealblk::units::Sector;
+use sealblk::vhost::{Listener, Server, SocketParams, Stopper};
+use tempfile::TempDir;
+
+use super::front_end::{FrontEnd, Options};
+
+/// Size of the disk.
+pub const BYTES: u64 = 16 << 20;
+/// Where its data begins in the backing file.
+pub const OFFSET: u64 = 1 << 20;
+
+pub struct Served {
+    directory: TempDir,
+    dek: Dek,
+    params: Params,
+    stopper: Stopper,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Served {
+    pub fn new(params: Params, discard: bool) -> Served {
+        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let file = File::create_new(directory.path().join("disk")).unwrap();
+        file.set_len(OFFSET + BYTES).unwrap();
+        let dek = Dek::generate().unwrap();
+        let store = Store::open(
+            file.as_fd(),
+            (OFFSET, BYTES),
+            params.sector_size,
+            (false, DirectMode::Auto),
+            2,
+        );
+        let disk = Disk::new(DiskParams {
+            cipher: SectorCipher::new(Engine::Portable, &dek, params).unwrap(),
+            store: store.unwrap_or_else(|error| panic!("{error}: {file:?}")),
+            bytes: BYTES,
+            read_only: false,
+            discard,
+            serial: *b"in-process\0\0\0\0\0\0\0\0\0\0",
+            num_queues: 2,
+            poll: Duration::from_micros(20),
+        });
+        let listener = Listener::bind(&SocketParams {
+            path: directory.path().join("socket"),
+            mode: 0o600,
+            group: None,
+        });
+        let server = Server::new(Arc::new(disk), listener.unwrap()).unwrap();
+        Served {
+            directory,
+            dek,
+            params,
+            stopper: server.stopper(),
+            thread: Some(std::thread::spawn(move || server.run().unwrap())),
+        }
+    }
+
+    pub fn connect(&self, queues: usize) -> FrontEnd {
+        let options = Options {
+            queues,
+            ..Options::default()
+        };
+        FrontEnd::connect(&self.path("socket"), &options).unwrap()
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// The disk, decrypted without the data path.
+    pub fn plaintext(&self) -> Vec<u8> {
+        let mut bytes = std::fs::read(self.path("disk")).unwrap();
+        let data = &mut bytes[OFFSET as usize..];
+        let oracle = SectorCipher::new(Engine::Portable, &self.dek, self.params).unwrap();
+        oracle.decrypt_in_place(Sector(0), data);
+        data.to_vec()
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.stopper.stop();
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
