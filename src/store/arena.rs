@@ -185,6 +185,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
         #[test]
         fn runs_are_found_where_a_scan_finds_them(a: u64, b: u64, pages in 1u32..=64) {
             for word in [a, a | b, a & b, u64::MAX, 0, a << 32 | u32::MAX as u64] {

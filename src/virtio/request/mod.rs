@@ -423,3 +423,6 @@ impl Limits {
         })
     }
 }
+
+#[cfg(test)]
+mod model_tests;
