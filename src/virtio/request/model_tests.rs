@@ -207,6 +207,12 @@ fn is_mapped(part: &Part) -> bool {
     part.len == 0 || (part.address >= DATA && end.is_some_and(|end| end <= DATA + 2 * DATA_BYTES))
 }
 
+/// A chain has at most 2^32 bytes (VIRTIO 1.3, 2.7.4.2); it is cut off there.
+fn is_too_long(case: &Case) -> bool {
+    let bytes: u64 = case.parts.iter().map(|part| u64::from(part.len)).sum();
+    bytes > u64::from(u32::MAX)
+}
+
 /// Whether all that the device has to touch is mapped. Where the guest gives
 /// data, of the writable memory that is the status byte alone.
 fn needed_is_mapped(case: &Case) -> bool {
@@ -238,7 +244,8 @@ fn expected(case: &Case, memory: &Memory) -> Result<Vec<(u64, u64)>, Reject> {
     let ordered = case.parts[first_writable.unwrap_or(case.parts.len())..]
         .iter()
         .all(|part| part.writable || part.len == 0);
-    if !ended || !ordered || gives.len() < 16 || takes.is_empty() || !needed_is_mapped(case) {
+    let bad = !ended || !ordered || is_too_long(case) || !needed_is_mapped(case);
+    if bad || gives.len() < 16 || takes.is_empty() {
         return Err(Reject::IoError);
     }
     let byte = |address: u64| memory.read_obj::<u8>(GuestAddress(address)).unwrap();
@@ -337,8 +344,7 @@ proptest! {
         if let Some(part) = case.parts.iter().rev().find(|part| part.writable && part.len > 0)
             && matches!(case.end, End::Well)
             && is_mapped(part)
-            // VIRTIO 1.3, 2.7.4.2: a longer chain is cut off where it gets too long.
-            && case.parts.iter().map(|part| u64::from(part.len)).sum::<u64>() <= u64::from(u32::MAX)
+            && !is_too_long(&case)
         {
             let status = GuestAddress(part.address + u64::from(part.len) - 1);
             memory.write_obj(0xeeu8, status).unwrap();
