@@ -7,4 +7,5 @@
 pub mod error;
 pub mod secret;
 pub mod segment;
+pub mod timestamp;
 pub mod units;
