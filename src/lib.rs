@@ -10,3 +10,4 @@ pub mod secret;
 pub mod segment;
 pub mod timestamp;
 pub mod units;
+pub mod volume;
