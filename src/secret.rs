@@ -207,6 +207,11 @@ impl Dek {
     pub fn bytes(&self) -> &[u8] {
         &self.0
     }
+
+    /// The same, in the memory they are in: what a provider wraps.
+    pub fn as_secret(&self) -> &Secret {
+        &self.0
+    }
 }
 
 impl TryFrom<Secret> for Dek {
