@@ -4,9 +4,12 @@
 //! depend on each other, and the invariants with the test that holds each.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod cli;
+pub mod config;
 pub mod error;
 pub mod keys;
 pub mod kms;
+pub mod logging;
 pub mod secret;
 pub mod segment;
 pub mod timestamp;

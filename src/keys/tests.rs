@@ -73,7 +73,10 @@ fn wraps_are_tried_in_order_until_one_opens() {
     assert_eq!(error.class(), Some(Class::Denied(Denied::Disabled)));
     assert_eq!(
         error.help(),
-        Some(format!("enable it: sealblk key enable {version}")),
+        Some(format!(
+            "enable it: sealblk key enable {version} --key-file {}",
+            a.display()
+        )),
         "the help is that of the volume's own key set"
     );
     let text = error.to_string();

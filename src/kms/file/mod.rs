@@ -57,6 +57,15 @@ impl FileProvider {
         &self.path
     }
 
+    /// How `sealblk key` is called for this file.
+    fn command(&self, rest: &str) -> String {
+        if self.path == Path::new(DEFAULT_PATH) {
+            format!("sealblk key {rest}")
+        } else {
+            format!("sealblk key {rest} --key-file {}", self.path.display())
+        }
+    }
+
     /// The version that `key` means, whatever its state.
     fn resolve<'f>(&self, file: &'f KeyFile, key: &KeyRef) -> Result<&'f Version, kms::Error> {
         if let Some(id) = &key.id
@@ -69,7 +78,7 @@ impl FileProvider {
                 kms::Error::new(
                     Class::Denied(Denied::Deleted),
                     format!("all versions in {} have been removed", self.path.display()),
-                    "add one: sealblk key add-version",
+                    format!("add one: {}", self.command("add-version")),
                 )
             }),
             Some(text) => self.find(file, text),
@@ -84,7 +93,10 @@ impl FileProvider {
                 kms::Error::new(
                     Class::NotFound,
                     format!("{} has no version {text}", self.path.display()),
-                    "restore the backup of the key file that has this version; `sealblk key list` shows those that are here",
+                    format!(
+                        "restore the backup of the key file that has this version; those that are here: {}",
+                        self.command("list")
+                    ),
                 )
                 .with_kind(Kind::Key)
             })
@@ -99,7 +111,7 @@ impl FileProvider {
             (State::Disabled, _) => Err(kms::Error::new(
                 Class::Denied(Denied::Disabled),
                 format!("version {id} of the platform key in {path} is disabled"),
-                format!("enable it: sealblk key enable {id}"),
+                format!("enable it: {}", self.command(&format!("enable {id}"))),
             )),
             (State::Removed, _) | (_, None) => Err(kms::Error::new(
                 Class::Denied(Denied::Deleted),
