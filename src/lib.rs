@@ -4,12 +4,19 @@
 //! depend on each other, and the invariants with the test that holds each.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod cli;
+pub mod config;
 pub mod crypt;
 pub mod engine;
 pub mod error;
+pub mod keys;
+pub mod kms;
+pub mod logging;
 pub mod secret;
 pub mod segment;
 pub mod store;
+pub mod timestamp;
 pub mod units;
 pub mod vhost;
 pub mod virtio;
+pub mod volume;

@@ -214,6 +214,11 @@ impl Dek {
         let (halves, _) = self.0.as_chunks();
         (&halves[0], &halves[1])
     }
+
+    /// The same, in the memory they are in: what a provider wraps.
+    pub fn as_secret(&self) -> &Secret {
+        &self.0
+    }
 }
 
 impl TryFrom<Secret> for Dek {

@@ -1,0 +1,182 @@
+//! The command line: raw arguments in, calls of the library out.
+//!
+//! Each command has a file: its arguments as clap reads them, and what it
+//! runs. Settings are checked in `config`; a command trusts what it is given.
+//! A command prints its result on standard output ([`print`]) and returns a
+//! [`Failure`], which `main` prints once.
+#![forbid(unsafe_code)]
+
+pub mod key;
+pub mod serve;
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{Config, LogFormat, LogLevel, Overrides};
+use crate::error::{Failure, Kind, io_kind};
+use crate::logging;
+
+/// What `--help` ends with.
+const AFTER_HELP: &str = "\
+First steps:
+  sealblk key init        make the platform key, once per host; then back it up
+  sealblk key list        show its versions
+  sealblk help COMMAND    explain a command
+
+Exit status:
+   0  it worked
+   1  a defect of sealblk itself
+   2  the command line or the configuration is wrong
+   3  a file, key set or key that was named does not exist
+   4  the system does not permit it, or a mode or owner is unsafe
+   5  somebody else holds the volume, the socket or the key file
+   6  it would destroy something; an explicit flag is needed
+   7  stored bytes are damaged or have been tampered with
+   8  the key is wrong, denied, or its version is gone
+   9  a key management service does not answer
+  10  reading or writing failed, or no space or memory is left
+  11  this kernel, CPU or sealblk version cannot do it";
+
+/// Transparent encryption at rest for QEMU guests
+///
+/// sealblk serves encrypted disks to QEMU over vhost-user-blk sockets. Each
+/// volume is a LUKS2 device with a key of its own, which is wrapped by the key
+/// of a key set: the platform key of this host, unless configured otherwise.
+#[derive(Debug, Parser)]
+#[command(name = "sealblk", version, after_help = AFTER_HELP, max_term_width = 100)]
+pub struct Cli {
+    /// Configuration file [default: /etc/sealblk/sealblk.toml if it exists]
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        help_heading = "Global options"
+    )]
+    pub config: Option<PathBuf>,
+
+    /// Platform key file of key set "default" [default: /etc/sealblk/platform.key]
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        help_heading = "Global options"
+    )]
+    pub key_file: Option<PathBuf>,
+
+    /// Least severe level to log, on standard error [default: info]
+    #[arg(
+        long,
+        global = true,
+        value_name = "LEVEL",
+        help_heading = "Global options"
+    )]
+    pub log_level: Option<LogLevel>,
+
+    /// How log lines look [default: text]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FORMAT",
+        help_heading = "Global options"
+    )]
+    pub log_format: Option<LogFormat>,
+
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make, rotate and look after the platform key of this host
+    Key(key::Args),
+    /// Show the version of sealblk
+    Version,
+}
+
+/// Runs the command that `cli` asks for.
+///
+/// # Errors
+/// Whatever the command fails with, for `main` to print.
+pub fn run(cli: Cli) -> Result<(), Failure> {
+    // So that it works with a configuration that is broken.
+    if matches!(cli.command, Command::Version) {
+        return print(concat!("sealblk ", env!("CARGO_PKG_VERSION"), "\n"));
+    }
+    if let (Command::Key(args), Some(_)) = (&cli.command, &cli.key_file) {
+        args.refuse_key_file()?;
+    }
+    let overrides = Overrides {
+        key_file: cli.key_file,
+        log_level: cli.log_level,
+        log_format: cli.log_format,
+    };
+    let config = Config::load(cli.config.as_deref(), overrides)?;
+    logging::init(config.log);
+    match cli.command {
+        Command::Key(args) => key::run(args, &config),
+        Command::Version => Ok(()),
+    }
+}
+
+/// Writes the result of a command to standard output. That the reader has
+/// gone away (as in `sealblk key list | head -1`) is no error.
+///
+/// # Errors
+/// When it cannot be written, as on a full disk.
+pub fn print(result: impl Display) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match write!(out, "{result}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::new(
+            io_kind(&error),
+            format!("cannot write to standard output: {error}"),
+            None,
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Writes the result of a command as JSON, for scripts.
+///
+/// # Errors
+/// As [`print`].
+pub fn print_json(result: &impl serde::Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(result)
+        .map_err(|error| Failure::new(Kind::Internal, error.to_string(), None))?;
+    print(format_args!("{text}\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_lists_every_exit_status() {
+        for kind in [
+            Kind::Internal,
+            Kind::Usage,
+            Kind::NotFound,
+            Kind::Permission,
+            Kind::Busy,
+            Kind::Refused,
+            Kind::Corrupt,
+            Kind::Key,
+            Kind::Unreachable,
+            Kind::Io,
+            Kind::Unsupported,
+        ] {
+            let line = format!("\n  {:2}  ", kind.exit_status());
+            assert_eq!(AFTER_HELP.matches(&line).count(), 1, "{kind:?}");
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! The configuration file: TOML to a [`Config`], with the place of each fault.
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue, ValueDeserializer};
+
+use super::error::Error;
+use super::values::{FilePath, LogFormat, LogLevel};
+use super::{Config, Log, Options};
+use crate::keys::{Definition, Name, Source};
+use crate::kms;
+
+/// More than any sensible configuration has, and little enough to be read whole.
+const FILE_MAX: u64 = 1 << 20;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LogTable {
+    level: Option<LogLevel>,
+    format: Option<LogFormat>,
+}
+
+/// A key set with `provider = "file"`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileKeySet {
+    #[serde(rename = "provider")]
+    _provider: String,
+    key_file: Option<FilePath>,
+    version: Option<Spanned<String>>,
+}
+
+/// Reads and checks the configuration file at `path`.
+pub(super) fn read(path: &Path) -> Result<Config, Error> {
+    let fail = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound => Error::Missing { path: path.into() },
+        _ => Error::Read {
+            path: path.into(),
+            source,
+        },
+    };
+    let file = File::open(path).map_err(fail)?;
+    let meta = file.metadata().map_err(fail)?;
+    if meta.is_file() && meta.mode() & 0o002 != 0 {
+        return Err(Error::WorldWritable { path: path.into() });
+    }
+    let mut text = String::new();
+    let length = file
+        .take(FILE_MAX + 1)
+        .read_to_string(&mut text)
+        .map_err(fail)?;
+    if length as u64 > FILE_MAX {
+        return Err(fail(io::Error::from(io::ErrorKind::FileTooLarge)));
+    }
+    parse(path, &text)
+}
+
+/// Checks `text`, which was read from `path`.
+pub(super) fn parse(path: &Path, text: &str) -> Result<Config, Error> {
+    Reader { path, text }.config()
+}
+
+struct Reader<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+
+impl<'a> Reader<'a> {
+    fn config(&self) -> Result<Config, Error> {
+        let root = DeTable::parse(self.text).map_err(|e| self.toml(&e))?;
+        let mut config = Config {
+            path: Some(PathBuf::from(self.path)),
+            ..Config::default()
+        };
+        for (key, value) in root.into_inner() {
+            match key.get_ref().as_ref() {
+                "log" => {
+                    let log: LogTable = self.table(value)?;
+                    let default = Log::default();
+                    config.log = Log {
+                        level: log.level.unwrap_or(default.level),
+                        format: log.format.unwrap_or(default.format),
+                    };
+                }
+                "serve" => config.serve = self.table::<Options>(value)?,
+                "key_sets" => {
+                    for (name, value) in self.entries(value)? {
+                        let at = name.span().start;
+                        let name: Name =
+                            name.get_ref().parse().map_err(|e: String| self.at(at, e))?;
+                        let definition = self.key_set(&name, value)?;
+                        config.key_sets.insert(name, definition);
+                    }
+                }
+                other => {
+                    return Err(self.at(
+                        key.span().start,
+                        format!("there is no setting {other:?} here: the tables are [log], [serve] and [key_sets.NAME]"),
+                    ));
+                }
+            }
+        }
+        Ok(config)
+    }
+
+    fn key_set(&self, name: &Name, value: Spanned<DeValue<'a>>) -> Result<Definition, Error> {
+        let at = value.span().start;
+        let provider = value
+            .get_ref()
+            .as_table()
+            .ok_or_else(|| self.at(at, "a key set is a table: [key_sets.NAME]"))?
+            .get("provider");
+        let Some(provider) = provider else {
+            return Err(self.at(
+                at,
+                format!(
+                    "key set {name:?} names no provider: add provider = \"file\"",
+                    name = name.as_str()
+                ),
+            ));
+        };
+        match provider.get_ref().as_str() {
+            Some(kms::file::FileProvider::NAME) => {
+                let set: FileKeySet = self.table(value)?;
+                Ok(Definition {
+                    source: Source::File {
+                        path: set
+                            .key_file
+                            .map_or_else(|| kms::file::DEFAULT_PATH.into(), PathBuf::from),
+                    },
+                    version: match set.version {
+                        Some(version) if version.get_ref() != "latest" => {
+                            Some(self.file_version(&version)?)
+                        }
+                        _ => None,
+                    },
+                })
+            }
+            Some(other) => Err(self.at(
+                provider.span().start,
+                format!("there is no provider {other:?}: this sealblk has \"file\""),
+            )),
+            None => Err(self.at(provider.span().start, "the provider is a name in quotes")),
+        }
+    }
+
+    fn file_version(&self, text: &Spanned<String>) -> Result<String, Error> {
+        let version: Result<kms::file::VersionId, String> = text.get_ref().parse();
+        version
+            .map(|version| version.to_string())
+            .map_err(|why| self.at(text.span().start, format!("{why}, or \"latest\"")))
+    }
+
+    fn entries(&self, value: Spanned<DeValue<'a>>) -> Result<DeTable<'a>, Error> {
+        let at = value.span().start;
+        match value.into_inner() {
+            DeValue::Table(table) => Ok(table),
+            _ => Err(self.at(at, "key sets are tables: [key_sets.NAME]")),
+        }
+    }
+
+    fn table<T: DeserializeOwned>(&self, value: Spanned<DeValue<'a>>) -> Result<T, Error> {
+        T::deserialize(ValueDeserializer::from(value)).map_err(|e| self.toml(&e))
+    }
+
+    fn toml(&self, error: &toml::de::Error) -> Error {
+        let message: Vec<&str> = error.message().lines().collect();
+        self.at(
+            error.span().map_or(0, |span| span.start),
+            message.join(", "),
+        )
+    }
+
+    fn at(&self, offset: usize, message: impl Into<String>) -> Error {
+        let before = self.text.get(..offset).unwrap_or(self.text);
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        Error::File {
+            path: self.path.into(),
+            line: before.matches('\n').count() + 1,
+            column: before[line_start..].chars().count() + 1,
+            message: message.into(),
+        }
+    }
+}

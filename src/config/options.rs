@@ -1,0 +1,136 @@
+//! The settings of `serve`, as somebody wrote them: in the file or as flags.
+#![forbid(unsafe_code)]
+
+use clap::builder::TypedValueParser;
+use serde::Deserialize;
+
+use super::error::Error;
+use super::group::Group;
+use super::values::{
+    Cache, Direct, Discard, Engine, FilePath, Poll, QueueSize, Queues, Serial, SocketMode,
+};
+
+/// What `[serve]` in the file and the flags of `sealblk serve` can set. What
+/// is not set is `None`, so that one can be laid over the other.
+//
+// One structure for both: a setting cannot exist in one and not in the other.
+// The doc comments are the help texts of the flags.
+#[derive(Clone, Debug, Default, PartialEq, clap::Args, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Options {
+    /// Permissions of the socket, in octal [default: 0600, or 0660 with a socket group]
+    ///
+    /// Whoever can connect reads and writes the disk in clear.
+    #[arg(long, value_name = "MODE")]
+    pub socket_mode: Option<SocketMode>,
+
+    /// Group that the socket belongs to, by name or number
+    #[arg(long, value_name = "GROUP")]
+    pub socket_group: Option<Group>,
+
+    /// Number of virtqueues, 1 to 64 [default: as many as this host has cores]
+    #[arg(long, value_name = "N")]
+    pub queues: Option<Queues>,
+
+    /// Largest size of a virtqueue, a power of two from 16 to 1024 [default: 256]
+    #[arg(long, value_name = "N")]
+    pub queue_size: Option<QueueSize>,
+
+    /// Serve a disk that cannot be written
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub read_only: Option<bool>,
+
+    /// What a guest's DISCARD does [default: ignore]
+    #[arg(long, value_name = "WHAT")]
+    pub discard: Option<Discard>,
+
+    /// Go around the host's page cache [default: auto]
+    #[arg(long, value_name = "WHEN")]
+    pub direct: Option<Direct>,
+
+    /// When a write is durable, unless the guest chooses [default: writeback]
+    #[arg(long, value_name = "WHEN")]
+    pub cache: Option<Cache>,
+
+    /// How many microseconds an idle queue looks for work before it sleeps, 0 to 1000 [default: 20]
+    #[arg(long, value_name = "MICROSECONDS")]
+    pub poll_us: Option<Poll>,
+
+    /// AES-XTS implementation [default: auto]
+    #[arg(long, value_name = "NAME")]
+    pub engine: Option<Engine>,
+
+    /// Serial number that the guest sees, up to 20 characters [default: from the volume's UUID]
+    #[arg(long, value_name = "TEXT")]
+    pub serial: Option<Serial>,
+
+    /// File to write the process id to
+    #[arg(long, value_name = "PATH", value_parser = path_parser())]
+    pub pid_file: Option<FilePath>,
+}
+
+/// Reads a flag as a path, in whatever encoding the file system has.
+pub(crate) fn path_parser() -> impl TypedValueParser<Value = FilePath> {
+    clap::builder::PathBufValueParser::new().try_map(FilePath::from_flag)
+}
+
+impl Options {
+    /// These options where they are set, and `below` where they are not.
+    ///
+    /// # Errors
+    /// When the options of either one contradict each other. Across the two
+    /// they do not: what was written later wins.
+    pub(super) fn over(self, below: Options) -> Result<Options, Error> {
+        self.check("--read-only", "--discard", "--cache")?;
+        below.check("read_only", "discard", "cache")?;
+        // Taken apart, so that a new option cannot be forgotten here.
+        let Options {
+            socket_mode,
+            socket_group,
+            queues,
+            queue_size,
+            read_only,
+            discard,
+            direct,
+            cache,
+            poll_us,
+            engine,
+            serial,
+            pid_file,
+        } = self;
+        Ok(Options {
+            socket_mode: socket_mode.or(below.socket_mode),
+            socket_group: socket_group.or(below.socket_group),
+            queues: queues.or(below.queues),
+            queue_size: queue_size.or(below.queue_size),
+            read_only: read_only.or(below.read_only),
+            discard: discard.or(below.discard),
+            direct: direct.or(below.direct),
+            cache: cache.or(below.cache),
+            poll_us: poll_us.or(below.poll_us),
+            engine: engine.or(below.engine),
+            serial: serial.or(below.serial),
+            pid_file: pid_file.or(below.pid_file),
+        })
+    }
+
+    fn check(&self, read_only: &str, discard: &str, cache: &str) -> Result<(), Error> {
+        if self.read_only != Some(true) {
+            return Ok(());
+        }
+        let other = match (self.discard, self.cache) {
+            (Some(Discard::Pass), _) => Some(discard),
+            (_, Some(_)) => Some(cache),
+            _ => None,
+        };
+        match other {
+            Some(other) => Err(Error::contradiction(
+                format!(
+                    "{read_only} and {other} exclude each other: a read-only disk is never written"
+                ),
+                format!("leave out {read_only} or {other}"),
+            )),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! What the configuration file takes, and what it says about the rest.
+
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::error::{Explain, Kind};
+
+fn parse(text: &str) -> Result<Config, Error> {
+    file::parse(Path::new("/etc/x.toml"), text)
+}
+
+fn name(text: &str) -> keys::Name {
+    text.parse().unwrap()
+}
+
+#[test]
+fn everything_can_be_set() {
+    let config = parse(
+        r#"
+        [log]
+        level = "debug"
+        format = "json"
+
+        [key_sets.prod]
+        provider = "file"
+        key_file = "/keys/prod"
+        version = "00C0FFEE"
+
+        [key_sets.default]
+        provider = "file"
+        version = "latest"
+
+        [serve]
+        socket_mode = "0660"
+        socket_group = "0"
+        queues = 3
+        queue_size = 128
+        read_only = false
+        discard = "pass"
+        direct = "never"
+        cache = "writethrough"
+        poll_us = 0
+        engine = "portable"
+        serial = "disk-1"
+        pid_file = "/run/x.pid"
+        "#,
+    )
+    .unwrap();
+    assert_eq!(config.log.level, LogLevel::Debug);
+    assert_eq!(config.log.format, LogFormat::Json);
+    let prod = Definition {
+        source: Source::File {
+            path: "/keys/prod".into(),
+        },
+        version: Some("00c0ffee".into()),
+    };
+    assert_eq!(config.key_sets[&name("prod")], prod);
+    assert_eq!(config.key_sets[&name("default")], platform_key());
+
+    let volumes = vec!["/v".into()];
+    let serve = Serve::resolve(
+        volumes,
+        vec![],
+        vec!["/s".into()],
+        Options::default(),
+        config.serve,
+    )
+    .unwrap();
+    assert_eq!(serve.socket_mode.bits(), 0o660);
+    assert_eq!(serve.socket_group.unwrap().gid, 0);
+    assert_eq!((serve.queues, serve.queue_size), (3, 128));
+    assert!(!serve.read_only);
+    assert_eq!(serve.discard, Discard::Pass);
+    assert_eq!(serve.direct, Direct::Never);
+    assert_eq!(serve.cache, Cache::Writethrough);
+    assert_eq!(serve.poll, Duration::ZERO);
+    assert_eq!(serve.engine, Engine::Portable);
+    assert_eq!(serve.disks[0].serial.as_ref().unwrap().as_str(), "disk-1");
+    assert_eq!(serve.pid_file.as_deref(), Some(Path::new("/run/x.pid")));
+}
+
+#[test]
+fn an_empty_file_is_the_default() {
+    let config = parse("").unwrap();
+    assert_eq!(config.key_sets, Config::default().key_sets);
+    assert_eq!(config.log, Log::default());
+    assert_eq!(config.serve, Options::default());
+}
+
+/// Each fault, where it is said to be, and what is said about it.
+#[test]
+fn each_fault_is_told_with_its_place() {
+    #[rustfmt::skip]
+    let table: &[(&str, (usize, usize), &str)] = &[
+        // Not TOML, or not a setting.
+        ("[serve\nqueues = 1", (1, 7), ""),
+        ("queues = 1", (1, 1), "there is no setting \"queues\" here"),
+        ("\n[server]\n", (2, 2), "the tables are [log], [serve] and [key_sets.NAME]"),
+        ("serve = 3", (1, 9), "invalid type: integer `3`"),
+        ("[serve]\nqueues = 1\nqueues = 2", (3, 1), "duplicate key"),
+        ("[serve]\nsocket_moed = \"0600\"", (2, 1), "unknown field `socket_moed`, expected one of `socket_mode`"),
+        ("[log]\nfile = \"x\"", (2, 1), "unknown field `file`, expected `level` or `format`"),
+        // Values.
+        ("[log]\nlevel = \"loud\"", (2, 9), "unknown variant `loud`, expected one of `off`, `error`"),
+        ("[log]\nformat = \"xml\"", (2, 10), "expected `text` or `json`"),
+        ("[serve]\nsocket_mode = 600", (2, 15), "expected an octal mode in quotes, such as \"0660\""),
+        ("[serve]\nsocket_mode = \"0999\"", (2, 15), "write three or four octal digits"),
+        ("[serve]\nsocket_mode = \"4600\"", (2, 15), "write three or four octal digits"),
+        ("[serve]\nsocket_mode = \"0666\"", (2, 15), "lets everybody on the host connect"),
+        ("[serve]\nsocket_group = \"no-such-group\"", (2, 16), "there is no group \"no-such-group\""),
+        ("[serve]\nqueues = 0", (2, 10), "write a number from 1 to 64"),
+        ("[serve]\nqueues = 65", (2, 10), "write a number from 1 to 64"),
+        ("[serve]\nqueues = \"4\"", (2, 10), "invalid type: string \"4\", expected a number from 1 to 64"),
+        ("[serve]\nqueue_size = 100", (2, 14), "100 is not a queue size: write 16, 32"),
+        ("[serve]\nqueue_size = 2048", (2, 14), "is not a queue size"),
+        ("[serve]\npoll_us = 1001", (2, 11), "write 0 (off) to 1000 microseconds"),
+        ("[serve]\npoll_us = -1", (2, 11), "write 0 (off) to 1000 microseconds"),
+        ("[serve]\nread_only = \"yes\"", (2, 13), "expected a boolean"),
+        ("[serve]\ndiscard = \"drop\"", (2, 11), "expected `ignore` or `pass`"),
+        ("[serve]\ndirect = true", (2, 10), ""),
+        ("[serve]\ncache = \"none\"", (2, 9), "expected `writeback` or `writethrough`"),
+        ("[serve]\nengine = \"warp\"", (2, 10), "expected `auto` or `portable`"),
+        ("[serve]\nserial = \"a serial number that is long\"", (2, 10), "write 1 to 20 printable ASCII"),
+        ("[serve]\nserial = \"é\"", (2, 10), "write 1 to 20 printable ASCII"),
+        ("[serve]\npid_file = \"x.pid\"", (2, 12), "is not an absolute path: begin it with /"),
+        // Key sets.
+        ("key_sets = 1", (1, 12), "key sets are tables"),
+        ("[key_sets]\nprod = \"file\"", (2, 8), "a key set is a table"),
+        ("[key_sets.prod]\nkey_file = \"/k\"", (1, 1), "key set \"prod\" names no provider"),
+        ("[key_sets.prod]\nprovider = \"fiel\"", (2, 12), "there is no provider \"fiel\""),
+        ("[key_sets.prod]\nprovider = 1", (2, 12), "the provider is a name in quotes"),
+        ("[key_sets.\"a b\"]\nprovider = \"file\"", (1, 11), "is not a name for a key set"),
+        ("[key_sets.prod]\nprovider = \"file\"\nkeyfile = \"/k\"", (3, 1), "unknown field `keyfile`"),
+        ("[key_sets.prod]\nprovider = \"file\"\nkey_file = \"k\"", (3, 12), "is not an absolute path"),
+        ("[key_sets.prod]\nprovider = \"file\"\nversion = \"1\"", (3, 11), "or \"latest\""),
+        ("[key_sets.prod]\nprovider = \"file\"\nversion = 1", (3, 11), "invalid type: integer `1`"),
+    ];
+    for (text, place, told) in table {
+        let error = parse(text).expect_err(text);
+        let Error::File {
+            line,
+            column,
+            message,
+            ..
+        } = &error
+        else {
+            panic!("{text}: {error:?}");
+        };
+        assert!(message.contains(told), "{text}: {message}");
+        assert!(!message.contains('\n'), "{text}: {message}");
+        assert_eq!((*line, *column), *place, "{text}: {message}");
+        assert_eq!(error.kind(), Kind::Usage);
+        let shown = error.to_string();
+        assert!(
+            shown.starts_with(&format!("/etc/x.toml:{line}:{column}: ")),
+            "{shown}"
+        );
+    }
+}
+
+#[test]
+fn columns_count_characters() {
+    let error = parse("[log]\n\"é\" = 1").unwrap_err();
+    assert!(
+        error.to_string().starts_with("/etc/x.toml:2:1: "),
+        "{error}"
+    );
+    let error = parse("[key_sets]\n\"é\" = 1").unwrap_err();
+    assert!(
+        error.to_string().starts_with("/etc/x.toml:2:1: "),
+        "{error}"
+    );
+}
+
+#[test]
+fn files_that_cannot_be_trusted_or_read_are_refused() {
+    let directory = TempDir::new().unwrap();
+    let load = |path: &Path| Config::load(Some(path), Overrides::default()).unwrap_err();
+
+    let missing = load(&directory.path().join("missing"));
+    assert!(matches!(missing, Error::Missing { .. }));
+    assert_eq!(missing.kind(), Kind::NotFound);
+
+    assert!(matches!(load(directory.path()), Error::Read { .. }));
+
+    let path = directory.path().join("c.toml");
+    std::fs::write(&path, [0xff, 0xfe]).unwrap();
+    assert!(matches!(load(&path), Error::Read { .. }));
+
+    std::fs::write(&path, "").unwrap();
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o666)).unwrap();
+    let writable = load(&path);
+    assert_eq!(writable.kind(), Kind::Permission);
+    assert!(writable.help().unwrap().starts_with("chmod o-w "));
+
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
+    std::fs::write(&path, vec![b'#'; (1 << 20) + 1]).unwrap();
+    assert!(matches!(load(&path), Error::Read { .. }));
+}
+
+#[test]
+fn flags_override_the_file() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("c.toml");
+    let text = "[log]\nlevel = \"warn\"\nformat = \"json\"\n\
+        [key_sets.default]\nprovider = \"file\"\nkey_file = \"/a\"\nversion = \"0000000a\"\n\
+        [key_sets.other]\nprovider = \"file\"\nkey_file = \"/b\"\n";
+    std::fs::write(&path, text).unwrap();
+    let overrides = Overrides {
+        key_file: Some("/c".into()),
+        log_level: Some(LogLevel::Trace),
+        log_format: None,
+    };
+    let config = Config::load(Some(&path), overrides).unwrap();
+    assert_eq!(config.path, Some(path));
+    assert_eq!(config.log.level, LogLevel::Trace);
+    assert_eq!(config.log.format, LogFormat::Json);
+    let source = |set: &str| config.key_sets[&name(set)].source.clone();
+    assert_eq!(source("default"), Source::File { path: "/c".into() });
+    assert_eq!(source("other"), Source::File { path: "/b".into() });
+    let version = &config.key_sets[&name("default")].version;
+    assert_eq!(version.as_deref(), Some("0000000a"));
+}
