@@ -92,6 +92,8 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Serve volumes to QEMU
+    Serve(serve::Args),
     /// Make, rotate and look after the platform key of this host
     Key(key::Args),
     /// Show the version of sealblk
@@ -118,6 +120,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
     let config = Config::load(cli.config.as_deref(), overrides)?;
     logging::init(config.log);
     match cli.command {
+        Command::Serve(args) => { args.resolve(&config)?; Ok(()) }
         Command::Key(args) => key::run(args, &config),
         Command::Version => Ok(()),
     }

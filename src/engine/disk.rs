@@ -29,6 +29,10 @@ pub struct DiskParams {
     pub serial: [u8; SERIAL_BYTES],
     /// How many virtqueues are offered.
     pub num_queues: u16,
+    /// The most entries that a virtqueue may have.
+    pub queue_size: u16,
+    /// Whether the guest finds the write cache switched on.
+    pub write_cache: bool,
     /// The longest time that a queue thread looks for work before it sleeps.
     pub poll: Duration,
 }
@@ -40,6 +44,8 @@ pub struct Disk {
     shape: Shape,
     limits: Limits,
     serial: [u8; SERIAL_BYTES],
+    queue_size: u16,
+    initial_write_cache: bool,
     poll: Duration,
     /// Whether writes may complete before they are durable.
     write_cache: AtomicBool,
@@ -75,8 +81,10 @@ impl Disk {
             cipher: params.cipher,
             store: params.store,
             serial: params.serial,
+            queue_size: params.queue_size,
+            initial_write_cache: params.write_cache,
             poll: params.poll,
-            write_cache: AtomicBool::new(true),
+            write_cache: AtomicBool::new(params.write_cache),
             sync_failed: AtomicBool::new(false),
             punch_refused: AtomicBool::new(false),
             errors: AtomicU64::new(0),
@@ -106,6 +114,16 @@ impl Disk {
     /// The serial number.
     pub fn serial(&self) -> &[u8; SERIAL_BYTES] {
         &self.serial
+    }
+
+    /// The most entries that a virtqueue may have.
+    pub fn queue_size(&self) -> u16 {
+        self.queue_size
+    }
+
+    /// How every session finds the write cache.
+    pub fn initial_write_cache(&self) -> bool {
+        self.initial_write_cache
     }
 
     /// The longest busy-poll.

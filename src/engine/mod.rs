@@ -24,5 +24,5 @@ mod queue;
 mod slots;
 mod vring;
 
-pub use disk::{Disk, DiskParams};
+pub use disk::{Disk, DiskParams, SERIAL_BYTES};
 pub use queue::{QueueStart, RunningQueue, start_queue};

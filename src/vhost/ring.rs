@@ -12,9 +12,6 @@ use virtio_queue::{Queue, QueueT};
 use super::memory::MemoryMap;
 use crate::engine::{Disk, QueueStart, RunningQueue, start_queue};
 
-/// The largest ring that a guest may use.
-pub const MAX_RING_SIZE: u16 = 1024;
-
 /// Addresses of a ring's parts, in the front end's address space.
 #[derive(Clone, Copy)]
 pub struct Addresses {
@@ -26,6 +23,8 @@ pub struct Addresses {
 /// One virtqueue of the device.
 pub struct VirtQueue {
     index: usize,
+    /// The most entries that it may have.
+    most: u16,
     size: u16,
     addresses: Option<Addresses>,
     /// The next available entry to be taken.
@@ -42,10 +41,11 @@ fn invalid(why: &'static str) -> io::Error {
 }
 
 impl VirtQueue {
-    pub fn new(index: usize) -> Self {
+    pub fn new(index: usize, most: u16) -> Self {
         VirtQueue {
             index,
-            size: MAX_RING_SIZE,
+            most,
+            size: most,
             addresses: None,
             base: 0,
             kick: None,
@@ -59,8 +59,17 @@ impl VirtQueue {
     pub fn set_size(&mut self, size: u32) -> io::Result<()> {
         self.size = u16::try_from(size)
             .ok()
-            .filter(|size| size.is_power_of_two() && *size <= MAX_RING_SIZE)
-            .ok_or_else(|| invalid("a ring has 1 to 1024 entries, a power of two"))?;
+            .filter(|size| size.is_power_of_two() && *size <= self.most)
+            .ok_or_else(|| {
+                let most = self.most;
+                io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    format!(
+                        "the guest's ring has {size} entries, of at most {most}: \
+                         serve with a larger --queue-size, or give QEMU a smaller queue-size"
+                    ),
+                )
+            })?;
         Ok(())
     }
 
@@ -154,7 +163,7 @@ impl VirtQueue {
     fn queue(&self, at: Addresses, map: &MemoryMap, event_idx: bool) -> io::Result<Queue> {
         const OUTSIDE: &str = "a part of the ring is outside of the shared memory";
         let find = |address| map.guest_address(address).ok_or_else(|| invalid(OUTSIDE));
-        let mut queue = Queue::new(MAX_RING_SIZE).map_err(io::Error::other)?;
+        let mut queue = Queue::new(self.most).map_err(io::Error::other)?;
         queue.try_set_size(self.size).map_err(io::Error::other)?;
         queue
             .try_set_desc_table_address(find(at.descriptors)?)

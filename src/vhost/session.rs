@@ -44,14 +44,15 @@ pub struct Session {
 impl Session {
     /// A session that has not begun.
     pub fn new(disk: Arc<Disk>) -> Self {
-        let queues = usize::from(disk.shape().num_queues);
-        Session {
-            disk,
+        let mut session = Session {
             map: MemoryMap::default(),
-            queues: (0..queues).map(VirtQueue::new).collect(),
+            queues: Vec::new(),
             negotiated: 0,
-            writeback: true,
-        }
+            writeback: disk.initial_write_cache(),
+            disk,
+        };
+        session.reset();
+        session
     }
 
     /// Waits for the requests in flight, stops all queues, makes durable what
@@ -95,12 +96,16 @@ impl Session {
         self.start_queues()
     }
 
+    /// As at the start of the session, but for the memory.
     fn reset(&mut self) {
         self.stop_queues();
-        self.queues = (0..self.queues.len()).map(VirtQueue::new).collect();
+        let most = self.disk.queue_size();
+        self.queues = (0..usize::from(self.disk.shape().num_queues))
+            .map(|index| VirtQueue::new(index, most))
+            .collect();
         self.negotiated = 0;
-        self.writeback = true;
-        self.disk.set_write_cache(true);
+        self.writeback = self.disk.initial_write_cache();
+        self.disk.set_write_cache(self.writeback);
     }
 }
 

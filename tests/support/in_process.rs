@@ -52,6 +52,8 @@ impl Served {
             discard,
             serial: *b"in-process\0\0\0\0\0\0\0\0\0\0",
             num_queues: 2,
+            queue_size: 256,
+            write_cache: true,
             poll: Duration::from_micros(20),
         });
         let listener = Listener::bind(&SocketParams {
