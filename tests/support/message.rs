@@ -6,6 +6,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -83,9 +84,15 @@ pub struct Messages {
 impl Messages {
     pub fn connect(path: &Path) -> io::Result<Messages> {
         let socket = UnixStream::connect(path)?;
-        socket.set_read_timeout(Some(DEADLINE))?;
-        socket.set_write_timeout(Some(DEADLINE))?;
-        Ok(Messages { socket })
+        let messages = Messages { socket };
+        messages.set_patience(DEADLINE);
+        Ok(messages)
+    }
+
+    /// How long to wait for the server to say or take something.
+    pub fn set_patience(&self, patience: Duration) {
+        self.socket.set_read_timeout(Some(patience)).unwrap();
+        self.socket.set_write_timeout(Some(patience)).unwrap();
     }
 
     /// Sends bytes as they are.

@@ -99,24 +99,32 @@ impl RawFrontEnd {
 
     /// Connects and negotiates features, but sets up neither memory nor rings.
     pub fn negotiate(socket: &Path, options: &RawOptions) -> io::Result<RawFrontEnd> {
-        let mut messages = Messages::connect(socket)?;
+        let mut front_end = Self::silent(socket, options)?;
+        let messages = &mut front_end.messages;
         messages.tell_unacknowledged(m::SET_OWNER, &[])?;
         let features = messages.ask(m::GET_FEATURES, &[])?.number()? & options.features;
         let offered = messages.ask(m::GET_PROTOCOL_FEATURES, &[])?.number()?;
-        let protocol_features =
-            offered & (m::PF_MQ | m::PF_REPLY_ACK | m::PF_CONFIG | m::PF_CONFIGURE_MEM_SLOTS);
+        let wanted = m::PF_MQ | m::PF_REPLY_ACK | m::PF_CONFIG | m::PF_CONFIGURE_MEM_SLOTS;
+        let protocol_features = offered & wanted;
         messages.tell_unacknowledged(m::SET_PROTOCOL_FEATURES, &protocol_features.to_le_bytes())?;
         messages.tell(m::SET_FEATURES, &features.to_le_bytes(), &[])?;
+        front_end.features = features;
+        front_end.protocol_features = protocol_features;
+        Ok(front_end)
+    }
+
+    /// Connects, and says nothing.
+    pub fn silent(socket: &Path, options: &RawOptions) -> io::Result<RawFrontEnd> {
         let rings = GuestMemory::new(RINGS_LEN);
         let stride = RawQueue::bytes(options.queue_size);
         let queues = (0..options.queues as usize)
             .map(|index| RawQueue::new(Arc::clone(&rings), index * stride, options.queue_size))
             .collect();
         Ok(RawFrontEnd {
-            messages,
+            messages: Messages::connect(socket)?,
             queues,
-            features,
-            protocol_features,
+            features: 0,
+            protocol_features: 0,
             rings,
             arena: Arena::new(GuestMemory::new(options.memory)),
         })
