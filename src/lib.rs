@@ -8,3 +8,4 @@ pub mod error;
 pub mod secret;
 pub mod segment;
 pub mod units;
+pub mod volume;

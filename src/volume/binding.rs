@@ -1,0 +1,101 @@
+//! What every wrap of a volume's key is bound to.
+//!
+//! Whoever can write the disk can edit the header: its checksum proves
+//! nothing. So the facts whose change would make a correct key do something
+//! else than it was meant for go into the additional authenticated data of
+//! each wrap, and a header in which one of them was edited yields no key.
+#![forbid(unsafe_code)]
+
+use uuid::Uuid;
+
+use crate::units::SectorSize;
+
+/// Says what the bytes are for, so that they are never taken for the
+/// additional data of anything else, and which layout follows.
+pub const PURPOSE: &str = "sealblk DEK wrap v1";
+
+/// The facts that a wrapped key is bound to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Binding {
+    /// The volume.
+    pub uuid: Uuid,
+    /// The cipher, mode and tweak in dm-crypt's notation: `aes-xts-plain64`.
+    pub encryption: String,
+    /// The size of a data unit.
+    pub sector_size: SectorSize,
+    /// What is added to the sector number before it becomes the tweak.
+    pub iv_tweak: u64,
+    /// Whether an all-zero unit reads as zeroes.
+    pub zero_units: bool,
+}
+
+impl Binding {
+    /// The canonical bytes: each field is its length in bytes as a 32-bit
+    /// big-endian number, then its bytes; numbers are big-endian. The order
+    /// is purpose, UUID (16 bytes), encryption, sector size (4 bytes),
+    /// iv_tweak (8 bytes), zero units (1 byte: 0 or 1).
+    pub fn bytes(&self) -> Vec<u8> {
+        let fields: [&[u8]; 6] = [
+            PURPOSE.as_bytes(),
+            self.uuid.as_bytes(),
+            self.encryption.as_bytes(),
+            &(self.sector_size.bytes() as u32).to_be_bytes(),
+            &self.iv_tweak.to_be_bytes(),
+            &[u8::from(self.zero_units)],
+        ];
+        let mut out = Vec::with_capacity(128);
+        for field in fields {
+            out.extend_from_slice(&(field.len() as u32).to_be_bytes());
+            out.extend_from_slice(field);
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Binding {
+        Binding {
+            uuid: Uuid::from_u128(0x00112233_4455_6677_8899_aabbccddeeff),
+            encryption: "aes-xts-plain64".into(),
+            sector_size: SectorSize::B4096,
+            iv_tweak: 0x0102,
+            zero_units: true,
+        }
+    }
+
+    #[test]
+    fn the_bytes_are_those_of_the_format() {
+        let expected = concat!(
+            "00000013",
+            "7365616c626c6b2044454b2077726170207631",
+            "00000010",
+            "00112233445566778899aabbccddeeff",
+            "0000000f",
+            "6165732d7874732d706c61696e3634",
+            "00000004",
+            "00001000",
+            "00000008",
+            "0000000000000102",
+            "00000001",
+            "01",
+        );
+        assert_eq!(hex::encode(sample().bytes()), expected);
+    }
+
+    #[test]
+    fn every_field_changes_the_bytes() {
+        let base = sample();
+        let mut edited = vec![base.clone(); 5];
+        edited[0].uuid = Uuid::nil();
+        edited[1].encryption = "aes-xts-plain".into();
+        edited[2].sector_size = SectorSize::B512;
+        edited[3].iv_tweak = 0;
+        edited[4].zero_units = false;
+        for other in edited {
+            assert_ne!(other.bytes(), base.bytes(), "{other:?}");
+        }
+    }
+}

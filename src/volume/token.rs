@@ -1,0 +1,286 @@
+//! The LUKS2 token of type `sealblk`: which key set a volume belongs to, and
+//! its data encryption key in wrapped form.
+//!
+//! `docs/format.md` specifies the JSON. The rule for extensions: a field that
+//! an older sealblk may ignore is simply added (unknown fields survive a
+//! rewrite, see [`Token::extra`]); a change that an older sealblk must not
+//! ignore raises [`VERSION`], and an older sealblk then refuses the volume.
+#![forbid(unsafe_code)]
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::error::{Explain, Kind};
+
+/// The `type` of the token in the LUKS2 header.
+pub const TYPE: &str = "sealblk";
+
+/// The version of the token that this sealblk writes, and the highest it reads.
+pub const VERSION: u32 = 1;
+
+/// What a volume knows about its key.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Token {
+    /// Version of this structure: 1.
+    pub version: u32,
+    /// The key set that the volume belongs to: a name, never a key.
+    pub key_set: String,
+    /// Whether a data unit whose stored bytes are all zero reads as zeroes.
+    /// Every wrap is bound to it, so editing it on disk is detected.
+    pub zero_units: bool,
+    /// The data encryption key, wrapped once or more. Any one of them opens
+    /// the volume. None at all: the volume was erased.
+    pub wraps: Vec<Wrap>,
+    /// Fields that this version does not know. Kept as they are on a rewrite.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+/// The data encryption key, wrapped by one key.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Wrap {
+    /// The key set whose key wrapped it: that of the volume, or another one
+    /// for break-glass access.
+    pub key_set: String,
+    /// The provider that unwraps it: `file`, `vault`, `azure-keyvault`, …
+    pub provider: String,
+    /// The key, in the provider's own notation.
+    pub key_id: String,
+    /// The version of the key, in the provider's own notation.
+    pub key_version: String,
+    /// The algorithm, in the provider's own notation, such as `A256GCM`.
+    pub alg: String,
+    /// How the wrap is bound to its volume.
+    pub bound: Bound,
+    /// What the provider returned. Base64 in JSON.
+    #[serde(with = "base64_text")]
+    pub bytes: Vec<u8>,
+    /// Fields that this version does not know. Kept as they are on a rewrite.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+/// How a wrap is tied to the volume it belongs to. An open set: a wrap that
+/// is bound in a way this sealblk does not know is kept, and not used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub enum Bound {
+    /// `aad:1`: the volume's binding, version 1, is the additional
+    /// authenticated data of the wrapping algorithm.
+    Aad,
+    /// Something newer.
+    Other(String),
+}
+
+impl From<String> for Bound {
+    fn from(text: String) -> Self {
+        match text.as_str() {
+            "aad:1" => Bound::Aad,
+            _ => Bound::Other(text),
+        }
+    }
+}
+
+impl From<Bound> for String {
+    fn from(bound: Bound) -> Self {
+        match bound {
+            Bound::Aad => "aad:1".into(),
+            Bound::Other(text) => text,
+        }
+    }
+}
+
+/// Why a token cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// Written by a later sealblk in a way that this one must not ignore.
+    #[error("the sealblk token has version {found}, and this sealblk reads up to {VERSION}")]
+    Newer {
+        /// The version in the token.
+        found: u64,
+    },
+    /// Not what the format says.
+    #[error("the sealblk token is malformed")]
+    Malformed(#[source] serde_json::Error),
+    /// No version, or one that never existed.
+    #[error("the sealblk token has no valid version")]
+    NoVersion,
+}
+
+impl Explain for TokenError {
+    fn kind(&self) -> Kind {
+        match self {
+            TokenError::Newer { .. } => Kind::Unsupported,
+            TokenError::Malformed(_) | TokenError::NoVersion => Kind::Corrupt,
+        }
+    }
+
+    fn help(&self) -> Option<String> {
+        Some(match self {
+            TokenError::Newer { .. } => "upgrade sealblk on this host".into(),
+            TokenError::Malformed(_) | TokenError::NoVersion => {
+                "restore the header from a backup: sealblk volume restore-header".into()
+            }
+        })
+    }
+}
+
+impl Token {
+    /// A token of the current version.
+    pub fn new(key_set: impl Into<String>, zero_units: bool, wraps: Vec<Wrap>) -> Self {
+        Token {
+            version: VERSION,
+            key_set: key_set.into(),
+            zero_units,
+            wraps,
+            extra: Map::new(),
+        }
+    }
+
+    /// Reads a token object of a LUKS2 header. The version is looked at
+    /// first: a later version may have changed everything else.
+    ///
+    /// # Errors
+    /// When the version is not supported, or the object is not as specified.
+    pub fn from_json(value: &Value) -> Result<Self, TokenError> {
+        match value.get("version").and_then(Value::as_u64) {
+            None | Some(0) => return Err(TokenError::NoVersion),
+            Some(version) if version > u64::from(VERSION) => {
+                return Err(TokenError::Newer { found: version });
+            }
+            Some(_) => {}
+        }
+        let stored: Stored =
+            serde_json::from_value(value.clone()).map_err(TokenError::Malformed)?;
+        Ok(stored.token)
+    }
+
+    /// The token object for a LUKS2 header. It refers to no keyslot.
+    ///
+    /// # Errors
+    /// When an unknown field has the name of a known one.
+    pub fn to_json(&self) -> Result<Value, TokenError> {
+        let stored = Stored {
+            kind: TYPE.into(),
+            keyslots: Vec::new(),
+            token: self.clone(),
+        };
+        serde_json::to_value(stored).map_err(TokenError::Malformed)
+    }
+}
+
+/// The token with the two fields that LUKS2 demands of every token.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    #[serde(rename = "type")]
+    kind: String,
+    keyslots: Vec<Value>,
+    #[serde(flatten)]
+    token: Token,
+}
+
+/// Bytes as base64 text (RFC 4648 section 4, with padding), as everywhere in LUKS2.
+pub(crate) mod base64_text {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
+
+    pub(crate) fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&STANDARD.encode(bytes))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(from)?;
+        STANDARD.decode(text).map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn sample() -> Token {
+        Token::new(
+            "production",
+            true,
+            vec![Wrap {
+                key_set: "production".into(),
+                provider: "file".into(),
+                key_id: "platform".into(),
+                key_version: "3".into(),
+                alg: "A256GCM".into(),
+                bound: Bound::Aad,
+                bytes: vec![1, 2, 3, 255],
+                extra: Map::new(),
+            }],
+        )
+    }
+
+    #[test]
+    fn a_token_has_the_json_form_that_the_format_says() {
+        let expected = json!({
+            "type": "sealblk",
+            "keyslots": [],
+            "version": 1,
+            "key_set": "production",
+            "zero_units": true,
+            "wraps": [{
+                "key_set": "production",
+                "provider": "file",
+                "key_id": "platform",
+                "key_version": "3",
+                "alg": "A256GCM",
+                "bound": "aad:1",
+                "bytes": "AQID/w==",
+            }],
+        });
+        assert_eq!(sample().to_json().unwrap(), expected);
+        assert_eq!(Token::from_json(&expected).unwrap(), sample());
+    }
+
+    #[test]
+    fn unknown_fields_and_bindings_survive() {
+        let mut value = sample().to_json().unwrap();
+        value["note"] = json!({"kept": [1, 2]});
+        value["wraps"][0]["granted_by"] = json!("somebody");
+        value["wraps"][0]["bound"] = json!("sealed:7");
+        let token = Token::from_json(&value).unwrap();
+        assert_eq!(token.wraps[0].bound, Bound::Other("sealed:7".into()));
+        assert_eq!(token.to_json().unwrap(), value);
+    }
+
+    #[test]
+    fn a_later_version_is_refused_before_anything_else_is_read() {
+        let later = json!({"type": "sealblk", "keyslots": [], "version": 2, "all": "new"});
+        let error = Token::from_json(&later).unwrap_err();
+        assert!(matches!(error, TokenError::Newer { found: 2 }));
+        assert_eq!(error.help().unwrap(), "upgrade sealblk on this host");
+        for version in [json!(0), json!(-1), json!("1"), Value::Null] {
+            let mut value = sample().to_json().unwrap();
+            value["version"] = version;
+            assert!(matches!(
+                Token::from_json(&value),
+                Err(TokenError::NoVersion)
+            ));
+        }
+    }
+
+    #[test]
+    fn missing_and_mistyped_fields_are_malformed() {
+        for (pointer, wrong) in [
+            ("/zero_units", json!("yes")),
+            ("/key_set", json!(7)),
+            ("/wraps", json!({})),
+            ("/wraps/0/bytes", json!("not base64!")),
+            ("/wraps/0/alg", Value::Null),
+        ] {
+            let mut value = sample().to_json().unwrap();
+            *value.pointer_mut(pointer).unwrap() = wrong;
+            assert!(
+                matches!(Token::from_json(&value), Err(TokenError::Malformed(_))),
+                "{pointer}"
+            );
+        }
+    }
+}
