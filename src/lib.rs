@@ -14,7 +14,7 @@ pub mod kms;
 pub mod logging;
 pub mod secret;
 pub mod segment;
-// pub mod serve;
+pub mod serve;
 pub mod store;
 pub mod timestamp;
 pub mod units;

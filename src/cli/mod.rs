@@ -8,6 +8,7 @@
 
 pub mod key;
 pub mod serve;
+pub mod volume;
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -22,9 +23,11 @@ use crate::logging;
 /// What `--help` ends with.
 const AFTER_HELP: &str = "\
 First steps:
-  sealblk key init        make the platform key, once per host; then back it up
-  sealblk key list        show its versions
-  sealblk help COMMAND    explain a command
+  sealblk key init                                    make the platform key, once per host;
+                                                      then back it up
+  sealblk volume create --size 10G disk.img           make an encrypted volume
+  sealblk serve disk.img --socket /run/disk.sock      serve it to QEMU
+  sealblk help COMMAND                                explain a command
 
 Exit status:
    0  it worked
@@ -92,6 +95,8 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Make volumes, and look after their headers
+    Volume(volume::Args),
     /// Serve volumes to QEMU
     Serve(serve::Args),
     /// Make, rotate and look after the platform key of this host
@@ -120,7 +125,8 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
     let config = Config::load(cli.config.as_deref(), overrides)?;
     logging::init(config.log);
     match cli.command {
-        Command::Serve(args) => { args.resolve(&config)?; Ok(()) }
+        Command::Volume(args) => volume::run(args, &config.key_sets()),
+        Command::Serve(args) => crate::serve::run(&args.resolve(&config)?, &config.key_sets()),
         Command::Key(args) => key::run(args, &config),
         Command::Version => Ok(()),
     }

@@ -7,8 +7,27 @@
 //! knows no key management: keys go past it as wrapped bytes, except for the
 //! digest, which proves a key right.
 
+pub mod backup;
+mod base64_text;
 pub mod binding;
+pub mod create;
+pub mod description;
+mod device;
+mod error;
+mod lock;
+pub mod luks2;
+mod occupied;
+pub mod open;
+mod signatures;
 pub mod token;
+mod undo;
 
+pub use backup::{backup, restore};
 pub use binding::Binding;
+pub use create::{CreateOptions, Plan};
+pub use description::{Description, Layout};
+pub use device::Access;
+pub use error::Error;
+pub use occupied::{Occupant, Searched};
+pub use open::{Inspection, Location, Volume};
 pub use token::{Bound, Token, TokenError, Wrap};

@@ -10,6 +10,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::base64_text;
 use crate::error::{Explain, Kind};
 
 /// The `type` of the token in the LUKS2 header.
@@ -177,22 +178,6 @@ struct Stored {
     keyslots: Vec<Value>,
     #[serde(flatten)]
     token: Token,
-}
-
-/// Bytes as base64 text (RFC 4648 section 4, with padding), as everywhere in LUKS2.
-pub(crate) mod base64_text {
-    use base64::Engine as _;
-    use base64::engine::general_purpose::STANDARD;
-    use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
-
-    pub(crate) fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(&STANDARD.encode(bytes))
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
-        let text = String::deserialize(from)?;
-        STANDARD.decode(text).map_err(D::Error::custom)
-    }
 }
 
 #[cfg(test)]

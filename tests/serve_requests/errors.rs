@@ -138,7 +138,12 @@ pub fn a_read_only_disk_stays_as_it_is(disk: &Disk) {
     front_end.flush();
     front_end.id();
     assert!(everything(disk, &mut front_end) == before);
-    assert!(front_end.run(0, Request::of_type(T_IN, &[], 0)).data.is_empty());
+    assert!(
+        front_end
+            .run(0, Request::of_type(T_IN, &[], 0))
+            .data
+            .is_empty()
+    );
 }
 
 fn everything(disk: &Disk, front_end: &mut FrontEnd) -> Vec<u8> {

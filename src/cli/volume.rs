@@ -1,0 +1,96 @@
+//! `sealblk volume`: make volumes and look after their headers.
+
+mod backup;
+mod create;
+mod export;
+mod info;
+mod verify;
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+
+use crate::error::Failure;
+use crate::keys::KeySets;
+use crate::volume::Location;
+
+/// What follows `sealblk volume`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+A volume is a LUKS2 device: `cryptsetup luksDump VOLUME` shows it too. THE HEADER
+HOLDS THE WRAPPED KEY: WITHOUT IT THE DATA IS LOST. Keep a backup of it
+(`sealblk volume backup-header`), apart from the volume.")]
+pub struct Args {
+    /// What to do
+    #[command(subcommand)]
+    pub action: Action,
+}
+
+/// The commands of `sealblk volume`.
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// Make an encrypted volume in a file or on a block device
+    ///
+    /// A new random key is made and wrapped by the key set. Nothing that can
+    /// be recognised is overwritten without --force.
+    Create(create::Args),
+    /// Show what a volume is; it may be in use
+    Info(info::Args),
+    /// Check both header copies and the length of the data; writes nothing
+    ///
+    /// The volume may be in use. Exits with status 7 if anything is damaged,
+    /// even where the volume can still be opened.
+    VerifyHeader(verify::Args),
+    /// Make a damaged or outdated header copy good again, from the other one
+    Repair(backup::RepairArgs),
+    /// Copy the header to a new file; the volume may be in use
+    ///
+    /// Without the key service the backup opens nothing, but whoever had the
+    /// right to open the volume when it was made can open it with the backup:
+    /// delete old backups when keys are revoked.
+    BackupHeader(backup::BackupArgs),
+    /// Write a backup of the header back
+    ///
+    /// Refused, unless --force, if the backup is of another volume, older
+    /// than the header that is there, or has another key.
+    RestoreHeader(backup::RestoreArgs),
+    /// Write the bare data encryption key to a file, for rescue with cryptsetup
+    ExportDek(export::Args),
+}
+
+/// The volume that a command is about.
+#[derive(Debug, clap::Args)]
+pub struct LocationArgs {
+    /// File or block device with the data (and the header, unless detached)
+    #[arg(value_name = "VOLUME")]
+    pub volume: PathBuf,
+
+    /// File with the detached header
+    #[arg(long, value_name = "PATH")]
+    pub header: Option<PathBuf>,
+}
+
+impl From<LocationArgs> for Location {
+    fn from(args: LocationArgs) -> Self {
+        Location {
+            data: args.volume,
+            header: args.header,
+        }
+    }
+}
+
+/// Runs one of the commands.
+///
+/// # Errors
+/// Whatever the command fails with.
+pub fn run(args: Args, keys: &KeySets) -> Result<(), Failure> {
+    match args.action {
+        Action::Create(args) => create::run(args, keys),
+        Action::Info(args) => info::run(args),
+        Action::VerifyHeader(args) => verify::run(args),
+        Action::Repair(args) => backup::repair(args),
+        Action::BackupHeader(args) => backup::backup(args),
+        Action::RestoreHeader(args) => backup::restore(args),
+        Action::ExportDek(args) => export::run(args, keys),
+    }
+}

@@ -1,0 +1,72 @@
+//! `sealblk volume backup-header`, `restore-header` and `repair`.
+
+use std::path::PathBuf;
+
+use super::LocationArgs;
+use crate::cli::print;
+use crate::error::Failure;
+use crate::volume::{self, Access, Location, Volume};
+
+/// What follows `sealblk volume repair`.
+#[derive(Debug, clap::Args)]
+pub struct RepairArgs {
+    #[command(flatten)]
+    location: LocationArgs,
+}
+
+/// What follows `sealblk volume backup-header`.
+#[derive(Debug, clap::Args)]
+pub struct BackupArgs {
+    #[command(flatten)]
+    location: LocationArgs,
+
+    /// File to write; it must not exist yet
+    #[arg(long, value_name = "PATH")]
+    to: PathBuf,
+}
+
+/// What follows `sealblk volume restore-header`.
+#[derive(Debug, clap::Args)]
+pub struct RestoreArgs {
+    #[command(flatten)]
+    location: LocationArgs,
+
+    /// File that `backup-header` or `cryptsetup luksHeaderBackup` wrote
+    #[arg(long, value_name = "PATH")]
+    from: PathBuf,
+
+    /// Restore even an older backup, or one with another UUID or key
+    #[arg(long)]
+    force: bool,
+}
+
+pub fn repair(args: RepairArgs) -> Result<(), Failure> {
+    let volume = Volume::open(&args.location.into(), Access::ReadWrite)?;
+    match volume.repaired() {
+        Some(which) => print(format_args!(
+            "rewrote the {which} header copy from the other one; both are good now\n"
+        )),
+        None => print("both header copies are good; there was nothing to repair\n"),
+    }
+}
+
+pub fn backup(args: BackupArgs) -> Result<(), Failure> {
+    let description = volume::backup(&args.location.into(), &args.to)?;
+    print(format_args!(
+        "wrote the header of volume {} (update {}) to {}\n",
+        description.uuid,
+        description.seqid,
+        args.to.display()
+    ))
+}
+
+pub fn restore(args: RestoreArgs) -> Result<(), Failure> {
+    let location = Location::from(args.location);
+    let volume = volume::restore(&location, &args.from, args.force)?;
+    print(format_args!(
+        "restored the header of volume {} from {} (now update {})\n",
+        volume.uuid(),
+        args.from.display(),
+        volume.description().seqid
+    ))
+}

@@ -1,0 +1,143 @@
+//! `sealblk volume create`.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::LocationArgs;
+use crate::cli::{print, print_json};
+use crate::error::{Failure, Kind};
+use crate::keys::KeySets;
+use crate::secret::Dek;
+use crate::units::{Bytes, SectorSize};
+use crate::volume::create::DEFAULT_HEADER_AREA;
+use crate::volume::{CreateOptions, Location, Plan, Searched};
+
+/// What follows `sealblk volume create`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    location: LocationArgs,
+
+    /// Size of the disk that the guest sees, such as 10G [default: what the
+    /// existing file or block device has room for]
+    #[arg(long, value_name = "SIZE")]
+    size: Option<Bytes>,
+
+    /// Bytes encrypted as one unit: 512 works everywhere, 4096 is faster, and
+    /// the guest's firmware must be able to boot from it
+    #[arg(long, value_name = "512|4096", default_value_t)]
+    sector_size: SectorSize,
+
+    /// Key set that wraps the key of the volume
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    key_set: String,
+
+    /// Name for people, at most 47 bytes
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    label: String,
+
+    /// UUID of the volume [default: a random one]
+    #[arg(long, value_name = "UUID")]
+    uuid: Option<Uuid>,
+
+    /// Reserve the space now, instead of as the guest writes
+    #[arg(long)]
+    preallocate: bool,
+
+    /// Let units whose stored bytes are all zero read as zeroes
+    ///
+    /// Needed for discard. It lets whoever can write the backing file turn
+    /// any unit into zeroes unnoticed, and shows which units were never
+    /// written. Cannot be changed later.
+    #[arg(long)]
+    zero_units: bool,
+
+    /// Length of the header area: where inline data starts, or how long the
+    /// detached header is
+    #[arg(long, value_name = "SIZE", default_value_t = DEFAULT_HEADER_AREA)]
+    header_area: Bytes,
+
+    /// Destroy what the file or device holds now
+    #[arg(long)]
+    force: bool,
+
+    /// As JSON, for scripts
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Created {
+    uuid: Uuid,
+    size: u64,
+    data_offset: u64,
+    sector_size: usize,
+    zero_units: bool,
+    key_set: String,
+}
+
+pub fn run(args: Args, keys: &KeySets) -> Result<(), Failure> {
+    let location = Location::from(args.location);
+    let options = CreateOptions {
+        label: args.label,
+        uuid: args.uuid,
+        sector_size: args.sector_size,
+        size: args.size,
+        preallocate: args.preallocate,
+        zero_units: args.zero_units,
+        header_area: args.header_area,
+        force: args.force,
+    };
+    let plan = Plan::new(&location, options)?;
+    let mut notes = String::new();
+    if plan.searched() == Some(Searched::Ends) {
+        let _ = writeln!(
+            notes,
+            "note: of this large device only {} were searched for data",
+            Searched::Ends
+        );
+    }
+    if plan.leaves_old_contents() {
+        notes.push_str(
+            "note: what the device held before stays on it, unencrypted if it was, until the \
+             guest overwrites it; to be rid of it, discard or overwrite the device first\n",
+        );
+    }
+    let dek = Dek::generate().map_err(no_secret_memory)?;
+    let wrap = pollster::block_on(keys.wrap(&args.key_set, &dek, &plan.binding().bytes()))?;
+    let volume = plan.write(&dek, &args.key_set, vec![wrap])?;
+    let layout = volume.layout();
+    if args.json {
+        return print_json(&Created {
+            uuid: volume.uuid(),
+            size: layout.size,
+            data_offset: layout.data_offset,
+            sector_size: layout.sector_size.bytes(),
+            zero_units: layout.zero_units,
+            key_set: args.key_set,
+        });
+    }
+    let backup_of = match &location.header {
+        Some(header) => format!("{} --header {}", location.data.display(), header.display()),
+        None => location.data.display().to_string(),
+    };
+    print(format_args!(
+        "made volume {}: {} for the guest, {}-byte sectors, key set {}\n{notes}\
+         next: back up its header, without which the data is lost:\n  \
+         sealblk volume backup-header {backup_of} --to FILE\n",
+        volume.uuid(),
+        Bytes(layout.size),
+        layout.sector_size,
+        args.key_set,
+    ))
+}
+
+pub(super) fn no_secret_memory(error: std::io::Error) -> Failure {
+    Failure::new(
+        Kind::Io,
+        format!("cannot get locked memory or random bytes for a key: {error}"),
+        Some("raise the limit of locked memory (ulimit -l, LimitMEMLOCK=)".into()),
+    )
+}

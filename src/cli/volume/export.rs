@@ -1,0 +1,99 @@
+//! `sealblk volume export-dek`: the way out, without sealblk.
+
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::Write as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use super::LocationArgs;
+use crate::cli::print;
+use crate::error::{Failure, Kind, io_kind};
+use crate::keys::KeySets;
+use crate::secret::Dek;
+use crate::volume::{Inspection, Location};
+
+const CONFIRMATION: &str = "--i-understand-that-this-key-decrypts-the-disk";
+
+/// What follows `sealblk volume export-dek`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+With the key in FILE, cryptsetup opens the volume without sealblk:
+  cryptsetup open --type luks2 --key-size 512 --volume-key-file FILE VOLUME NAME
+Write it to a file system in memory, and delete it afterwards. Whoever has it
+can decrypt the disk for ever: only a new key for the disk ends that.")]
+pub struct Args {
+    #[command(flatten)]
+    location: LocationArgs,
+
+    /// File to write, with mode 0600; it must not exist yet
+    #[arg(long, value_name = "FILE")]
+    to: PathBuf,
+
+    /// Required: the file will hold the bare key
+    #[arg(long = "i-understand-that-this-key-decrypts-the-disk")]
+    confirmed: bool,
+}
+
+pub fn run(args: Args, keys: &KeySets) -> Result<(), Failure> {
+    if !args.confirmed {
+        return Err(Failure::new(
+            Kind::Refused,
+            "the bare key decrypts the disk for whoever reads the file, for ever",
+            Some(format!("if that is what you want, add {CONFIRMATION}")),
+        ));
+    }
+    let location = Location::from(args.location);
+    let inspection = Inspection::of(&location)?;
+    let description = inspection.description()?;
+    let dek = pollster::block_on(keys.unwrap(&description.token, &description.binding().bytes()))?;
+    inspection.verify_dek(&description, &dek)?;
+    write(&args.to, &dek)?;
+    let header = match &location.header {
+        Some(header) => format!(" --header {}", header.display()),
+        None => String::new(),
+    };
+    print(format_args!(
+        "wrote the key of volume {} to {file}; it proves right with\n  \
+         cryptsetup open --test-passphrase --key-size 512 --volume-key-file {file}{header} {volume}\n",
+        description.uuid,
+        file = args.to.display(),
+        volume = location.data.display(),
+    ))
+}
+
+/// Writes the key to a new file that only its owner can read.
+fn write(path: &Path, dek: &Dek) -> Result<(), Failure> {
+    let fail = |error: std::io::Error| {
+        let help = match error.kind() {
+            std::io::ErrorKind::AlreadyExists => "name a file that does not exist yet",
+            _ => "choose a place where you may create files, best in memory (/run, /dev/shm)",
+        };
+        Failure::new(
+            match error.kind() {
+                std::io::ErrorKind::AlreadyExists => Kind::Refused,
+                _ => io_kind(&error),
+            },
+            format!("cannot write the key to {}: {error}", path.display()),
+            Some(help.into()),
+        )
+    };
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(fail)?;
+    fill(&mut file, dek).map_err(|error| {
+        // Half a key is still half a key. If it cannot be removed, the error
+        // that is returned already tells where it is.
+        let _ = std::fs::remove_file(path);
+        fail(error)
+    })
+}
+
+fn fill(file: &mut File, dek: &Dek) -> std::io::Result<()> {
+    // A default ACL of the directory may have allowed others more.
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    file.write_all(dek.bytes())?;
+    file.sync_all()
+}

@@ -1,0 +1,208 @@
+//! `sealblk volume info`.
+
+use std::fmt;
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::LocationArgs;
+use crate::cli::{print, print_json};
+use crate::error::Failure;
+use crate::units::Bytes;
+use crate::volume::luks2::metadata::ENCRYPTION;
+use crate::volume::{Inspection, Location};
+
+/// What follows `sealblk volume info`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    location: LocationArgs,
+
+    /// As JSON, for scripts
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is said of a volume. The names are part of the interface.
+#[derive(Debug, Serialize)]
+struct Info {
+    volume: String,
+    header: Option<String>,
+    uuid: Uuid,
+    label: String,
+    /// What the guest sees, in bytes.
+    size: u64,
+    sector_size: usize,
+    encryption: &'static str,
+    zero_units: bool,
+    data_offset: u64,
+    /// Length of the data file in bytes.
+    data_length: Option<u64>,
+    header_area: u64,
+    header_json: Json,
+    header_copies: Copies,
+    /// Passphrase keyslots that were added with cryptsetup.
+    keyslots: usize,
+    key_set: String,
+    wraps: Vec<WrapInfo>,
+    in_use: bool,
+    in_use_by: Option<u32>,
+}
+
+#[derive(Debug, Serialize)]
+struct Json {
+    used: u64,
+    room: u64,
+}
+
+/// State of the two header copies.
+#[derive(Debug, Serialize)]
+pub(super) struct Copies {
+    /// Number of the header update.
+    pub update: u64,
+    pub primary: String,
+    pub secondary: String,
+}
+
+#[derive(Debug, Serialize)]
+struct WrapInfo {
+    key_set: String,
+    provider: String,
+    key_id: String,
+    key_version: String,
+    alg: String,
+    bound: String,
+    bytes: usize,
+}
+
+impl Copies {
+    pub fn of(inspection: &Inspection) -> Self {
+        let found = inspection.found();
+        Copies {
+            update: found.header.binary.seqid,
+            primary: found.primary.to_string(),
+            secondary: found.secondary.to_string(),
+        }
+    }
+}
+
+pub fn run(args: Args) -> Result<(), Failure> {
+    let location = Location::from(args.location);
+    let inspection = Inspection::of(&location)?;
+    let description = inspection.description()?;
+    let data = inspection.check_data(&description);
+    let user = inspection.user()?;
+    let layout = description.layout;
+    let (used, room) = inspection.found().header.fill();
+    let info = Info {
+        volume: location.data.display().to_string(),
+        header: location.header.map(|path| path.display().to_string()),
+        uuid: description.uuid,
+        label: description.label,
+        size: layout.size,
+        sector_size: layout.sector_size.bytes(),
+        encryption: ENCRYPTION,
+        zero_units: layout.zero_units,
+        data_offset: layout.data_offset,
+        data_length: data.as_ref().ok().copied(),
+        header_area: description.header_area,
+        header_json: Json { used, room },
+        header_copies: Copies::of(&inspection),
+        keyslots: description.keyslots,
+        key_set: description.token.key_set,
+        wraps: description
+            .token
+            .wraps
+            .into_iter()
+            .map(|wrap| WrapInfo {
+                key_set: wrap.key_set,
+                provider: wrap.provider,
+                key_id: wrap.key_id,
+                key_version: wrap.key_version,
+                alg: wrap.alg,
+                bound: wrap.bound.into(),
+                bytes: wrap.bytes.len(),
+            })
+            .collect(),
+        in_use: user.is_some(),
+        in_use_by: user.flatten(),
+    };
+    match args.json {
+        true => print_json(&info)?,
+        false => print(&info)?,
+    }
+    // The facts are worth seeing also when the data does not fit them.
+    data.map(|_| ()).map_err(Failure::from)
+}
+
+impl fmt::Display for Info {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let size = Bytes(self.size);
+        let surplus = self
+            .data_length
+            .map_or(0, |length| length - self.data_offset - self.size);
+        writeln!(f, "volume         {}", self.volume)?;
+        writeln!(f, "uuid           {}", self.uuid)?;
+        if !self.label.is_empty() {
+            writeln!(f, "label          {}", self.label)?;
+        }
+        writeln!(f, "size           {size} ({} bytes)", self.size)?;
+        writeln!(
+            f,
+            "encryption     {}, {}-byte sectors",
+            self.encryption, self.sector_size
+        )?;
+        writeln!(
+            f,
+            "zero units     {}",
+            match self.zero_units {
+                true => "yes: a unit stored as zeroes reads as zeroes",
+                false => "no",
+            }
+        )?;
+        write!(f, "data           from byte {}", self.data_offset)?;
+        match surplus {
+            0 => writeln!(f)?,
+            more => writeln!(f, "; {} after it are not used", Bytes(more))?,
+        }
+        match &self.header {
+            Some(path) => write!(f, "header         detached, {path}")?,
+            None => write!(f, "header         in the volume")?,
+        }
+        let Json { used, room } = self.header_json;
+        writeln!(
+            f,
+            ", {} reserved, {used} of {room} bytes of JSON used",
+            Bytes(self.header_area)
+        )?;
+        let copies = &self.header_copies;
+        writeln!(
+            f,
+            "header copies  primary {}, secondary {}, update {}",
+            copies.primary, copies.secondary, copies.update
+        )?;
+        if self.keyslots > 0 {
+            writeln!(
+                f,
+                "keyslots       {} (added with cryptsetup: a passphrase opens the volume too)",
+                self.keyslots
+            )?;
+        }
+        writeln!(f, "key set        {}", self.key_set)?;
+        if self.wraps.is_empty() {
+            writeln!(f, "wrapped keys   none: the volume was erased")?;
+        }
+        for wrap in &self.wraps {
+            writeln!(
+                f,
+                "wrapped key    by {} key {} version {} ({}, {} bytes, key set {})",
+                wrap.provider, wrap.key_id, wrap.key_version, wrap.alg, wrap.bytes, wrap.key_set
+            )?;
+        }
+        match (self.in_use, self.in_use_by) {
+            (false, _) => writeln!(f, "in use         no"),
+            (true, None) => writeln!(f, "in use         yes"),
+            (true, Some(pid)) => writeln!(f, "in use         yes, by process {pid}"),
+        }
+    }
+}

@@ -1,0 +1,377 @@
+//! Making a volume, in two steps: [`Plan`] looks, locks and decides without
+//! writing anything; once the key has been wrapped for [`Plan::binding`],
+//! [`Plan::write`] makes the volume. A failure leaves what was there before.
+#![forbid(unsafe_code)]
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use uuid::Uuid;
+
+use super::binding::Binding;
+use super::description::ALIGNMENT;
+use super::device::{Access, Device, directory_of};
+use super::error::Error;
+use super::luks2::binary::{Binary, COPY_BYTES, LABEL_BYTES, field};
+use super::luks2::digest::Digest;
+use super::luks2::metadata::ENCRYPTION;
+use super::luks2::{Header, Metadata, Segment, copies};
+use super::occupied::{self, Searched};
+use super::open::{Devices, Location, Volume, check_fits};
+use super::token::{Token, Wrap};
+use super::undo::Undo;
+use crate::secret::Dek;
+use crate::units::{Bytes, SectorSize};
+
+/// The default length of the header area: room for both copies, for
+/// passphrase keyslots in a rescue, and for what later versions keep there.
+pub const DEFAULT_HEADER_AREA: Bytes = Bytes(16 << 20);
+/// The smallest header area: two copies of the smallest length and nothing else.
+pub const MIN_HEADER_AREA: Bytes = Bytes(2 * COPY_BYTES[0]);
+/// The largest header area: LUKS2 limits the keyslots area to this.
+pub const MAX_HEADER_AREA: Bytes = Bytes(128 << 20);
+
+/// From this length of the header area on, each copy has [`LARGE_COPY`] bytes.
+const ROOMY: u64 = 1 << 20;
+/// 60 KiB of JSON: some sixty wrapped keys.
+const LARGE_COPY: u64 = COPY_BYTES[2];
+const SMALL_COPY: u64 = COPY_BYTES[0];
+
+/// What a new volume is to be like.
+#[derive(Clone, Debug)]
+pub struct CreateOptions {
+    /// What people call it: at most 47 bytes.
+    pub label: String,
+    /// Its UUID. A random one if none is given.
+    pub uuid: Option<Uuid>,
+    /// The size of a data unit.
+    pub sector_size: SectorSize,
+    /// The size of the disk that the guest sees. If not given, what the
+    /// existing file or block device has room for.
+    pub size: Option<Bytes>,
+    /// Whether to reserve the space now instead of as the guest writes.
+    pub preallocate: bool,
+    /// Whether a data unit whose stored bytes are all zero reads as zeroes.
+    pub zero_units: bool,
+    /// Length of the header area, and so where inline data starts.
+    pub header_area: Bytes,
+    /// Whether what is there already may be destroyed.
+    pub force: bool,
+}
+
+impl Default for CreateOptions {
+    fn default() -> Self {
+        CreateOptions {
+            label: String::new(),
+            uuid: None,
+            sector_size: SectorSize::default(),
+            size: None,
+            preallocate: false,
+            zero_units: false,
+            header_area: DEFAULT_HEADER_AREA,
+            force: false,
+        }
+    }
+}
+
+/// A volume that could be made: everything is checked, what exists is locked
+/// and nothing is written.
+#[derive(Debug)]
+pub struct Plan {
+    location: Location,
+    options: CreateOptions,
+    uuid: Uuid,
+    size: u64,
+    data: Option<Device>,
+    header: Option<Device>,
+    searched: Option<Searched>,
+}
+
+impl Plan {
+    /// Checks the options and looks at what is there.
+    ///
+    /// # Errors
+    /// [`Error::Options`] for wishes that cannot be granted,
+    /// [`Error::Occupied`] when something would be destroyed,
+    /// [`Error::Busy`] and [`Error::InUse`] even with `force`.
+    pub fn new(location: &Location, options: CreateOptions) -> Result<Self, Error> {
+        check(&options)?;
+        let data = existing(&location.data)?;
+        let header = match &location.header {
+            Some(path) => existing(path)?,
+            None => None,
+        };
+        let mut plan = Plan {
+            uuid: options.uuid.unwrap_or_else(Uuid::new_v4),
+            location: location.clone(),
+            options,
+            size: 0,
+            data,
+            header,
+            searched: None,
+        };
+        plan.check_distinct()?;
+        plan.size = plan.decide_size()?;
+        plan.check_room()?;
+        if !plan.options.force {
+            plan.check_free()?;
+        }
+        Ok(plan)
+    }
+
+    /// What the key has to be wrapped for.
+    pub fn binding(&self) -> Binding {
+        Binding {
+            uuid: self.uuid,
+            encryption: ENCRYPTION.into(),
+            sector_size: self.options.sector_size,
+            iv_tweak: 0,
+            zero_units: self.options.zero_units,
+        }
+    }
+
+    /// How much of an existing data file was searched for something that
+    /// would be destroyed. `None`: it is new, or the search was not wanted.
+    pub fn searched(&self) -> Option<Searched> {
+        self.searched
+    }
+
+    /// Whether old contents of a block device stay on it, beyond what is
+    /// overwritten now, until the guest overwrites them.
+    pub fn leaves_old_contents(&self) -> bool {
+        self.options.force && self.data.as_ref().is_some_and(Device::is_block)
+    }
+
+    /// Makes the volume and returns it open and locked.
+    ///
+    /// # Errors
+    /// When writing fails. A file that was created is removed again, and an
+    /// existing one that was all zeroes is so again.
+    pub fn write(self, dek: &Dek, key_set: &str, wraps: Vec<Wrap>) -> Result<Volume, Error> {
+        if wraps.is_empty() {
+            let text = "a volume without a wrapped key could never be opened";
+            return Err(Error::Options(text.into()));
+        }
+        let header = self.header_for(dek, key_set, wraps)?;
+        let (area, end) = (self.options.header_area.0, self.data_offset() + self.size);
+        let mut undo = Undo::default();
+
+        let data = match self.data {
+            Some(device) => device,
+            None => undo.create(&self.location.data)?,
+        };
+        undo.prepare(&data, end, &self.options)?;
+        let detached = match (&self.location.header, self.header) {
+            (None, _) => None,
+            (Some(_), Some(device)) => Some(device),
+            (Some(path), None) => Some(undo.create(path)?),
+        };
+        if let Some(device) = &detached {
+            let options = CreateOptions {
+                preallocate: false,
+                ..self.options.clone()
+            };
+            undo.prepare(device, area, &options)?;
+        }
+        let devices = Devices {
+            data,
+            header: detached,
+        };
+        // New files were not there to be compared before.
+        devices.check_distinct()?;
+        let device = devices.header();
+        if devices.header.is_some() {
+            devices
+                .data
+                .file()
+                .sync_all()
+                .map_err(|error| devices.data.error("synchronise", error))?;
+        }
+        {
+            let _lock = device.lock_header(Access::ReadWrite)?;
+            undo.header_follows(device, 2 * header.binary.copy_bytes)?;
+            copies::create(&mut device.file(), &header)
+                .map_err(|error| device.error("write the header of", error))?;
+        }
+        undo.sync_directories()?;
+        // Reading it back is the proof that there is a volume now.
+        let volume = Volume::of(devices, Access::ReadWrite)?;
+        undo.disarm();
+        Ok(volume)
+    }
+
+    fn data_offset(&self) -> u64 {
+        match self.location.header {
+            Some(_) => 0,
+            None => self.options.header_area.0,
+        }
+    }
+
+    fn header_for(&self, dek: &Dek, key_set: &str, wraps: Vec<Wrap>) -> Result<Header, Error> {
+        let path = self.location.header.as_ref().unwrap_or(&self.location.data);
+        let fault = |fault| Error::header(path, fault);
+        let token = Token::new(key_set, self.options.zero_units, wraps)
+            .to_json()
+            .map_err(|source| Error::Token {
+                path: path.clone(),
+                source,
+            })?;
+        let segment = Segment {
+            kind: "crypt".into(),
+            offset: self.data_offset(),
+            size: self.size,
+            iv_tweak: 0,
+            encryption: ENCRYPTION.into(),
+            sector_size: self.options.sector_size.bytes() as u64,
+        };
+        let digest = Digest::of(dek).map_err(|error| Error::Random(error.into()))?;
+        let area = self.options.header_area.0;
+        let copy_bytes = match area >= ROOMY {
+            true => LARGE_COPY,
+            false => SMALL_COPY,
+        };
+        let too_long = |what| Error::Options(format!("the {what} is too long"));
+        let header = Header {
+            binary: Binary {
+                copy_bytes,
+                seqid: 1,
+                label: field(&self.options.label).ok_or_else(|| too_long("label"))?,
+                uuid: field(&self.uuid.to_string()).ok_or_else(|| too_long("UUID"))?,
+                subsystem: field("sealblk").ok_or_else(|| too_long("subsystem"))?,
+            },
+            metadata: Metadata::new(&segment, &digest, token, copy_bytes, area).map_err(fault)?,
+        };
+        check_fits(&header, path)?;
+        Ok(header)
+    }
+
+    fn check_distinct(&self) -> Result<(), Error> {
+        let same = match (&self.data, &self.header) {
+            (Some(data), Some(header)) => header.is_same(data)?,
+            _ => self.location.header.as_ref() == Some(&self.location.data),
+        };
+        match same {
+            true => Err(Error::SameFile {
+                path: self.location.data.clone(),
+            }),
+            false => Ok(()),
+        }
+    }
+
+    fn decide_size(&self) -> Result<u64, Error> {
+        let sector = self.options.sector_size.bytes() as u64;
+        let offset = self.data_offset();
+        if let Some(Bytes(size)) = self.options.size {
+            return Ok(size);
+        }
+        let wanted = || {
+            Error::Options(format!(
+                "say with --size how large the guest's disk is to be: {} has no size yet",
+                self.location.data.display()
+            ))
+        };
+        let length = self.data.as_ref().ok_or_else(wanted)?.len()?;
+        if length == 0 {
+            return Err(wanted());
+        }
+        let size = length.saturating_sub(offset) / sector * sector;
+        match size {
+            0 => Err(Error::TooSmall {
+                path: self.location.data.clone(),
+                actual: length,
+                needed: offset + sector,
+            }),
+            size => Ok(size),
+        }
+    }
+
+    fn check_room(&self) -> Result<(), Error> {
+        let too_large =
+            || Error::Options("no file can be that large: choose a smaller size".into());
+        let end = self.data_offset().checked_add(self.size);
+        let end = end
+            .filter(|end| i64::try_from(*end).is_ok())
+            .ok_or_else(too_large)?;
+        let needs = [
+            (&self.data, end),
+            (&self.header, self.options.header_area.0),
+        ];
+        for (device, needed) in needs {
+            let Some(device) = device.as_ref().filter(|device| device.is_block()) else {
+                continue;
+            };
+            let actual = device.len()?;
+            if actual < needed {
+                return Err(Error::TooSmall {
+                    path: device.path().into(),
+                    actual,
+                    needed,
+                });
+            }
+        }
+        match &self.data {
+            Some(device) if device.is_block() && self.options.preallocate => Err(Error::Options(
+                "--preallocate is for files: a block device has its space already".into(),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_free(&mut self) -> Result<(), Error> {
+        for device in [&self.data, &self.header].into_iter().flatten() {
+            let (found, searched) = occupied::search(device)?;
+            if let Some(found) = found {
+                return Err(Error::Occupied {
+                    path: device.path().into(),
+                    found,
+                });
+            }
+            self.searched = self.searched.or(Some(searched));
+        }
+        Ok(())
+    }
+}
+
+/// Opens and locks what exists; `None` if nothing does.
+fn existing(path: &Path) -> Result<Option<Device>, Error> {
+    // A dangling symbolic link counts as something: creating would fail.
+    match path.symlink_metadata() {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return match directory_of(path).is_dir() {
+                true => Ok(None),
+                false => Err(Error::opening("create", path, error)),
+            };
+        }
+        Err(error) => return Err(Error::opening("open", path, error)),
+        Ok(_) => {}
+    }
+    let device = Device::open(path, Access::ReadWrite)?;
+    device.lock(Access::ReadWrite)?;
+    Ok(Some(device))
+}
+
+fn check(options: &CreateOptions) -> Result<(), Error> {
+    let refuse = |text: String| Err(Error::Options(text));
+    let area = options.header_area;
+    if !(MIN_HEADER_AREA..=MAX_HEADER_AREA).contains(&area) {
+        return refuse(format!(
+            "a header area has at least {MIN_HEADER_AREA} and at most {MAX_HEADER_AREA}, not {area}"
+        ));
+    }
+    if !area.0.is_multiple_of(ALIGNMENT) {
+        return refuse(format!(
+            "a header area of {area} is not a multiple of 4 KiB"
+        ));
+    }
+    if options.label.len() >= LABEL_BYTES || options.label.chars().any(char::is_control) {
+        return refuse("a label has at most 47 bytes and no control characters".into());
+    }
+    let sector = options.sector_size.bytes() as u64;
+    match options.size {
+        Some(Bytes(0)) => refuse("a disk of no size is of no use".into()),
+        Some(size) if !size.0.is_multiple_of(sector) => refuse(format!(
+            "a size of {size} is not a number of {sector}-byte sectors"
+        )),
+        _ => Ok(()),
+    }
+}

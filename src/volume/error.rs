@@ -1,0 +1,377 @@
+//! What can go wrong with a volume, in the words that people get to read.
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::device::directory_of;
+use super::luks2::Flaw;
+use super::luks2::copies::Lost;
+use super::luks2::metadata::Fault;
+use super::occupied::Occupant;
+use super::token::TokenError;
+use crate::error::{Explain, Kind, io_kind};
+use crate::units::Bytes;
+
+/// An error of the volume room. Paths are those that the caller gave.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A path could not be opened or created.
+    #[error("cannot {what} {}", path.display())]
+    Open {
+        /// `open` or `create`.
+        what: &'static str,
+        /// The path.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// A system call failed on an open file.
+    #[error("cannot {what} {}", path.display())]
+    Io {
+        /// What was tried, as in "cannot … PATH".
+        what: &'static str,
+        /// The path.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// Neither a regular file nor a block device.
+    #[error("{} is {what}, and a volume is a regular file or a block device", path.display())]
+    WrongFileType {
+        /// The path.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
+    /// Another process has it open.
+    #[error("{} is in use{}", path.display(), holder(*by))]
+    Busy {
+        /// The path.
+        path: PathBuf,
+        /// The process that holds it, if it could be found.
+        by: Option<u32>,
+    },
+    /// The kernel uses the block device: mounted, part of an array, …
+    #[error("the block device {} is in use by the kernel: mounted, mapped or part of an array", path.display())]
+    InUse {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Data and header are the same file.
+    #[error("{} was given both as the data and as the detached header", path.display())]
+    SameFile {
+        /// The path.
+        path: PathBuf,
+    },
+    /// No LUKS2 header.
+    #[error("{} is not a volume: it has no LUKS2 header{}", path.display(), instead(found))]
+    NotAVolume {
+        /// The path.
+        path: PathBuf,
+        /// What is there instead, if that was recognised.
+        found: Option<Occupant>,
+    },
+    /// Both header copies are damaged.
+    #[error(
+        "both header copies of {} are damaged (primary: {}; secondary: {})",
+        path.display(), lost.primary,
+        lost.secondary.as_ref().map_or("not found".into(), ToString::to_string)
+    )]
+    BothDamaged {
+        /// The path.
+        path: PathBuf,
+        /// What is wrong with each.
+        lost: Lost,
+    },
+    /// A LUKS2 header without a token of ours.
+    #[error("{} is a LUKS2 device, but not one that sealblk made: it has no sealblk token", path.display())]
+    NotSealblk {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The header is consistent, and nothing that this sealblk can serve.
+    #[error("the header of {} cannot be used: {fault}", path.display())]
+    Header {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        fault: Fault,
+    },
+    /// The token cannot be used.
+    #[error("the header of {} cannot be used", path.display())]
+    Token {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        source: TokenError,
+    },
+    /// The data is shorter than the header says.
+    #[error(
+        "{} has {actual} bytes and its header says {needed}: {} are missing at the end",
+        path.display(), Bytes(needed - actual)
+    )]
+    Shorter {
+        /// The path of the data.
+        path: PathBuf,
+        /// Its length in bytes.
+        actual: u64,
+        /// The length that the header asks for.
+        needed: u64,
+    },
+    /// A detached header was opened as if it were the whole volume.
+    #[error("{} is a detached header: the data of its volume is in another file", path.display())]
+    DetachedHeader {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The data has a header of another volume.
+    #[error(
+        "{} has a header of its own, of volume {data_uuid}, and the detached header is that of volume {header_uuid}",
+        path.display()
+    )]
+    OtherVolume {
+        /// The path of the data.
+        path: PathBuf,
+        /// The UUID in the data's own header.
+        data_uuid: String,
+        /// The UUID in the detached header.
+        header_uuid: String,
+    },
+    /// Opened for reading, and asked to write.
+    #[error("{} is open for reading only", path.display())]
+    ReadOnly {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The token does not fit any more.
+    #[error("the header of {} is full: it needs {needed} bytes of JSON and has room for {room}", path.display())]
+    HeaderFull {
+        /// The path.
+        path: PathBuf,
+        /// Bytes of JSON.
+        needed: u64,
+        /// Bytes there are.
+        room: u64,
+    },
+    /// Somebody else rewrote the header while it was locked.
+    #[error("the header of {} was changed by something else while the volume was open: {what}", path.display())]
+    ChangedUnderneath {
+        /// The path.
+        path: PathBuf,
+        /// What is different.
+        what: &'static str,
+    },
+    /// The digest does not fit the key.
+    #[error("this is not the data encryption key of {}", path.display())]
+    WrongKey {
+        /// The path.
+        path: PathBuf,
+    },
+    /// There is something that would be overwritten.
+    #[error("{} holds {found}", path.display())]
+    Occupied {
+        /// The path.
+        path: PathBuf,
+        /// What, and where.
+        found: Occupant,
+    },
+    /// The wishes of the caller contradict each other or the format.
+    #[error("{0}")]
+    Options(String),
+    /// Not enough room on a device.
+    #[error("{} has {}, and {} are needed", path.display(), Bytes(*actual), Bytes(*needed))]
+    TooSmall {
+        /// The path.
+        path: PathBuf,
+        /// Bytes there are.
+        actual: u64,
+        /// Bytes needed.
+        needed: u64,
+    },
+    /// A header backup that does not fit the volume.
+    #[error("the backup {} does not belong here: {why}", path.display())]
+    WrongBackup {
+        /// The path of the backup.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// No random numbers.
+    #[error("the kernel's random number generator failed")]
+    Random(#[source] io::Error),
+}
+
+fn holder(by: Option<u32>) -> String {
+    by.map_or("".into(), |pid| format!(" by process {pid}"))
+}
+
+fn instead(found: &Option<Occupant>) -> String {
+    found
+        .as_ref()
+        .map_or("".into(), |found| format!(", but {found}"))
+}
+
+impl Error {
+    /// A failed open or create.
+    pub(crate) fn opening(what: &'static str, path: &Path, source: io::Error) -> Self {
+        Error::Open {
+            what,
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    /// A failed system call on an open file.
+    pub(crate) fn io(what: &'static str, path: &Path, source: impl Into<io::Error>) -> Self {
+        Error::Io {
+            what,
+            path: path.to_owned(),
+            source: source.into(),
+        }
+    }
+
+    /// A header that was read and cannot be used.
+    pub(crate) fn header(path: &Path, fault: Fault) -> Self {
+        Error::Header {
+            path: path.to_owned(),
+            fault,
+        }
+    }
+}
+
+impl Explain for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Error::Open { source, .. } | Error::Io { source, .. } => io_kind(source),
+            Error::WrongFileType { .. } | Error::SameFile { .. } => Kind::Usage,
+            Error::Options(_) | Error::TooSmall { .. } => Kind::Usage,
+            Error::DetachedHeader { .. } | Error::OtherVolume { .. } => Kind::Usage,
+            Error::Busy { .. } | Error::InUse { .. } => Kind::Busy,
+            Error::NotAVolume { .. } | Error::NotSealblk { .. } => Kind::Unsupported,
+            Error::BothDamaged { lost, .. } => match lost.primary {
+                Flaw::Version(_) => Kind::Unsupported,
+                Flaw::Unreadable(_) => Kind::Io,
+                _ => Kind::Corrupt,
+            },
+            Error::Header { fault, .. } => match fault {
+                Fault::Invalid(_) => Kind::Corrupt,
+                Fault::Unsupported(_) | Fault::Requirements(_) => Kind::Unsupported,
+            },
+            Error::Token { source, .. } => source.kind(),
+            Error::Shorter { .. } | Error::ChangedUnderneath { .. } => Kind::Corrupt,
+            Error::ReadOnly { .. } => Kind::Permission,
+            Error::HeaderFull { .. } => Kind::Refused,
+            Error::WrongKey { .. } => Kind::Key,
+            Error::Occupied { .. } | Error::WrongBackup { .. } => Kind::Refused,
+            Error::Random(_) => Kind::Internal,
+        }
+    }
+
+    fn help(&self) -> Option<String> {
+        const RESTORE: &str = "restore the header from a backup: sealblk volume restore-header";
+        let text: String = match self {
+            Error::Open {
+                what: "create",
+                path,
+                source,
+            } if source.kind() == io::ErrorKind::NotFound => {
+                format!("make the directory {} first", directory_of(path).display())
+            }
+            Error::Open { path, source, .. } | Error::Io { path, source, .. } => {
+                return io_help(path, source);
+            }
+            Error::WrongFileType { .. } => "name a regular file or a block device".into(),
+            Error::Busy { .. } => {
+                "only one process may use a volume: stop the other one, or wait for it".into()
+            }
+            Error::InUse { .. } => "unmount it or take it out of use first".into(),
+            Error::SameFile { .. } => {
+                "leave --header out if the header is inside the volume".into()
+            }
+            Error::NotAVolume { .. } => {
+                "make a volume with `sealblk volume create`; if its header \
+                 is detached, say where with --header; if the header was overwritten, restore it \
+                 from a backup with `sealblk volume restore-header`"
+                    .into()
+            }
+            Error::BothDamaged { lost, .. } => match lost.primary {
+                Flaw::Version(_) => {
+                    "open LUKS1 devices with cryptsetup; sealblk works with LUKS2 only".into()
+                }
+                _ => RESTORE.into(),
+            },
+            Error::NotSealblk { .. } => "open it with cryptsetup, or name another volume".into(),
+            Error::Header { fault, .. } => match fault {
+                Fault::Invalid(_) => RESTORE.into(),
+                Fault::Unsupported(_) => "only cryptsetup or a later sealblk can open it".into(),
+                Fault::Requirements(_) => "finish what is under way with the tool that started it \
+                     (cryptsetup repair, cryptsetup reencrypt), or upgrade sealblk"
+                    .into(),
+            },
+            Error::Token { source, .. } => return source.help(),
+            Error::Shorter { needed, .. } => format!(
+                "it was truncated or copied incompletely: copy it again, or, if the missing end is \
+                 really lost, extend it with `truncate --size {needed}` and have the guest check \
+                 its file systems"
+            ),
+            Error::DetachedHeader { path } => {
+                format!("name the data file and say --header {}", path.display())
+            }
+            Error::OtherVolume { .. } => {
+                "name the data file that belongs to this header, or leave --header out".into()
+            }
+            Error::ReadOnly { .. } => "open it for writing".into(),
+            Error::HeaderFull { .. } => {
+                "remove a wrapped key that is no longer needed; a new volume has more room with a \
+                 header area of 1 MiB or more"
+                    .into()
+            }
+            Error::ChangedUnderneath { .. } => {
+                "find out what wrote to it, then run `sealblk volume verify-header`".into()
+            }
+            Error::WrongKey { .. } => "the wrapped key belongs to another volume, or the header \
+                 was edited: compare with a backup of the header"
+                .into(),
+            Error::Occupied { .. } => {
+                "use another path, or --force if its contents may be destroyed".into()
+            }
+            Error::Options(_) => return None,
+            Error::TooSmall { .. } => "use a larger device, or a smaller --size".into(),
+            Error::WrongBackup { .. } => {
+                "name the right backup, or use --force if you are certain".into()
+            }
+            Error::Random(_) => "check that getrandom(2) is not blocked".into(),
+        };
+        Some(text)
+    }
+}
+
+/// The next step after a failed system call on `path`.
+fn io_help(path: &Path, source: &io::Error) -> Option<String> {
+    use io::ErrorKind as E;
+    Some(match source.kind() {
+        E::NotFound => format!("check that {} exists and is spelt right", path.display()),
+        E::PermissionDenied => format!(
+            "give the user that runs sealblk access to {}",
+            path.display()
+        ),
+        E::ReadOnlyFilesystem => {
+            "the file system is mounted read-only: use the volume read-only, or remount it".into()
+        }
+        E::AlreadyExists => "use a path that does not exist yet".into(),
+        E::StorageFull | E::QuotaExceeded => {
+            "free some space on that file system; nothing was left behind".into()
+        }
+        E::FileTooLarge => {
+            "the file system or a limit of the process (ulimit -f) forbids files of that size"
+                .into()
+        }
+        E::Unsupported => {
+            "the file system cannot do it: try without --preallocate, or use another \
+             file system"
+                .into()
+        }
+        _ => return None,
+    })
+}

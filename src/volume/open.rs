@@ -1,0 +1,398 @@
+//! Opening a volume: lock, read, check; and rewriting its header.
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use uuid::Uuid;
+
+use super::description::{Description, Layout};
+use super::device::{Access, Device};
+use super::error::Error;
+use super::lock;
+use super::luks2::binary::{Flaw, text};
+use super::luks2::copies::{self, Found, Lost};
+use super::luks2::{Header, Which};
+use super::occupied::recognise;
+use super::token::{self, Token};
+use crate::secret::Dek;
+use crate::units::Bytes;
+
+/// Where a volume is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Location {
+    /// The data: a regular file or block device. Also the header, unless that
+    /// is detached.
+    pub data: PathBuf,
+    /// The detached header, if it has one.
+    pub header: Option<PathBuf>,
+}
+
+/// The open files of a volume.
+#[derive(Debug)]
+pub(super) struct Devices {
+    pub data: Device,
+    pub header: Option<Device>,
+}
+
+impl Devices {
+    /// Opens what `location` names, without locks.
+    pub fn open(location: &Location, access: Access) -> Result<Self, Error> {
+        let data = Device::open(&location.data, access)?;
+        let header = location
+            .header
+            .as_deref()
+            .map(|path| Device::open(path, access))
+            .transpose()?;
+        let devices = Devices { data, header };
+        devices.check_distinct()?;
+        Ok(devices)
+    }
+
+    pub fn check_distinct(&self) -> Result<(), Error> {
+        match &self.header {
+            Some(header) if header.is_same(&self.data)? => Err(Error::SameFile {
+                path: self.data.path().into(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes the use lock of each.
+    pub fn lock(&self, access: Access) -> Result<(), Error> {
+        self.data.lock(access)?;
+        self.header
+            .as_ref()
+            .map_or(Ok(()), |header| header.lock(access))
+    }
+
+    /// What holds the header.
+    pub fn header(&self) -> &Device {
+        self.header.as_ref().unwrap_or(&self.data)
+    }
+
+    /// Reads both header copies, which nobody may be rewriting meanwhile.
+    pub fn read_header(&self) -> Result<Found, Error> {
+        let device = self.header();
+        let _lock = device.lock_header(Access::ReadOnly)?;
+        self.read_locked_header()
+    }
+
+    fn read_locked_header(&self) -> Result<Found, Error> {
+        let device = self.header();
+        copies::read(&device.file()).map_err(|lost| no_header(device, lost))
+    }
+
+    /// Checks that the data is the one the header describes, as far as can be
+    /// seen without the key, and returns its length.
+    pub fn check_data(&self, description: &Description) -> Result<u64, Error> {
+        let layout = description.layout;
+        if self.header.is_none() && layout.data_offset == 0 {
+            return Err(Error::DetachedHeader {
+                path: self.data.path().into(),
+            });
+        }
+        if self.header.is_some()
+            && let Ok(own) = copies::read(&self.data.file())
+        {
+            // Ciphertext does not have a right checksum by chance.
+            let data_uuid = text(&own.header.binary.uuid).into_owned();
+            let header_uuid = description.uuid.to_string();
+            if layout.data_offset == 0 || data_uuid != header_uuid {
+                return Err(Error::OtherVolume {
+                    path: self.data.path().into(),
+                    data_uuid,
+                    header_uuid,
+                });
+            }
+        }
+        let (actual, needed) = (self.data.len()?, layout.end());
+        match actual < needed {
+            true => Err(Error::Shorter {
+                path: self.data.path().into(),
+                actual,
+                needed,
+            }),
+            false => Ok(actual),
+        }
+    }
+}
+
+fn no_header(device: &Device, lost: Lost) -> Error {
+    let nothing = matches!(lost.primary, Flaw::NoMagic | Flaw::CutOff) && lost.no_trace();
+    let path = device.path().to_owned();
+    match nothing {
+        true => Error::NotAVolume {
+            path,
+            found: recognise(device).ok().flatten(),
+        },
+        false => Error::BothDamaged { path, lost },
+    }
+}
+
+/// A volume that is open and locked. The lock goes when this is dropped or
+/// the process ends, however it ends.
+#[derive(Debug)]
+pub struct Volume {
+    devices: Devices,
+    access: Access,
+    description: Description,
+    repaired: Option<Which>,
+}
+
+impl Volume {
+    /// Opens, locks, reads and checks a volume. With [`Access::ReadWrite`] a
+    /// damaged or outdated header copy is repaired from the other one.
+    ///
+    /// # Errors
+    /// Each thing that can be wrong has its own [`Error`]; nothing is written
+    /// before all checks have passed.
+    pub fn open(location: &Location, access: Access) -> Result<Self, Error> {
+        let devices = Devices::open(location, access)?;
+        devices.lock(access)?;
+        Self::of(devices, access)
+    }
+
+    /// The same with files that are open and locked already.
+    pub(super) fn of(devices: Devices, access: Access) -> Result<Self, Error> {
+        let mut found = devices.read_header()?;
+        let mut description = Description::of(&found.header, devices.header().path())?;
+        let actual = devices.check_data(&description)?;
+        let mut repaired = None;
+        if access == Access::ReadWrite && !found.is_whole() {
+            let device = devices.header();
+            let _lock = device.lock_header(Access::ReadWrite)?;
+            // It may have changed since it was read.
+            found = devices.read_locked_header()?;
+            description = Description::of(&found.header, device.path())?;
+            repaired = copies::repair(&mut device.file(), &found)
+                .map_err(|error| device.error("repair the header of", error))?;
+        }
+        let path = devices.header().path().display();
+        match (&repaired, found.is_whole()) {
+            (Some(which), _) => {
+                tracing::warn!(%path, "repaired the {which} header copy from the other one");
+            }
+            (None, false) => {
+                tracing::warn!(%path, "one of the two header copies is not good: {found}");
+            }
+            (None, true) => {}
+        }
+        let surplus = actual - description.layout.end();
+        // Block devices end where they end.
+        if surplus > 0 && !devices.data.is_block() {
+            tracing::warn!(
+                path = %devices.data.path().display(),
+                "the file is {} longer than the volume; the guest does not see the rest",
+                Bytes(surplus),
+            );
+        }
+        Ok(Volume {
+            devices,
+            access,
+            description,
+            repaired,
+        })
+    }
+
+    /// Which volume it is.
+    pub fn uuid(&self) -> Uuid {
+        self.description.uuid
+    }
+
+    /// What people call it. May be empty.
+    pub fn label(&self) -> &str {
+        &self.description.label
+    }
+
+    /// Key set and wrapped keys.
+    pub fn token(&self) -> &Token {
+        &self.description.token
+    }
+
+    /// What every wrap of the key is bound to, as additional authenticated data.
+    pub fn binding(&self) -> Vec<u8> {
+        self.description.binding().bytes()
+    }
+
+    /// Where the data is and how it is encrypted.
+    pub fn layout(&self) -> Layout {
+        self.description.layout
+    }
+
+    /// All facts of the header.
+    pub fn description(&self) -> &Description {
+        &self.description
+    }
+
+    /// What it was opened for.
+    pub fn access(&self) -> Access {
+        self.access
+    }
+
+    /// The header copy that was repaired when the volume was opened.
+    pub fn repaired(&self) -> Option<Which> {
+        self.repaired
+    }
+
+    /// Checks that `dek` is the key of this volume.
+    ///
+    /// # Errors
+    /// [`Error::WrongKey`] if it is not.
+    pub fn verify_dek(&self, dek: &Dek) -> Result<(), Error> {
+        verify_dek(&self.description, dek, self.devices.header().path())
+    }
+
+    /// The data file. Its descriptor is buffered and holds the lock: whoever
+    /// opens it anew (for `O_DIRECT`, by `/proc/self/fd`) keeps this open too.
+    pub fn data_file(&self) -> &File {
+        self.devices.data.file()
+    }
+
+    /// The path of the data, as it was given.
+    pub fn data_path(&self) -> &Path {
+        self.devices.data.path()
+    }
+
+    /// Replaces the token, on disk and here. After a crash at any instant
+    /// the header has either the old or the new one.
+    ///
+    /// # Errors
+    /// [`Error::HeaderFull`] and [`Error::ChangedUnderneath`] leave everything
+    /// as it was. After [`Error::Io`] either token may be on disk; this object
+    /// then still has the old one, and the call may be repeated.
+    pub fn set_token(&mut self, token: Token) -> Result<(), Error> {
+        let device = self.devices.header();
+        let path = device.path();
+        if self.access != Access::ReadWrite {
+            return Err(Error::ReadOnly { path: path.into() });
+        }
+        let changed = |what| Error::ChangedUnderneath {
+            path: path.into(),
+            what,
+        };
+        let json = token.to_json().map_err(|source| Error::Token {
+            path: path.into(),
+            source,
+        })?;
+        let _lock = device.lock_header(Access::ReadWrite)?;
+        // From what is on disk, not from memory: cryptsetup may have changed
+        // the label, and a failed update may have left one copy behind.
+        let found = self.devices.read_locked_header()?;
+        let now = Description::of(&found.header, path)?;
+        if now.uuid != self.description.uuid {
+            return Err(changed("it has another UUID"));
+        }
+        if now.layout != self.description.layout {
+            return Err(changed("its data segment is another one"));
+        }
+        if !now.digest.same_key(&self.description.digest) {
+            return Err(changed("its key digest is another one"));
+        }
+        if token.zero_units != now.layout.zero_units {
+            // Every wrap is bound to the flag, and so is the data.
+            return Err(Error::Options(
+                "whether a volume has zero units cannot be changed after it was made".into(),
+            ));
+        }
+        let mut header = found.header.clone();
+        header
+            .metadata
+            .replace_token(token::TYPE, json)
+            .map_err(|fault| Error::header(path, fault))?;
+        check_fits(&header, path)?;
+        let description = Description::of(&header, path)?;
+        copies::replace(&mut device.file(), &found, &mut header)
+            .map_err(|error| device.error("rewrite the header of", error))?;
+        self.description = Description {
+            seqid: header.binary.seqid,
+            ..description
+        };
+        Ok(())
+    }
+}
+
+/// Fails if the JSON of a header does not fit into its area.
+pub(super) fn check_fits(header: &Header, path: &Path) -> Result<(), Error> {
+    let (needed, room) = header.fill();
+    match needed > room {
+        true => Err(Error::HeaderFull {
+            path: path.into(),
+            needed,
+            room,
+        }),
+        false => Ok(()),
+    }
+}
+
+fn verify_dek(description: &Description, dek: &Dek, path: &Path) -> Result<(), Error> {
+    match description.digest.proves(dek) {
+        true => Ok(()),
+        false => Err(Error::WrongKey { path: path.into() }),
+    }
+}
+
+/// A look at a volume that may be in use: no lock is taken, and nothing
+/// written.
+#[derive(Debug)]
+pub struct Inspection {
+    devices: Devices,
+    found: Found,
+}
+
+impl Inspection {
+    /// Reads the header of a volume.
+    ///
+    /// # Errors
+    /// When there is no valid header copy, or the files cannot be read.
+    pub fn of(location: &Location) -> Result<Self, Error> {
+        let devices = Devices::open(location, Access::ReadOnly)?;
+        let found = devices.read_header()?;
+        Ok(Inspection { devices, found })
+    }
+
+    /// The header as it was read, and the state of its copies.
+    pub fn found(&self) -> &Found {
+        &self.found
+    }
+
+    /// The meaning of the header.
+    ///
+    /// # Errors
+    /// When sealblk cannot use it.
+    pub fn description(&self) -> Result<Description, Error> {
+        Description::of(&self.found.header, self.devices.header().path())
+    }
+
+    /// Checks that the data fits the header, and returns its length in bytes.
+    ///
+    /// # Errors
+    /// As [`Volume::open`].
+    pub fn check_data(&self, description: &Description) -> Result<u64, Error> {
+        self.devices.check_data(description)
+    }
+
+    /// Checks that `dek` is the key that the header describes.
+    ///
+    /// # Errors
+    /// [`Error::WrongKey`] if it is not.
+    pub fn verify_dek(&self, description: &Description, dek: &Dek) -> Result<(), Error> {
+        verify_dek(description, dek, self.devices.header().path())
+    }
+
+    /// The device that holds the header.
+    pub(super) fn header_device(&self) -> &Device {
+        self.devices.header()
+    }
+
+    /// Whether somebody has the volume open just now, and who, if that can be
+    /// found out.
+    ///
+    /// # Errors
+    /// When the file system has no locks.
+    pub fn user(&self) -> Result<Option<Option<u32>>, Error> {
+        let data = &self.devices.data;
+        let used = lock::in_use(data.file()).map_err(|error| data.error("ask for locks of", error));
+        Ok(used?.then(|| lock::holder(data.file())))
+    }
+}
