@@ -113,8 +113,6 @@ pub struct Completion {
     pub head: u16,
     /// The last writable byte. `None` when the chain has none that is mapped.
     status: Option<NonNull<u8>>,
-    /// Writable bytes before the status byte.
-    writable: u32,
 }
 
 // SAFETY: an address in guest memory; `write` argues its use.
@@ -122,7 +120,7 @@ unsafe impl Send for Completion {}
 
 impl Completion {
     /// Writes the status byte, and returns the length for the used ring: the
-    /// number of bytes written without a gap from the first writable byte on.
+    /// bytes of data and the status byte; the status byte alone on failure.
     ///
     /// # Safety
     /// The memory that the chain was parsed with is still mapped.
@@ -136,10 +134,7 @@ impl Completion {
         // SAFETY: the byte lies in guest memory, which the caller keeps mapped.
         // The guest may look at or change it at any time, hence volatile.
         unsafe { byte.as_ptr().write_volatile(status as u8) };
-        match data == self.writable {
-            true => data + 1,
-            false => data,
-        }
+        data + 1
     }
 }
 
@@ -170,7 +165,6 @@ pub fn parse(
     let completion = Completion {
         head,
         status: walk.status(),
-        writable: walk.writable.saturating_sub(1),
     };
     let request = walk.finish().and_then(|header| {
         if completion.status.is_none() {
