@@ -66,20 +66,22 @@ pub struct Cli {
     )]
     pub key_file: Option<PathBuf>,
 
-    /// Least severe level to log, on standard error [default: info]
+    /// Least severe level to log: off, error, warn, info, debug or trace [default: info]
     #[arg(
         long,
         global = true,
         value_name = "LEVEL",
+        hide_possible_values = true,
         help_heading = "Global options"
     )]
     pub log_level: Option<LogLevel>,
 
-    /// How log lines look [default: text]
+    /// How log lines look on standard error: text or json [default: text]
     #[arg(
         long,
         global = true,
         value_name = "FORMAT",
+        hide_possible_values = true,
         help_heading = "Global options"
     )]
     pub log_format: Option<LogFormat>,
