@@ -2,7 +2,7 @@
 //!
 //! Each command has a file: its arguments as clap reads them, and what it
 //! runs. Settings are checked in `config`; a command trusts what it is given.
-//! A command prints its result on standard output ([`print`]) and returns a
+//! A command prints its result on standard output ([`print()`]) and returns a
 //! [`Failure`], which `main` prints once.
 #![forbid(unsafe_code)]
 
@@ -145,7 +145,7 @@ pub fn print(result: impl Display) -> Result<(), Failure> {
 /// Writes the result of a command as JSON, for scripts.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub fn print_json(result: &impl serde::Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(result)
         .map_err(|error| Failure::new(Kind::Internal, error.to_string(), None))?;
