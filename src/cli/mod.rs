@@ -2,7 +2,7 @@
 //!
 //! Each command has a file: its arguments as clap reads them, and what it
 //! runs. Settings are checked in `config`; a command trusts what it is given.
-//! A command prints its result on standard output ([`print`]) and returns a
+//! A command prints its result on standard output ([`print()`]) and returns a
 //! [`Failure`], which `main` prints once.
 #![forbid(unsafe_code)]
 
@@ -69,20 +69,22 @@ pub struct Cli {
     )]
     pub key_file: Option<PathBuf>,
 
-    /// Least severe level to log, on standard error [default: info]
+    /// Least severe level to log: off, error, warn, info, debug or trace [default: info]
     #[arg(
         long,
         global = true,
         value_name = "LEVEL",
+        hide_possible_values = true,
         help_heading = "Global options"
     )]
     pub log_level: Option<LogLevel>,
 
-    /// How log lines look [default: text]
+    /// How log lines look on standard error: text or json [default: text]
     #[arg(
         long,
         global = true,
         value_name = "FORMAT",
+        hide_possible_values = true,
         help_heading = "Global options"
     )]
     pub log_format: Option<LogFormat>,
@@ -152,7 +154,7 @@ pub fn print(result: impl Display) -> Result<(), Failure> {
 /// Writes the result of a command as JSON, for scripts.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub fn print_json(result: &impl serde::Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(result)
         .map_err(|error| Failure::new(Kind::Internal, error.to_string(), None))?;

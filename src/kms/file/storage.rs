@@ -194,3 +194,64 @@ fn make_parent(path: &Path) -> Result<(), Cause> {
         Err(error) => Err(Cause::io("make the directory of", error)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, chown};
+
+    use super::*;
+
+    /// Works as any user: only root can give a file away, and only others
+    /// than root have files that are not root's.
+    #[test]
+    fn the_owner_must_be_us_or_root() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::set_permissions(file.path(), PermissionsExt::from_mode(0o600)).unwrap();
+        let us = rustix::process::geteuid().as_raw();
+        let meta = || std::fs::metadata(file.path()).unwrap();
+        check(&meta(), us).unwrap();
+        if us == 0 {
+            check(&meta(), 12345).unwrap();
+            chown(file.path(), Some(12345), None).unwrap();
+        }
+        let owner = meta().uid();
+        check(&meta(), owner).unwrap();
+        for other in [0, owner + 1] {
+            assert!(
+                matches!(check(&meta(), other), Err(Cause::Owner { owner: found, us })
+                    if found == owner && us == other)
+            );
+        }
+    }
+
+    #[test]
+    fn a_reader_survives_the_overwriting_of_what_it_has_open() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = directory.path().join("key");
+        create(&path).unwrap();
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let readers: Vec<_> = (0..2)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let mut reads = 0;
+                        while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                            read(&path)?;
+                            reads += 1;
+                        }
+                        Ok::<u32, Error>(reads)
+                    })
+                })
+                .collect();
+            for _ in 0..40 {
+                let id = update(&path, KeyFile::add_version).unwrap();
+                update(&path, |file| file.set_enabled(id, false)).unwrap();
+                update(&path, |file| file.remove_version(id)).unwrap();
+            }
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            for reader in readers {
+                assert!(reader.join().unwrap().unwrap() > 0);
+            }
+        });
+    }
+}

@@ -1,0 +1,45 @@
+//! Every key management provider behaves the same.
+//!
+//! A provider registers with one line below: a *lab*, which sets up the
+//! service and can do at it what its operator could (rotate, disable,
+//! delete, break it). The cases are in `suite`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod file;
+mod lab;
+#[path = "../support/needles.rs"]
+mod needles;
+mod suite;
+
+/// Runs the whole suite on the labs that `$lab` makes, each case on a new one.
+macro_rules! conformance {
+    ($provider:ident, $lab:expr) => {
+        mod $provider {
+            use super::suite;
+            conformance!(@cases $lab;
+                round_trip,
+                the_binding_must_match,
+                another_key_does_not_open,
+                no_bit_of_the_envelope_can_change,
+                no_field_beside_the_envelope_can_change,
+                old_wraps_open_after_rotation,
+                a_pinned_version_stays,
+                a_disabled_version_is_denied,
+                a_deleted_version_is_gone,
+                what_does_not_exist_is_not_found,
+                each_class_of_failure_is_told,
+                calls_do_not_disturb_each_other,
+            );
+        }
+    };
+    (@cases $lab:expr; $($case:ident,)+) => {
+        $(
+            #[test]
+            fn $case() {
+                suite::run(&$lab, suite::$case);
+            }
+        )+
+    };
+}
+
+conformance!(file_provider, crate::file::FileLab::new());
