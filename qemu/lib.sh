@@ -38,11 +38,13 @@ choose_accel() {
     [[ $1 == auto ]] || { echo "$1"; return; }
     [[ -r /dev/kvm && -w /dev/kvm ]] || { echo tcg; return; }
     local key answer cache=$GUEST_DIR/accel
-    key="$(cat /proc/sys/kernel/random/boot_id) $2 $("$2" --version | head -n 1) $(readlink -f "$GUEST_DIR/vmlinuz")"
-    if [[ -f $cache && $(head -n 1 "$cache") == "$key" ]]; then
-        sed -n 2p "$cache"
-        return
-    fi
+    key="$(</proc/sys/kernel/random/boot_id) $2 $("$2" --version | head -n 1) $(stat -L -c '%s %Y' "$GUEST_DIR/vmlinuz")"
+    for answer in kvm tcg; do
+        if grep -qsFx "$answer $key" "$cache"; then
+            echo "$answer"
+            return
+        fi
+    done
     say "trying whether guests run under KVM here (once, up to 10 seconds)"
     answer=tcg
     # The trial's first line of console output decides; QEMU powers off by itself.
@@ -52,7 +54,6 @@ choose_accel() {
         grep -q 'sealblk-guest: trial passed'; then
         answer=kvm
     fi
-    printf '%s\n%s\n' "$key" "$answer" >"$cache.$$"
-    mv -- "$cache.$$" "$cache"
+    echo "$answer $key" >>"$cache"
     echo "$answer"
 }
