@@ -141,8 +141,10 @@ pub const ADDRESSES: &[Case] = &[
         },
     },
     Case {
+        // The walk over a chain ends where it gets longer than 2^32 bytes
+        // (VIRTIO 1.3, 2.7.4.2), so that its status byte is not found.
         name: "lengths whose sum wraps around in 32 bits",
-        expect: Status(S_IOERR),
+        expect: NoSuccess,
         qemu: false,
         build: |raw| {
             let chain = vec![
