@@ -7,6 +7,8 @@
 mod chains;
 #[path = "hostile_guest/framing.rs"]
 mod framing;
+#[path = "hostile_guest/indirect.rs"]
+mod indirect;
 #[path = "hostile_guest/limits.rs"]
 mod limits;
 #[path = "hostile_guest/messages.rs"]
@@ -230,5 +232,5 @@ on_both!(
     chains::RANGES as ranges,
     framing::LINKS as links,
     framing::HEADERS_AND_STATUS_BYTES as headers_and_status_bytes,
-    framing::INDIRECT_TABLES as indirect_tables,
+    indirect::INDIRECT_TABLES as indirect_tables,
 );

@@ -96,8 +96,9 @@ fn connections_leave_nothing_behind(mut target: Target) {
     for round in 0..200 {
         let mut raw = target.connect();
         match round % 4 {
-            0 => {}
-            1 => drop(raw.submit(0, Request::flush(), Form::Direct)),
+            // QEMU 10.0's storage daemon sometimes aborts in an assertion then.
+            1 if target.strict => drop(raw.submit(0, Request::flush(), Form::Direct)),
+            0 | 1 => {}
             2 => drop(raw.stop_queue(0)),
             _ => drop(raw.messages.send_bytes(&[1, 0, 0, 0, 1], &[])),
         }
