@@ -11,8 +11,9 @@ use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
+use super::choices::{LogFormat, LogLevel};
 use super::error::Error;
-use super::values::{FilePath, LogFormat, LogLevel};
+use super::values::FilePath;
 use super::{Config, Log, Options};
 use crate::keys::{Definition, Name, Source};
 use crate::kms;

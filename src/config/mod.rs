@@ -6,6 +6,7 @@
 //! checks again, and nothing else in the program reads files or the
 //! environment to find out what to do.
 
+mod choices;
 mod error;
 mod file;
 mod group;
@@ -13,15 +14,13 @@ mod options;
 mod serve;
 mod values;
 
+pub use choices::{Cache, Direct, Discard, Engine, LogFormat, LogLevel};
 pub use error::Error;
 pub use group::Group;
 pub use options::Options;
 pub(crate) use options::path_parser;
 pub use serve::{Disk, Serve};
-pub use values::{
-    Cache, Direct, Discard, Engine, FilePath, LogFormat, LogLevel, Poll, QueueSize, Queues, Serial,
-    SocketMode,
-};
+pub use values::{FilePath, Poll, QueueSize, Queues, Serial, SocketMode};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

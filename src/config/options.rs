@@ -4,11 +4,10 @@
 use clap::builder::TypedValueParser;
 use serde::Deserialize;
 
+use super::choices::{Cache, Direct, Discard, Engine};
 use super::error::Error;
 use super::group::Group;
-use super::values::{
-    Cache, Direct, Discard, Engine, FilePath, Poll, QueueSize, Queues, Serial, SocketMode,
-};
+use super::values::{FilePath, Poll, QueueSize, Queues, Serial, SocketMode};
 
 /// What `[serve]` in the file and the flags of `sealblk serve` can set. What
 /// is not set is `None`, so that one can be laid over the other.

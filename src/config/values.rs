@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::ValueEnum;
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 
 use super::group::Group;
@@ -301,90 +300,5 @@ impl<'de> Deserialize<'de> for FilePath {
                 }
             },
         })
-    }
-}
-
-macro_rules! choice {
-    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident),+ $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, serde::Deserialize)]
-        #[serde(rename_all = "lowercase")]
-        pub enum $name { $($(#[$variant_doc])* $variant),+ }
-    };
-}
-
-choice! {
-    /// What a guest's DISCARD does.
-    Discard {
-        /// Nothing: how much of the disk is used stays hidden
-        #[default]
-        Ignore,
-        /// Frees the space in the backing file, which shows what is unused
-        Pass,
-    }
-}
-
-choice! {
-    /// Whether to go around the host's page cache (O_DIRECT).
-    Direct {
-        /// Where the file system can
-        #[default]
-        Auto,
-        /// Refuse to serve where it cannot
-        Always,
-        /// Use the page cache
-        Never,
-    }
-}
-
-choice! {
-    /// When a write is durable.
-    Cache {
-        /// When the guest flushes
-        #[default]
-        Writeback,
-        /// When it completes
-        Writethrough,
-    }
-}
-
-choice! {
-    /// The AES-XTS implementation.
-    Engine {
-        /// The fastest one that passes its self-test on this CPU
-        #[default]
-        Auto,
-        /// The one that runs everywhere, with AES-NI where there is
-        Portable,
-    }
-}
-
-choice! {
-    /// How log lines look.
-    LogFormat {
-        /// For people
-        #[default]
-        Text,
-        /// One JSON object a line
-        Json,
-    }
-}
-
-choice! {
-    /// The least severe level that is logged.
-    LogLevel {
-        /// Nothing
-        Off,
-        /// What failed
-        Error,
-        /// What may fail soon
-        Warn,
-        /// What was done
-        #[default]
-        Info,
-        /// How it was done
-        Debug,
-        /// Every step
-        Trace,
     }
 }

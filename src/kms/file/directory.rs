@@ -106,16 +106,7 @@ impl Directory {
                 // A file system without RENAME_NOREPLACE: a hard link does the
                 // same, and leaves the temporary name to be removed.
                 Err(Errno::INVAL | Errno::NOSYS) if flags.contains(RenameFlags::NOREPLACE) => {
-                    rustix::fs::linkat(
-                        &self.fd,
-                        &self.temporary,
-                        &self.fd,
-                        &self.name,
-                        AtFlags::empty(),
-                    )
-                    .and_then(|()| {
-                        rustix::fs::unlinkat(&self.fd, &self.temporary, AtFlags::empty())
-                    })
+                    self.link_new()
                 }
                 other => other,
             };
@@ -127,5 +118,45 @@ impl Directory {
             });
         }
         rustix::fs::fsync(&self.fd).map_err(|e| Cause::io("make lasting", e))
+    }
+
+    /// What renaming without replacing does, in two steps.
+    fn link_new(&self) -> rustix::io::Result<()> {
+        let (from, to) = (&self.temporary, &self.name);
+        rustix::fs::linkat(&self.fd, from, &self.fd, to, AtFlags::empty())?;
+        rustix::fs::unlinkat(&self.fd, from, AtFlags::empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn publishing_a_new_file_replaces_nothing() {
+        let place = tempfile::TempDir::new().unwrap();
+        let path = place.path().join("key");
+        let directory = Directory::lock(&path).unwrap();
+        directory.write_new(b"ours", None).unwrap();
+        // Somebody who takes no lock was faster.
+        std::fs::write(&path, "theirs").unwrap();
+        let late = directory.publish(RenameFlags::NOREPLACE);
+        assert!(matches!(late, Err(Cause::Exists)));
+        assert_eq!(std::fs::read(&path).unwrap(), b"theirs");
+        assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn the_fallback_for_plain_file_systems_does_the_same() {
+        let place = tempfile::TempDir::new().unwrap();
+        let path = place.path().join("key");
+        let directory = Directory::lock(&path).unwrap();
+        directory.write_new(b"ours", None).unwrap();
+        directory.link_new().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"ours");
+        assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1);
+        directory.write_new(b"again", None).unwrap();
+        assert_eq!(directory.link_new(), Err(Errno::EXIST));
+        assert_eq!(std::fs::read(&path).unwrap(), b"ours");
     }
 }
