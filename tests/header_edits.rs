@@ -101,10 +101,14 @@ fn headers_that_sealblk_cannot_serve_are_refused_with_the_reason() {
             json!(4_000_000_000u32),
             "iterations",
         ),
-        ("/tokens/0/type", json!("other"), "no sealblk token"),
         ("/tokens/0/version", json!(2), ""),
     ];
     let corrupt = [
+        (
+            "/tokens/0/type",
+            json!("other"),
+            "sealblk token was removed",
+        ),
         ("/segments/0/size", json!("0"), "number of sectors"),
         ("/segments/0/size", json!("1000"), "number of sectors"),
         ("/segments/0/size", json!("+512"), "decimal"),
@@ -146,6 +150,15 @@ fn headers_that_sealblk_cannot_serve_are_refused_with_the_reason() {
         assert!(error.to_string().contains(reason), "{pointer}: {error}");
         assert!(error.help().is_some(), "{error}");
     }
+}
+
+#[test]
+fn a_luks2_device_of_somebody_else_is_not_called_damaged() {
+    let mut header = edited(|document| document["tokens"] = json!({}));
+    header.binary.subsystem = field("").unwrap();
+    let error = Description::of(&header, Path::new("image")).unwrap_err();
+    assert!(matches!(error, Error::NotSealblk { .. }), "{error}");
+    assert_eq!(error.kind(), Kind::Unsupported);
 }
 
 #[test]
@@ -212,7 +225,7 @@ fn a_uuid_that_is_none_is_refused() {
 #[test]
 fn unknown_fields_are_kept_wherever_they_are() {
     let header = edited(|document| {
-        document["future"] = json!({"a": [1, 2.5, null]});
+        document["future"] = json!({"a": [1, -2.65240693219086e-104, null]});
         document["config"]["flags"] = json!(["allow-discards"]);
         document["segments"]["0"]["hint"] = json!("kept");
         document["tokens"]["0"]["later"] = json!(true);

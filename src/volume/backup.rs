@@ -9,11 +9,13 @@ use std::path::Path;
 
 use super::description::Description;
 use super::device::{Access, Device};
+use super::devices::{Devices, Location};
 use super::error::Error;
+use super::inspect::Inspection;
 use super::luks2::HeaderIo;
 use super::luks2::copies::{self, Found, State};
 use super::occupied::recognise;
-use super::open::{Devices, Inspection, Location, Volume};
+use super::open::Volume;
 use super::undo::Undo;
 
 const CHUNK: usize = 1 << 20;

@@ -9,70 +9,27 @@ use std::path::Path;
 use uuid::Uuid;
 
 use super::binding::Binding;
-use super::description::ALIGNMENT;
+use super::description::SUBSYSTEM;
 use super::device::{Access, Device, directory_of};
+use super::devices::{Devices, Location};
 use super::error::Error;
-use super::luks2::binary::{Binary, COPY_BYTES, LABEL_BYTES, field};
+use super::luks2::binary::{Binary, COPY_BYTES, field};
 use super::luks2::digest::Digest;
 use super::luks2::metadata::ENCRYPTION;
 use super::luks2::{Header, Metadata, Segment, copies};
 use super::occupied::{self, Searched};
-use super::open::{Devices, Location, Volume, check_fits};
+use super::open::{Volume, check_fits};
+use super::options::CreateOptions;
 use super::token::{Token, Wrap};
 use super::undo::Undo;
 use crate::secret::Dek;
-use crate::units::{Bytes, SectorSize};
-
-/// The default length of the header area: room for both copies, for
-/// passphrase keyslots in a rescue, and for what later versions keep there.
-pub const DEFAULT_HEADER_AREA: Bytes = Bytes(16 << 20);
-/// The smallest header area: two copies of the smallest length and nothing else.
-pub const MIN_HEADER_AREA: Bytes = Bytes(2 * COPY_BYTES[0]);
-/// The largest header area: LUKS2 limits the keyslots area to this.
-pub const MAX_HEADER_AREA: Bytes = Bytes(128 << 20);
+use crate::units::Bytes;
 
 /// From this length of the header area on, each copy has [`LARGE_COPY`] bytes.
 const ROOMY: u64 = 1 << 20;
 /// 60 KiB of JSON: some sixty wrapped keys.
 const LARGE_COPY: u64 = COPY_BYTES[2];
 const SMALL_COPY: u64 = COPY_BYTES[0];
-
-/// What a new volume is to be like.
-#[derive(Clone, Debug)]
-pub struct CreateOptions {
-    /// What people call it: at most 47 bytes.
-    pub label: String,
-    /// Its UUID. A random one if none is given.
-    pub uuid: Option<Uuid>,
-    /// The size of a data unit.
-    pub sector_size: SectorSize,
-    /// The size of the disk that the guest sees. If not given, what the
-    /// existing file or block device has room for.
-    pub size: Option<Bytes>,
-    /// Whether to reserve the space now instead of as the guest writes.
-    pub preallocate: bool,
-    /// Whether a data unit whose stored bytes are all zero reads as zeroes.
-    pub zero_units: bool,
-    /// Length of the header area, and so where inline data starts.
-    pub header_area: Bytes,
-    /// Whether what is there already may be destroyed.
-    pub force: bool,
-}
-
-impl Default for CreateOptions {
-    fn default() -> Self {
-        CreateOptions {
-            label: String::new(),
-            uuid: None,
-            sector_size: SectorSize::default(),
-            size: None,
-            preallocate: false,
-            zero_units: false,
-            header_area: DEFAULT_HEADER_AREA,
-            force: false,
-        }
-    }
-}
 
 /// A volume that could be made: everything is checked, what exists is locked
 /// and nothing is written.
@@ -95,7 +52,7 @@ impl Plan {
     /// [`Error::Occupied`] when something would be destroyed,
     /// [`Error::Busy`] and [`Error::InUse`] even with `force`.
     pub fn new(location: &Location, options: CreateOptions) -> Result<Self, Error> {
-        check(&options)?;
+        options.check()?;
         let data = existing(&location.data)?;
         let header = match &location.header {
             Some(path) => existing(path)?,
@@ -237,7 +194,7 @@ impl Plan {
                 seqid: 1,
                 label: field(&self.options.label).ok_or_else(|| too_long("label"))?,
                 uuid: field(&self.uuid.to_string()).ok_or_else(|| too_long("UUID"))?,
-                subsystem: field("sealblk").ok_or_else(|| too_long("subsystem"))?,
+                subsystem: field(SUBSYSTEM).ok_or_else(|| too_long("subsystem"))?,
             },
             metadata: Metadata::new(&segment, &digest, token, copy_bytes, area).map_err(fault)?,
         };
@@ -348,30 +305,4 @@ fn existing(path: &Path) -> Result<Option<Device>, Error> {
     let device = Device::open(path, Access::ReadWrite)?;
     device.lock(Access::ReadWrite)?;
     Ok(Some(device))
-}
-
-fn check(options: &CreateOptions) -> Result<(), Error> {
-    let refuse = |text: String| Err(Error::Options(text));
-    let area = options.header_area;
-    if !(MIN_HEADER_AREA..=MAX_HEADER_AREA).contains(&area) {
-        return refuse(format!(
-            "a header area has at least {MIN_HEADER_AREA} and at most {MAX_HEADER_AREA}, not {area}"
-        ));
-    }
-    if !area.0.is_multiple_of(ALIGNMENT) {
-        return refuse(format!(
-            "a header area of {area} is not a multiple of 4 KiB"
-        ));
-    }
-    if options.label.len() >= LABEL_BYTES || options.label.chars().any(char::is_control) {
-        return refuse("a label has at most 47 bytes and no control characters".into());
-    }
-    let sector = options.sector_size.bytes() as u64;
-    match options.size {
-        Some(Bytes(0)) => refuse("a disk of no size is of no use".into()),
-        Some(size) if !size.0.is_multiple_of(sector) => refuse(format!(
-            "a size of {size} is not a number of {sector}-byte sectors"
-        )),
-        _ => Ok(()),
-    }
 }

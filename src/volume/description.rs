@@ -12,11 +12,16 @@ use super::luks2::binary::{BINARY_BYTES, text};
 use super::luks2::digest::Digest;
 use super::luks2::metadata::{ENCRYPTION, Fault};
 use super::token::{self, Token};
+use crate::secret::Dek;
 use crate::units::{SECTOR_BYTES, SectorSize};
 
 /// What the start of the data, and everything in the header area, is aligned
 /// to: the page size, so that header and data never share a page.
 pub const ALIGNMENT: u64 = 4096;
+
+/// What the subsystem field of our headers says. It shows in `blkid` and
+/// `luksDump`; nothing depends on it.
+pub const SUBSYSTEM: &str = "sealblk";
 
 /// Where the data of a volume is and how it is encrypted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +78,7 @@ impl Description {
         let (_, token) = metadata
             .token(token::TYPE)
             .map_err(fault)?
-            .ok_or_else(|| Error::NotSealblk { path: path.into() })?;
+            .ok_or_else(|| without_token(header, path))?;
         let token = Token::from_json(token).map_err(|source| Error::Token {
             path: path.into(),
             source,
@@ -94,6 +99,17 @@ impl Description {
         })
     }
 
+    /// Checks that `dek` is the key of this volume. `path` is for the message.
+    ///
+    /// # Errors
+    /// [`Error::WrongKey`] if it is not.
+    pub fn verify_dek(&self, dek: &Dek, path: &Path) -> Result<(), Error> {
+        match self.digest.proves(dek) {
+            true => Ok(()),
+            false => Err(Error::WrongKey { path: path.into() }),
+        }
+    }
+
     /// What every wrap of the key is bound to.
     pub fn binding(&self) -> Binding {
         Binding {
@@ -103,6 +119,14 @@ impl Description {
             iv_tweak: self.layout.iv_tweak,
             zero_units: self.layout.zero_units,
         }
+    }
+}
+
+/// A LUKS2 device of somebody else's, or one of ours that lost its token.
+fn without_token(header: &Header, path: &Path) -> Error {
+    match text(&header.binary.subsystem) == SUBSYSTEM {
+        true => Error::header(path, invalid("its sealblk token was removed")),
+        false => Error::NotSealblk { path: path.into() },
     }
 }
 

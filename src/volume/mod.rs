@@ -7,27 +7,34 @@
 //! knows no key management: keys go past it as wrapped bytes, except for the
 //! digest, which proves a key right.
 
-pub mod backup;
+mod backup;
 mod base64_text;
 pub mod binding;
-pub mod create;
-pub mod description;
+mod create;
+mod description;
 mod device;
+mod devices;
 mod error;
+mod help;
+mod inspect;
 mod lock;
 pub mod luks2;
 mod occupied;
-pub mod open;
+mod open;
+mod options;
 mod signatures;
 pub mod token;
 mod undo;
 
 pub use backup::{backup, restore};
 pub use binding::Binding;
-pub use create::{CreateOptions, Plan};
+pub use create::Plan;
 pub use description::{Description, Layout};
 pub use device::Access;
+pub use devices::Location;
 pub use error::Error;
+pub use inspect::Inspection;
 pub use occupied::{Occupant, Searched};
-pub use open::{Inspection, Location, Volume};
+pub use open::Volume;
+pub use options::{CreateOptions, DEFAULT_HEADER_AREA};
 pub use token::{Bound, Token, TokenError, Wrap};

@@ -2,133 +2,19 @@
 #![forbid(unsafe_code)]
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use uuid::Uuid;
 
 use super::description::{Description, Layout};
-use super::device::{Access, Device};
+use super::device::Access;
+use super::devices::{Devices, Location};
 use super::error::Error;
-use super::lock;
-use super::luks2::binary::{Flaw, text};
-use super::luks2::copies::{self, Found, Lost};
+use super::luks2::copies;
 use super::luks2::{Header, Which};
-use super::occupied::recognise;
 use super::token::{self, Token};
 use crate::secret::Dek;
 use crate::units::Bytes;
-
-/// Where a volume is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Location {
-    /// The data: a regular file or block device. Also the header, unless that
-    /// is detached.
-    pub data: PathBuf,
-    /// The detached header, if it has one.
-    pub header: Option<PathBuf>,
-}
-
-/// The open files of a volume.
-#[derive(Debug)]
-pub(super) struct Devices {
-    pub data: Device,
-    pub header: Option<Device>,
-}
-
-impl Devices {
-    /// Opens what `location` names, without locks.
-    pub fn open(location: &Location, access: Access) -> Result<Self, Error> {
-        let data = Device::open(&location.data, access)?;
-        let header = location
-            .header
-            .as_deref()
-            .map(|path| Device::open(path, access))
-            .transpose()?;
-        let devices = Devices { data, header };
-        devices.check_distinct()?;
-        Ok(devices)
-    }
-
-    pub fn check_distinct(&self) -> Result<(), Error> {
-        match &self.header {
-            Some(header) if header.is_same(&self.data)? => Err(Error::SameFile {
-                path: self.data.path().into(),
-            }),
-            _ => Ok(()),
-        }
-    }
-
-    /// Takes the use lock of each.
-    pub fn lock(&self, access: Access) -> Result<(), Error> {
-        self.data.lock(access)?;
-        self.header
-            .as_ref()
-            .map_or(Ok(()), |header| header.lock(access))
-    }
-
-    /// What holds the header.
-    pub fn header(&self) -> &Device {
-        self.header.as_ref().unwrap_or(&self.data)
-    }
-
-    /// Reads both header copies, which nobody may be rewriting meanwhile.
-    pub fn read_header(&self) -> Result<Found, Error> {
-        let device = self.header();
-        let _lock = device.lock_header(Access::ReadOnly)?;
-        self.read_locked_header()
-    }
-
-    fn read_locked_header(&self) -> Result<Found, Error> {
-        let device = self.header();
-        copies::read(&device.file()).map_err(|lost| no_header(device, lost))
-    }
-
-    /// Checks that the data is the one the header describes, as far as can be
-    /// seen without the key, and returns its length.
-    pub fn check_data(&self, description: &Description) -> Result<u64, Error> {
-        let layout = description.layout;
-        if self.header.is_none() && layout.data_offset == 0 {
-            return Err(Error::DetachedHeader {
-                path: self.data.path().into(),
-            });
-        }
-        if self.header.is_some()
-            && let Ok(own) = copies::read(&self.data.file())
-        {
-            // Ciphertext does not have a right checksum by chance.
-            let data_uuid = text(&own.header.binary.uuid).into_owned();
-            let header_uuid = description.uuid.to_string();
-            if layout.data_offset == 0 || data_uuid != header_uuid {
-                return Err(Error::OtherVolume {
-                    path: self.data.path().into(),
-                    data_uuid,
-                    header_uuid,
-                });
-            }
-        }
-        let (actual, needed) = (self.data.len()?, layout.end());
-        match actual < needed {
-            true => Err(Error::Shorter {
-                path: self.data.path().into(),
-                actual,
-                needed,
-            }),
-            false => Ok(actual),
-        }
-    }
-}
-
-fn no_header(device: &Device, lost: Lost) -> Error {
-    let nothing = matches!(lost.primary, Flaw::NoMagic | Flaw::CutOff) && lost.no_trace();
-    let path = device.path().to_owned();
-    match nothing {
-        true => Error::NotAVolume {
-            path,
-            found: recognise(device).ok().flatten(),
-        },
-        false => Error::BothDamaged { path, lost },
-    }
-}
 
 /// A volume that is open and locked. The lock goes when this is dropped or
 /// the process ends, however it ends.
@@ -240,7 +126,8 @@ impl Volume {
     /// # Errors
     /// [`Error::WrongKey`] if it is not.
     pub fn verify_dek(&self, dek: &Dek) -> Result<(), Error> {
-        verify_dek(&self.description, dek, self.devices.header().path())
+        self.description
+            .verify_dek(dek, self.devices.header().path())
     }
 
     /// The data file. Its descriptor is buffered and holds the lock: whoever
@@ -322,77 +209,5 @@ pub(super) fn check_fits(header: &Header, path: &Path) -> Result<(), Error> {
             room,
         }),
         false => Ok(()),
-    }
-}
-
-fn verify_dek(description: &Description, dek: &Dek, path: &Path) -> Result<(), Error> {
-    match description.digest.proves(dek) {
-        true => Ok(()),
-        false => Err(Error::WrongKey { path: path.into() }),
-    }
-}
-
-/// A look at a volume that may be in use: no lock is taken, and nothing
-/// written.
-#[derive(Debug)]
-pub struct Inspection {
-    devices: Devices,
-    found: Found,
-}
-
-impl Inspection {
-    /// Reads the header of a volume.
-    ///
-    /// # Errors
-    /// When there is no valid header copy, or the files cannot be read.
-    pub fn of(location: &Location) -> Result<Self, Error> {
-        let devices = Devices::open(location, Access::ReadOnly)?;
-        let found = devices.read_header()?;
-        Ok(Inspection { devices, found })
-    }
-
-    /// The header as it was read, and the state of its copies.
-    pub fn found(&self) -> &Found {
-        &self.found
-    }
-
-    /// The meaning of the header.
-    ///
-    /// # Errors
-    /// When sealblk cannot use it.
-    pub fn description(&self) -> Result<Description, Error> {
-        Description::of(&self.found.header, self.devices.header().path())
-    }
-
-    /// Checks that the data fits the header, and returns its length in bytes.
-    ///
-    /// # Errors
-    /// As [`Volume::open`].
-    pub fn check_data(&self, description: &Description) -> Result<u64, Error> {
-        self.devices.check_data(description)
-    }
-
-    /// Checks that `dek` is the key that the header describes.
-    ///
-    /// # Errors
-    /// [`Error::WrongKey`] if it is not.
-    pub fn verify_dek(&self, description: &Description, dek: &Dek) -> Result<(), Error> {
-        verify_dek(description, dek, self.devices.header().path())
-    }
-
-    /// The device that holds the header.
-    pub(super) fn header_device(&self) -> &Device {
-        self.devices.header()
-    }
-
-    /// Whether somebody has the volume open just now, and who, if that can be
-    /// found out.
-    ///
-    /// # Errors
-    /// When the file system has no locks.
-    pub fn user(&self) -> Result<Option<Option<u32>>, Error> {
-        let data = &self.devices.data;
-        let used = lock::in_use(data.file()).map_err(|error| data.error("ask for locks of", error));
-        Ok(used?.then(|| lock::holder(data.file())))
     }
 }

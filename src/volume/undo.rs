@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate};
 
-use super::create::CreateOptions;
 use super::device::{Access, Device, sync_directory_of};
 use super::error::Error;
 use super::occupied::{HEAD, TAIL};
+use super::options::CreateOptions;
 
 const CHUNK: usize = 1 << 20;
 

@@ -11,8 +11,7 @@ use crate::error::{Failure, Kind};
 use crate::keys::KeySets;
 use crate::secret::Dek;
 use crate::units::{Bytes, SectorSize};
-use crate::volume::create::DEFAULT_HEADER_AREA;
-use crate::volume::{CreateOptions, Location, Plan, Searched};
+use crate::volume::{CreateOptions, DEFAULT_HEADER_AREA, Location, Plan, Searched};
 
 /// What follows `sealblk volume create`.
 #[derive(Debug, clap::Args)]
@@ -35,8 +34,8 @@ pub struct Args {
     key_set: String,
 
     /// Name for people, at most 47 bytes
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    label: String,
+    #[arg(long, value_name = "TEXT")]
+    label: Option<String>,
 
     /// UUID of the volume [default: a random one]
     #[arg(long, value_name = "UUID")]
@@ -81,7 +80,7 @@ struct Created {
 pub fn run(args: Args, keys: &KeySets) -> Result<(), Failure> {
     let location = Location::from(args.location);
     let options = CreateOptions {
-        label: args.label,
+        label: args.label.unwrap_or_default(),
         uuid: args.uuid,
         sector_size: args.sector_size,
         size: args.size,

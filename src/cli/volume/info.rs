@@ -10,7 +10,7 @@ use crate::cli::{print, print_json};
 use crate::error::Failure;
 use crate::units::Bytes;
 use crate::volume::luks2::metadata::ENCRYPTION;
-use crate::volume::{Inspection, Location};
+use crate::volume::{Error, Inspection, Location};
 
 /// What follows `sealblk volume info`.
 #[derive(Debug, clap::Args)]
@@ -90,7 +90,11 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let location = Location::from(args.location);
     let inspection = Inspection::of(&location)?;
     let description = inspection.description()?;
-    let data = inspection.check_data(&description);
+    let data = match inspection.check_data(&description) {
+        // The facts are worth seeing also when some of the data is missing.
+        data @ (Ok(_) | Err(Error::Shorter { .. })) => data,
+        Err(error) => return Err(error.into()),
+    };
     let user = inspection.user()?;
     let layout = description.layout;
     let (used, room) = inspection.found().header.fill();
@@ -131,7 +135,6 @@ pub fn run(args: Args) -> Result<(), Failure> {
         true => print_json(&info)?,
         false => print(&info)?,
     }
-    // The facts are worth seeing also when the data does not fit them.
     data.map(|_| ()).map_err(Failure::from)
 }
 
