@@ -1,6 +1,6 @@
 //! Memory that somebody else may change while we look at it.
 
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 
 /// A contiguous piece of guest memory.
 ///
@@ -38,5 +38,249 @@ impl Segment {
     /// Whether there is nothing in it.
     pub fn is_empty(self) -> bool {
         self.len == 0
+    }
+}
+
+/// A place in a scatter list: where the next byte of a request is.
+///
+/// A request that is handled in chunks keeps one cursor, and each chunk goes
+/// on where the one before stopped. Nothing is copied or allocated; segments
+/// of length zero are stepped over.
+#[derive(Clone, Debug)]
+pub struct SegmentCursor<'a> {
+    /// The current segment and those after it.
+    segments: &'a [Segment],
+    /// Bytes of the current segment that are behind us.
+    offset: usize,
+    /// Bytes ahead of us, in all segments.
+    remaining: usize,
+}
+
+impl<'a> SegmentCursor<'a> {
+    /// The start of a scatter list.
+    pub fn new(segments: &'a [Segment]) -> Self {
+        SegmentCursor {
+            segments,
+            offset: 0,
+            remaining: segments.iter().map(|segment| segment.len()).sum(),
+        }
+    }
+
+    /// `offset` bytes into a scatter list.
+    ///
+    /// # Panics
+    /// When the list is shorter than that.
+    pub fn at(segments: &'a [Segment], offset: usize) -> Self {
+        let mut cursor = Self::new(segments);
+        cursor.advance(offset);
+        cursor
+    }
+
+    /// How many bytes are ahead.
+    pub fn remaining(&self) -> usize {
+        self.remaining
+    }
+
+    /// What is contiguous from here on: the rest of the current segment.
+    /// Empty only at the end.
+    pub fn contiguous(&self) -> Segment {
+        for (index, segment) in self.segments.iter().enumerate() {
+            let offset = if index == 0 { self.offset } else { 0 };
+            if segment.len() > offset {
+                // SAFETY: `offset` is less than the length of the segment, so
+                // the address stays inside it and does not wrap to null.
+                let start = unsafe { segment.start.add(offset) };
+                return Segment::new(start, segment.len() - offset);
+            }
+        }
+        Segment::new(NonNull::dangling(), 0)
+    }
+
+    /// Steps over `count` bytes.
+    ///
+    /// # Panics
+    /// When fewer are left.
+    pub fn advance(&mut self, count: usize) {
+        assert!(count <= self.remaining, "a cursor stays in its list");
+        self.remaining -= count;
+        self.offset += count;
+        while let [first, rest @ ..] = self.segments {
+            if self.offset < first.len() {
+                break;
+            }
+            self.offset -= first.len();
+            self.segments = rest;
+        }
+    }
+
+    /// Copies the next `to.len()` bytes out of the segments, and steps over them.
+    ///
+    /// # Panics
+    /// When fewer are left.
+    ///
+    /// # Safety
+    /// The memory of the segments is mapped and readable, and does not overlap `to`.
+    pub unsafe fn copy_to(&mut self, to: &mut [u8]) {
+        assert!(to.len() <= self.remaining, "a cursor stays in its list");
+        let mut done = 0;
+        while done < to.len() {
+            let piece = self.contiguous();
+            let count = piece.len().min(to.len() - done);
+            // SAFETY: the caller vouches for the source; the destination has
+            // `count` bytes left by the line above.
+            unsafe { copy(piece.as_ptr(), to.as_mut_ptr().add(done), count) };
+            self.advance(count);
+            done += count;
+        }
+    }
+
+    /// Copies `from` into the segments, and steps over as many bytes.
+    ///
+    /// # Panics
+    /// When fewer are left.
+    ///
+    /// # Safety
+    /// The memory of the segments is mapped and writable, and does not overlap `from`.
+    pub unsafe fn copy_from(&mut self, from: &[u8]) {
+        assert!(from.len() <= self.remaining, "a cursor stays in its list");
+        let mut done = 0;
+        while done < from.len() {
+            let piece = self.contiguous();
+            let count = piece.len().min(from.len() - done);
+            // SAFETY: the caller vouches for the destination; the source has
+            // `count` bytes left by the line above.
+            unsafe { copy(from.as_ptr().add(done), piece.as_ptr(), count) };
+            self.advance(count);
+            done += count;
+        }
+    }
+
+    /// Writes `count` zeroes into the segments, and steps over them.
+    ///
+    /// # Panics
+    /// When fewer are left.
+    ///
+    /// # Safety
+    /// The memory of the segments is mapped and writable.
+    pub unsafe fn fill_zero(&mut self, mut count: usize) {
+        const ZEROES: &[u8] = &[0; 4096];
+        while count > 0 {
+            let step = count.min(ZEROES.len());
+            // SAFETY: as the caller vouches; a constant overlaps no guest memory.
+            unsafe { self.copy_from(&ZEROES[..step]) };
+            count -= step;
+        }
+    }
+}
+
+/// Copies bytes of which one side may change under our hands.
+///
+/// Every byte is read once and written once, in words where both sides allow
+/// it; the compiler may neither repeat nor split these accesses.
+///
+/// # Safety
+/// `from` is readable and `to` writable for `count` bytes; they do not overlap.
+unsafe fn copy(from: *const u8, to: *mut u8, count: usize) {
+    const WORD: usize = size_of::<u64>();
+    let byte = |at: usize| {
+        // SAFETY: `at < count`, so both addresses are within what the caller vouches for.
+        unsafe { ptr::write_volatile(to.add(at), ptr::read_volatile(from.add(at))) };
+    };
+    let mut at = 0;
+    if from.addr() % WORD == to.addr() % WORD {
+        while at < count && !(from.addr() + at).is_multiple_of(WORD) {
+            byte(at);
+            at += 1;
+        }
+        while count - at >= WORD {
+            // SAFETY: a whole word is left on both sides, and both are aligned.
+            unsafe {
+                let word = ptr::read_volatile(from.add(at).cast::<u64>());
+                ptr::write_volatile(to.add(at).cast::<u64>(), word);
+            }
+            at += WORD;
+        }
+    }
+    while at < count {
+        byte(at);
+        at += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Cuts a buffer into segments of the given lengths, in order, without gaps.
+    fn cut(memory: &mut [u8], lengths: &[usize]) -> Vec<Segment> {
+        let base = NonNull::new(memory.as_mut_ptr()).unwrap();
+        let mut at = 0;
+        lengths
+            .iter()
+            .map(|&len| {
+                // SAFETY: the lengths add up to the size of the buffer at most.
+                let segment = Segment::new(unsafe { base.add(at) }, len);
+                at += len;
+                segment
+            })
+            .collect()
+    }
+
+    proptest! {
+        #[test]
+        fn chunks_continue_where_the_one_before_stopped(
+            lengths in prop::collection::vec(0usize..70, 1..12),
+            chunks in prop::collection::vec(0usize..90, 1..12),
+            misalign in 0usize..8,
+        ) {
+            let total: usize = lengths.iter().sum();
+            let mut memory: Vec<u8> = (0..total).map(|i| i as u8).collect();
+            let expected = memory.clone();
+            let segments = cut(&mut memory, &lengths);
+            let mut cursor = SegmentCursor::new(&segments);
+            let mut seen = Vec::new();
+            for chunk in chunks {
+                let count = chunk.min(cursor.remaining());
+                let before = total - cursor.remaining();
+                let other = SegmentCursor::at(&segments, before);
+                prop_assert_eq!(other.contiguous().len(), cursor.contiguous().len());
+                let mut out = vec![0; misalign + count];
+                // SAFETY: the segments lie in `memory`, which nobody else uses.
+                unsafe { cursor.copy_to(&mut out[misalign..]) };
+                seen.extend_from_slice(&out[misalign..]);
+            }
+            prop_assert_eq!(seen.len() + cursor.remaining(), total);
+            prop_assert_eq!(&seen[..], &expected[..seen.len()]);
+        }
+
+        #[test]
+        fn what_is_copied_in_or_zeroed_lands_in_order(
+            lengths in prop::collection::vec(0usize..70, 1..12),
+            zeroes in 0usize..5000,
+        ) {
+            let total: usize = lengths.iter().sum();
+            let mut memory = vec![0xaa; total];
+            let data: Vec<u8> = (0..total).map(|i| i as u8).collect();
+            let segments = cut(&mut memory, &lengths);
+            let zeroes = zeroes.min(total);
+            let mut cursor = SegmentCursor::new(&segments);
+            // SAFETY: the segments lie in `memory`, which nobody else uses.
+            unsafe {
+                cursor.fill_zero(zeroes);
+                cursor.copy_from(&data[zeroes..]);
+            }
+            prop_assert_eq!(cursor.remaining(), 0);
+            prop_assert!(cursor.contiguous().is_empty());
+            prop_assert!(memory[..zeroes].iter().all(|&byte| byte == 0));
+            prop_assert_eq!(&memory[zeroes..], &data[zeroes..]);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "a cursor stays in its list")]
+    fn a_cursor_does_not_leave_its_list() {
+        let mut memory = [0u8; 8];
+        SegmentCursor::at(&cut(&mut memory, &[3, 5]), 9);
     }
 }
