@@ -8,9 +8,10 @@
 
 use std::fmt;
 use std::io;
-use std::mem::{self, MaybeUninit};
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut};
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 
 use subtle::ConstantTimeEq;
 use zeroize::Zeroize;
@@ -207,6 +208,12 @@ impl Dek {
     pub fn bytes(&self) -> &[u8] {
         &self.0
     }
+
+    /// The data key and the tweak key: 32 bytes each.
+    pub fn halves(&self) -> (&[u8; DEK_BYTES / 2], &[u8; DEK_BYTES / 2]) {
+        let (halves, _) = self.0.as_chunks();
+        (&halves[0], &halves[1])
+    }
 }
 
 impl TryFrom<Secret> for Dek {
@@ -224,44 +231,54 @@ impl TryFrom<Secret> for Dek {
     }
 }
 
-/// One value, such as expanded round keys, that lives in secret memory.
+/// One value, such as expanded round keys, that lives in secret memory. It is
+/// dropped where it lies, and the pages are wiped afterwards.
 pub struct SecretBox<T> {
     pages: SecretPages,
-    _value: std::marker::PhantomData<T>,
+    _value: PhantomData<T>,
 }
 
+// SAFETY: the box owns its value, as `Box` does.
+unsafe impl<T: Send> Send for SecretBox<T> {}
+// SAFETY: a shared box gives shared access to the value alone.
+unsafe impl<T: Sync> Sync for SecretBox<T> {}
+
 impl<T> SecretBox<T> {
-    /// Builds a value in secret memory. `make` writes it in place where it
-    /// can; a value that it returns by move may leave a copy on the stack, so
-    /// large key schedules take care to be written through the reference.
+    /// Builds a value in secret memory: `make` writes it into the slot and
+    /// returns the reference that it got from that. A value that is built
+    /// elsewhere first leaves a copy on the stack, so key schedules are
+    /// written through the slot where their type allows it.
     ///
     /// # Errors
     /// As [`Secret::zeroed`].
-    pub fn init(make: impl FnOnce(&mut MaybeUninit<T>)) -> io::Result<Self>
-    where
-        T: Sized + ZeroValid,
-    {
+    ///
+    /// # Panics
+    /// When `make` returns a reference to something else than the slot.
+    pub fn init(make: impl FnOnce(&mut MaybeUninit<T>) -> &mut T) -> io::Result<Self> {
+        assert!(align_of::<T>() <= 4096, "secret pages are page-aligned");
+        let pages = SecretPages::new(size_of::<T>())?;
+        // SAFETY: the mapping is large and aligned enough for a `T`, and a
+        // slot that need not be initialised may hold any bytes.
+        let slot = unsafe { pages.start.cast::<MaybeUninit<T>>().as_mut() };
+        let value = ptr::from_mut(make(slot));
         assert!(
-            mem::align_of::<T>() <= 4096,
-            "secret pages are page-aligned"
+            ptr::addr_eq(value, pages.start.as_ptr()),
+            "the value is built in the slot"
         );
-        let pages = SecretPages::new(mem::size_of::<T>())?;
-        // SAFETY: the mapping is large and aligned enough for a `T`, and zero
-        // bytes are a valid `T` (`ZeroValid`), so it is initialised even if
-        // `make` writes nothing.
-        make(unsafe { pages.start.cast::<MaybeUninit<T>>().as_mut() });
         Ok(SecretBox {
             pages,
-            _value: std::marker::PhantomData,
+            _value: PhantomData,
         })
     }
 }
 
-/// Types for which all-zero bytes are a valid value, and that need no drop.
-///
-/// # Safety
-/// The implementor guarantees both.
-pub unsafe trait ZeroValid {}
+impl<T> Drop for SecretBox<T> {
+    fn drop(&mut self) {
+        // SAFETY: `init` left a valid `T` there, and it is not used again;
+        // the pages are wiped and unmapped after this.
+        unsafe { self.pages.start.cast::<T>().drop_in_place() };
+    }
+}
 
 impl<T> Deref for SecretBox<T> {
     type Target = T;
@@ -276,6 +293,16 @@ impl<T> fmt::Debug for SecretBox<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SecretBox")
     }
+}
+
+/// Overwrites the part of the stack that calls made just before have used, in
+/// which by-value returns of key material leave copies. A precaution: the
+/// compiler promises nothing about where such copies are.
+#[inline(never)]
+pub fn scrub_stack() {
+    let mut used = [0u8; 16 << 10];
+    used.zeroize();
+    std::hint::black_box(&used);
 }
 
 #[cfg(test)]
@@ -304,5 +331,20 @@ mod tests {
         ));
         let (a, b) = (Dek::generate().unwrap(), Dek::generate().unwrap());
         assert_ne!(a, b);
+    }
+
+    #[test]
+    fn a_boxed_value_is_dropped_in_place() {
+        let counted = std::rc::Rc::new(());
+        let boxed = SecretBox::init(|slot| slot.write(counted.clone())).unwrap();
+        assert_eq!(std::rc::Rc::strong_count(&boxed), 2);
+        drop(boxed);
+        assert_eq!(std::rc::Rc::strong_count(&counted), 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "built in the slot")]
+    fn a_boxed_value_cannot_be_left_out() {
+        let _ = SecretBox::<u8>::init(|_| Box::leak(Box::new(1)));
     }
 }
