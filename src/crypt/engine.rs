@@ -1,0 +1,123 @@
+//! Which implementations of the cipher there are, and which this CPU runs.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::Error;
+use crate::error::{Explain, Kind};
+
+/// An implementation of AES-256-XTS. All give the same bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Engine {
+    /// The `aes` and `xts-mode` crates, unit by unit: runs everywhere.
+    Portable,
+}
+
+impl Engine {
+    /// Every engine, the fastest first.
+    const ALL: &[Engine] = &[Engine::Portable];
+
+    /// How many engines there are.
+    pub(super) const COUNT: usize = Self::ALL.len();
+
+    /// The engines that this CPU can run, the fastest first.
+    pub fn available() -> Vec<Engine> {
+        Self::ALL
+            .iter()
+            .copied()
+            .filter(|engine| engine.runs_here())
+            .collect()
+    }
+
+    /// The fastest engine that this CPU can run.
+    pub fn best() -> Engine {
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|engine| engine.runs_here())
+            .unwrap_or(Engine::Portable)
+    }
+
+    /// The name in configuration, logs and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Engine::Portable => "portable",
+        }
+    }
+
+    /// Refuses an engine that this CPU cannot run.
+    pub(super) fn check(self) -> Result<(), Error> {
+        if self.runs_here() {
+            return Ok(());
+        }
+        Err(Error::Unavailable {
+            engine: self,
+            needs: self.needs(),
+        })
+    }
+
+    /// The CPU features that the engine is built on.
+    fn needs(self) -> &'static str {
+        match self {
+            Engine::Portable => "nothing",
+        }
+    }
+
+    fn runs_here(self) -> bool {
+        match self {
+            Engine::Portable => true,
+        }
+    }
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A name that is no engine's.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no cipher engine {0:?}")]
+pub struct UnknownEngine(String);
+
+impl Explain for UnknownEngine {
+    fn kind(&self) -> Kind {
+        Kind::Usage
+    }
+
+    fn help(&self) -> Option<String> {
+        let names: Vec<_> = Engine::ALL.iter().map(|engine| engine.name()).collect();
+        Some(format!("use auto, or one of: {}", names.join(", ")))
+    }
+}
+
+impl FromStr for Engine {
+    type Err = UnknownEngine;
+
+    fn from_str(name: &str) -> Result<Self, UnknownEngine> {
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|engine| engine.name() == name)
+            .ok_or_else(|| UnknownEngine(name.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_back_and_the_best_engine_is_available() {
+        for &engine in Engine::ALL {
+            assert_eq!(engine.to_string().parse::<Engine>().unwrap(), engine);
+        }
+        assert_eq!(Engine::available().first(), Some(&Engine::best()));
+        assert!(Engine::available().contains(&Engine::Portable));
+        let unknown = "rot13".parse::<Engine>().unwrap_err();
+        assert!(unknown.help().unwrap().contains("portable"));
+    }
+}

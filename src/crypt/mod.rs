@@ -1,0 +1,242 @@
+//! The cipher of the data path: AES-256-XTS over data units, as dm-crypt's
+//! `aes-xts-plain64` has it.
+//!
+//! The cipher is the only copy that a request's data takes: encrypting reads
+//! guest memory once and writes our buffer, decrypting reads our buffer and
+//! writes guest memory, so that neither ciphertext nor a half-decrypted unit
+//! ever stands where the guest can see it.
+//!
+//! - [`SectorCipher`] is what the rest of the program uses: one per disk, keys
+//!   expanded once, shared by the queue threads.
+//! - `engine` knows which implementations there are and which this CPU runs.
+//! - `portable` is the oracle: the `aes` and `xts-mode` crates, unit by unit.
+//! - `selftest` proves an engine on this CPU before it may serve.
+//!
+//! No guest, no I/O and no key service is known here; only `units`, `segment`,
+//! `secret` and `error` are used. Calls neither allocate nor lock, and nothing
+//! branches on, or looks up tables by, secret data.
+//!
+//! The mode is that of IEEE Std 1619-2007 (NIST SP 800-38E). The tweak of a
+//! unit is the number of its first 512-byte sector plus `iv_tweak`, 64 bits,
+//! little-endian, padded with zeroes: it steps by 8 with units of 4096 bytes
+//! (<https://gitlab.com/cryptsetup/cryptsetup/-/wikis/DMCrypt>, `plain64`).
+
+mod engine;
+mod portable;
+mod selftest;
+
+use std::io;
+
+pub use engine::{Engine, UnknownEngine};
+
+use crate::error::{Explain, Kind};
+use crate::secret::{Dek, SecretBox};
+use crate::segment::SegmentCursor;
+use crate::units::{Sector, SectorSize};
+
+/// What the format of a volume says about its encryption, beside the key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Params {
+    /// The size of a data unit.
+    pub sector_size: SectorSize,
+    /// Added to the sector number for the tweak, modulo 2^64: `iv_tweak` of
+    /// the LUKS2 segment.
+    pub iv_tweak: u64,
+    /// A unit whose stored bytes are all zero reads as zeroes, so that
+    /// deallocated units do. Off means plain dm-crypt behaviour.
+    pub zero_units: bool,
+}
+
+/// Why a cipher cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The engine needs CPU features that are not there.
+    #[error("the cipher engine {engine} needs {needs}, which this CPU does not have")]
+    Unavailable {
+        /// The engine asked for.
+        engine: Engine,
+        /// The features that it needs.
+        needs: &'static str,
+    },
+    /// The engine gave wrong bytes on this CPU.
+    #[error("the cipher engine {engine} failed its self test on this CPU: {what} gave wrong bytes")]
+    SelfTest {
+        /// The engine that failed.
+        engine: Engine,
+        /// Which known answer it missed.
+        what: &'static str,
+    },
+    /// No locked memory for the round keys.
+    #[error("no locked memory for the round keys")]
+    Memory(#[from] io::Error),
+}
+
+impl Explain for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Error::Unavailable { .. } | Error::SelfTest { .. } => Kind::Unsupported,
+            Error::Memory(_) => Kind::Permission,
+        }
+    }
+
+    fn help(&self) -> Option<String> {
+        Some(match self {
+            Error::Unavailable { .. } => {
+                let names: Vec<_> = Engine::available().iter().map(|e| e.name()).collect();
+                format!("leave the choice to sealblk (auto), or take one of: {}", names.join(", "))
+            }
+            Error::SelfTest { .. } => {
+                "serve no data from this machine before its CPU and memory are checked; if they are sound, report this as a bug and use another engine meanwhile".into()
+            }
+            Error::Memory(_) => {
+                "raise the limit of locked memory (LimitMEMLOCK= in the unit, or ulimit -l)".into()
+            }
+        })
+    }
+}
+
+/// Expanded keys, in the form that the engine wants.
+enum Keys {
+    Portable(SecretBox<portable::Keys>),
+}
+
+/// The cipher of one disk. Shared by all its queue threads.
+pub struct SectorCipher {
+    keys: Keys,
+    params: Params,
+}
+
+impl SectorCipher {
+    /// Expands the key for an engine.
+    ///
+    /// # Errors
+    /// When this CPU lacks what the engine needs; when the engine fails its
+    /// known-answer test here (run once per process and engine); or when there
+    /// is no locked memory for the round keys.
+    pub fn new(engine: Engine, dek: &Dek, params: Params) -> Result<Self, Error> {
+        selftest::passed(engine)?;
+        Self::untested(engine, dek, params)
+    }
+
+    /// The same before, or during, the self test.
+    fn untested(engine: Engine, dek: &Dek, params: Params) -> Result<Self, Error> {
+        engine.check()?;
+        let keys = match engine {
+            Engine::Portable => Keys::Portable(portable::Keys::expand(dek)?),
+        };
+        Ok(SectorCipher { keys, params })
+    }
+
+    /// The engine that does the work.
+    pub fn engine(&self) -> Engine {
+        match self.keys {
+            Keys::Portable(_) => Engine::Portable,
+        }
+    }
+
+    /// What the cipher was made for.
+    pub fn params(&self) -> Params {
+        self.params
+    }
+
+    /// Encrypts the next `to.len()` bytes of the guest's data into our buffer,
+    /// and steps the cursor over them. `first` is where they belong on the
+    /// disk. Guest memory is read once; if the guest changes it meanwhile, the
+    /// result is garbage to that guest alone.
+    ///
+    /// # Panics
+    /// When `to` is not a whole number of units or longer than what the cursor
+    /// has left, or `first` is not the start of a unit.
+    ///
+    /// # Safety
+    /// The memory of the segments is mapped and readable, and overlaps `to` nowhere.
+    pub unsafe fn encrypt(&self, first: Sector, from: &mut SegmentCursor<'_>, to: &mut [u8]) {
+        let tweak = self.check(first, to.len(), from.remaining());
+        match &self.keys {
+            Keys::Portable(keys) => {
+                // SAFETY: as the caller vouches.
+                unsafe { from.copy_to(to) };
+                keys.encrypt(tweak, self.params.sector_size, to);
+            }
+        }
+    }
+
+    /// Decrypts our buffer into the next `from.len()` bytes of the guest's
+    /// memory, and steps the cursor over them. `from` is used as scratch, and
+    /// holds no defined bytes afterwards.
+    ///
+    /// # Panics
+    /// As [`SectorCipher::encrypt`].
+    ///
+    /// # Safety
+    /// The memory of the segments is mapped and writable, and overlaps `from` nowhere.
+    pub unsafe fn decrypt(&self, first: Sector, from: &mut [u8], to: &mut SegmentCursor<'_>) {
+        let tweak = self.check(first, from.len(), to.remaining());
+        match &self.keys {
+            Keys::Portable(keys) => {
+                keys.decrypt(tweak, self.params.sector_size, self.params.zero_units, from);
+                // SAFETY: as the caller vouches.
+                unsafe { to.copy_from(from) };
+            }
+        }
+    }
+
+    /// Encrypts a buffer of our own where it stands.
+    ///
+    /// # Panics
+    /// As [`SectorCipher::encrypt`].
+    pub fn encrypt_in_place(&self, first: Sector, buffer: &mut [u8]) {
+        let tweak = self.check(first, buffer.len(), buffer.len());
+        match &self.keys {
+            Keys::Portable(keys) => keys.encrypt(tweak, self.params.sector_size, buffer),
+        }
+    }
+
+    /// Decrypts a buffer of our own where it stands.
+    ///
+    /// # Panics
+    /// As [`SectorCipher::encrypt`].
+    pub fn decrypt_in_place(&self, first: Sector, buffer: &mut [u8]) {
+        let tweak = self.check(first, buffer.len(), buffer.len());
+        match &self.keys {
+            Keys::Portable(keys) => {
+                keys.decrypt(
+                    tweak,
+                    self.params.sector_size,
+                    self.params.zero_units,
+                    buffer,
+                );
+            }
+        }
+    }
+
+    /// Fills our buffer with encrypted zeroes: what WRITE_ZEROES stores.
+    ///
+    /// # Panics
+    /// As [`SectorCipher::encrypt`].
+    pub fn encrypt_zeroes(&self, first: Sector, to: &mut [u8]) {
+        to.fill(0);
+        self.encrypt_in_place(first, to);
+    }
+
+    /// Holds the callers to their side, and gives the tweak of the first unit.
+    fn check(&self, first: Sector, len: usize, available: usize) -> u64 {
+        let size = self.params.sector_size;
+        assert!(len.is_multiple_of(size.bytes()), "whole data units only");
+        assert!(len <= available, "the segments hold the whole buffer");
+        assert!(
+            first.0.is_multiple_of(size.sectors()),
+            "the first sector starts a unit"
+        );
+        first.0.wrapping_add(self.params.iv_tweak)
+    }
+}
+
+impl std::fmt::Debug for SectorCipher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SectorCipher")
+            .field("engine", &self.engine())
+            .field("params", &self.params)
+            .finish_non_exhaustive()
+    }
+}
