@@ -48,7 +48,7 @@ impl Segment {
 /// of length zero are stepped over.
 #[derive(Clone, Debug)]
 pub struct SegmentCursor<'a> {
-    /// The current segment and those after it.
+    /// The current segment, which is never at its end, and those after it.
     segments: &'a [Segment],
     /// Bytes of the current segment that are behind us.
     offset: usize,
@@ -59,11 +59,13 @@ pub struct SegmentCursor<'a> {
 impl<'a> SegmentCursor<'a> {
     /// The start of a scatter list.
     pub fn new(segments: &'a [Segment]) -> Self {
-        SegmentCursor {
+        let mut cursor = SegmentCursor {
             segments,
             offset: 0,
             remaining: segments.iter().map(|segment| segment.len()).sum(),
-        }
+        };
+        cursor.advance(0);
+        cursor
     }
 
     /// `offset` bytes into a scatter list.
@@ -84,16 +86,14 @@ impl<'a> SegmentCursor<'a> {
     /// What is contiguous from here on: the rest of the current segment.
     /// Empty only at the end.
     pub fn contiguous(&self) -> Segment {
-        for (index, segment) in self.segments.iter().enumerate() {
-            let offset = if index == 0 { self.offset } else { 0 };
-            if segment.len() > offset {
-                // SAFETY: `offset` is less than the length of the segment, so
-                // the address stays inside it and does not wrap to null.
-                let start = unsafe { segment.start.add(offset) };
-                return Segment::new(start, segment.len() - offset);
+        match self.segments.first() {
+            Some(segment) => {
+                // SAFETY: `advance` leaves the offset inside the segment.
+                let start = unsafe { segment.start.add(self.offset) };
+                Segment::new(start, segment.len() - self.offset)
             }
+            None => Segment::new(NonNull::dangling(), 0),
         }
-        Segment::new(NonNull::dangling(), 0)
     }
 
     /// Steps over `count` bytes.
