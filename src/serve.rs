@@ -180,7 +180,7 @@ fn prepare(
             iv_tweak: layout.iv_tweak,
             zero_units: layout.zero_units,
         };
-        SectorCipher::new(config.engine.into(), &dek, params)?
+        SectorCipher::new(config.engine.resolve(), &dek, params)?
     };
     let engine = cipher.engine();
     let store = Store::open(
@@ -238,15 +238,6 @@ fn serial(disk: &config::Disk, volume: &Volume) -> [u8; SERIAL_BYTES] {
         *byte = digit;
     }
     serial
-}
-
-impl From<config::Engine> for crypt::Engine {
-    fn from(engine: config::Engine) -> Self {
-        match engine {
-            config::Engine::Auto => crypt::Engine::best(),
-            config::Engine::Portable => crypt::Engine::Portable,
-        }
-    }
 }
 
 impl From<config::Direct> for DirectMode {

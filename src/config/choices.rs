@@ -49,17 +49,6 @@ choice! {
 }
 
 choice! {
-    /// The AES-XTS implementation.
-    Engine {
-        /// The fastest one that passes its self-test on this CPU
-        #[default]
-        Auto,
-        /// The one that runs everywhere, with AES-NI where there is
-        Portable,
-    }
-}
-
-choice! {
     /// How log lines look.
     LogFormat {
         /// For people

@@ -14,13 +14,13 @@ mod options;
 mod serve;
 mod values;
 
-pub use choices::{Cache, Direct, Discard, Engine, LogFormat, LogLevel};
+pub use choices::{Cache, Direct, Discard, LogFormat, LogLevel};
 pub use error::Error;
 pub use group::Group;
 pub use options::Options;
 pub(crate) use options::path_parser;
 pub use serve::{Disk, Serve};
-pub use values::{FilePath, Poll, QueueSize, Queues, Serial, SocketMode};
+pub use values::{Engine, FilePath, Poll, QueueSize, Queues, Serial, SocketMode};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -4,10 +4,10 @@
 use clap::builder::TypedValueParser;
 use serde::Deserialize;
 
-use super::choices::{Cache, Direct, Discard, Engine};
+use super::choices::{Cache, Direct, Discard};
 use super::error::Error;
 use super::group::Group;
-use super::values::{FilePath, Poll, QueueSize, Queues, Serial, SocketMode};
+use super::values::{Engine, FilePath, Poll, QueueSize, Queues, Serial, SocketMode};
 
 /// What `[serve]` in the file and the flags of `sealblk serve` can set. What
 /// is not set is `None`, so that one can be laid over the other.
@@ -55,7 +55,7 @@ pub struct Options {
     #[arg(long, value_name = "MICROSECONDS")]
     pub poll_us: Option<Poll>,
 
-    /// AES-XTS implementation [default: auto]
+    /// AES-XTS implementation: auto, vaes512 or portable [default: auto]
     #[arg(long, value_name = "NAME")]
     pub engine: Option<Engine>,
 

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::choices::{Cache, Direct, Discard, Engine};
+use super::choices::{Cache, Direct, Discard};
 use super::error::Error;
 use super::group::Group;
 use super::options::Options;
-use super::values::{Queues, Serial, SocketMode};
+use super::values::{Engine, Queues, Serial, SocketMode};
 
 /// The longest path that fits into a socket address with its final zero.
 const SOCKET_PATH_MAX: usize = 107;

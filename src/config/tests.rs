@@ -77,7 +77,7 @@ fn everything_can_be_set() {
     assert_eq!(serve.direct, Direct::Never);
     assert_eq!(serve.cache, Cache::Writethrough);
     assert_eq!(serve.poll, Duration::ZERO);
-    assert_eq!(serve.engine, Engine::Portable);
+    assert_eq!(serve.engine.resolve(), crate::crypt::Engine::Portable);
     assert_eq!(serve.disks[0].serial.as_ref().unwrap().as_str(), "disk-1");
     assert_eq!(serve.pid_file.as_deref(), Some(Path::new("/run/x.pid")));
 }

@@ -10,6 +10,8 @@ use std::time::Duration;
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 
 use super::group::Group;
+use crate::crypt;
+use crate::error::Explain as _;
 
 /// Deserialises a type from text through its `FromStr`, and from an integer
 /// where `integer` says so. The error then points at the value in the file.
@@ -75,6 +77,12 @@ deserialize!(
     "the name or number of a group, in quotes"
 );
 deserialize!(Serial, deserialize_any, false, "a serial number in quotes");
+deserialize!(
+    Engine,
+    deserialize_any,
+    false,
+    "the name of a cipher engine in quotes"
+);
 deserialize!(Queues, deserialize_any, true, "a number from 1 to 64");
 deserialize!(
     QueueSize,
@@ -254,6 +262,32 @@ impl FromStr for Serial {
             ));
         }
         Ok(Serial(text.into()))
+    }
+}
+
+/// The AES-XTS implementation: one by name, or the best that this CPU runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Engine(Option<crypt::Engine>);
+
+impl Engine {
+    /// The engine to use on this host.
+    pub fn resolve(self) -> crypt::Engine {
+        self.0.unwrap_or_else(crypt::Engine::best)
+    }
+}
+
+impl FromStr for Engine {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Engine(None)),
+            name => name.parse().map(|engine| Engine(Some(engine))).map_err(
+                |error: crypt::UnknownEngine| {
+                    format!("{error}: {}", error.help().unwrap_or_default())
+                },
+            ),
+        }
     }
 }
 

@@ -53,7 +53,7 @@ fn the_defaults_are_the_documented_ones() {
         direct: Direct::Auto,
         cache: Cache::Writeback,
         poll: Duration::from_micros(20),
-        engine: Engine::Auto,
+        engine: Engine::default(),
         pid_file: None,
     };
     assert_eq!(serve, expected);
