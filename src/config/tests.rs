@@ -122,7 +122,7 @@ fn each_fault_is_told_with_its_place() {
         ("[serve]\ndiscard = \"drop\"", (2, 11), "expected `ignore` or `pass`"),
         ("[serve]\ndirect = true", (2, 10), ""),
         ("[serve]\ncache = \"none\"", (2, 9), "expected `writeback` or `writethrough`"),
-        ("[serve]\nengine = \"warp\"", (2, 10), "expected `auto` or `portable`"),
+        ("[serve]\nengine = \"warp\"", (2, 10), "use auto, or one of: "),
         ("[serve]\nserial = \"a serial number that is long\"", (2, 10), "write 1 to 20 printable ASCII"),
         ("[serve]\nserial = \"é\"", (2, 10), "write 1 to 20 printable ASCII"),
         ("[serve]\npid_file = \"x.pid\"", (2, 12), "is not an absolute path: begin it with /"),

@@ -266,8 +266,14 @@ impl FromStr for Serial {
 }
 
 /// The AES-XTS implementation: one by name, or the best that this CPU runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Engine(Option<crypt::Engine>);
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.map_or("auto", crypt::Engine::name))
+    }
+}
 
 impl Engine {
     /// The engine to use on this host.

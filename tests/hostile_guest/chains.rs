@@ -1,7 +1,7 @@
 //! Chains whose header and status byte are in order, and whose data is not:
 //! each gets an error status.
 
-use super::Expect::Status;
+use super::Expect::{NoSuccess, Status};
 use super::support::raw_front_end::{DATA, RINGS, RINGS_LEN};
 use super::support::raw_queue::{readable, writable};
 use super::support::request::*;

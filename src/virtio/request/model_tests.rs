@@ -267,8 +267,8 @@ fn expected(case: &Case, memory: &Memory) -> Result<Vec<(u64, u64)>, Reject> {
     let unit = case.limits.sector_size.bytes() as u64;
     let fits = |sector: u64, bytes: u64| {
         bytes > 0
-            && bytes % unit == 0
-            && sector % (unit / 512) == 0
+            && bytes.is_multiple_of(unit)
+            && sector.is_multiple_of(unit / 512)
             && u128::from(sector) + u128::from(bytes) / 512 <= u128::from(CAPACITY)
     };
     let io = |good: bool| if good { Ok(()) } else { Err(Reject::IoError) };
@@ -282,7 +282,7 @@ fn expected(case: &Case, memory: &Memory) -> Result<Vec<(u64, u64)>, Reject> {
         11 if !case.limits.discard => Err(Reject::Unsupported),
         11 | 13 => {
             io(one_way && !case.limits.read_only)?;
-            io(data > 0 && data % 16 == 0 && data <= 256)?;
+            io(data > 0 && data.is_multiple_of(16) && data <= 256)?;
             let mut extents = Vec::new();
             for range in gives[16..].chunks(16) {
                 let (sector, sectors) = (number(&range[..8]), number(&range[8..12]));
