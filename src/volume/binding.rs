@@ -83,6 +83,10 @@ mod tests {
             "01",
         );
         assert_eq!(hex::encode(sample().bytes()), expected);
+        // The same as on the page, which has blanks and line breaks in it.
+        let page = include_str!("../../docs/format.md");
+        let page: String = page.split_whitespace().collect();
+        assert!(page.contains(expected));
     }
 
     #[test]

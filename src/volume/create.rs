@@ -27,7 +27,7 @@ use crate::units::Bytes;
 
 /// From this length of the header area on, each copy has [`LARGE_COPY`] bytes.
 const ROOMY: u64 = 1 << 20;
-/// 60 KiB of JSON: some sixty wrapped keys.
+/// 60 KiB of JSON: some sixty wrapped keys of 1 KiB.
 const LARGE_COPY: u64 = COPY_BYTES[2];
 const SMALL_COPY: u64 = COPY_BYTES[0];
 

@@ -44,7 +44,7 @@ impl Inspection {
     /// Checks that the data fits the header, and returns its length in bytes.
     ///
     /// # Errors
-    /// As [`Volume::open`].
+    /// As [`super::Volume::open`].
     pub fn check_data(&self, description: &Description) -> Result<u64, Error> {
         self.devices.check_data(description)
     }

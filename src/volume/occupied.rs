@@ -41,7 +41,7 @@ impl fmt::Display for Occupant {
 pub enum Searched {
     /// Every byte.
     Everything,
-    /// The first [`HEAD`] and the last [`TAIL`] bytes of a block device.
+    /// The first 32 MiB and the last 4 MiB of a block device.
     Ends,
 }
 

@@ -225,6 +225,19 @@ mod tests {
     }
 
     #[test]
+    fn the_example_of_the_format_page_is_a_token() {
+        let page = include_str!("../../docs/format.md");
+        let (_, section) = page.split_once("\n## The token\n").unwrap();
+        let (_, block) = section.split_once("```json\n").unwrap();
+        let (example, _) = block.split_once("```").unwrap();
+        let value: Value = serde_json::from_str(example).unwrap();
+        let token = Token::from_json(&value).unwrap();
+        assert!(token.extra.is_empty() && token.wraps[0].extra.is_empty());
+        assert_eq!(token.wraps[0].bound, Bound::Aad);
+        assert_eq!(token.to_json().unwrap(), value);
+    }
+
+    #[test]
     fn unknown_fields_and_bindings_survive() {
         let mut value = sample().to_json().unwrap();
         value["note"] = json!({"kept": [1, 2]});

@@ -1,4 +1,4 @@
-//! The binary header: the first 4096 bytes of each header copy (section 2.1).
+//! The binary header: the first 4096 bytes of each header copy ("Binary Header").
 //!
 //! All integers are big-endian; text is NUL-terminated within its field.
 #![forbid(unsafe_code)]

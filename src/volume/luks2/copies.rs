@@ -213,7 +213,7 @@ fn choose(primary: Header, secondary: Header) -> Found {
 }
 
 /// Without a primary copy its length is unknown, so the second one is looked
-/// for wherever it may be (section 2.3). The first valid one counts.
+/// for wherever it may be ("Metadata Recovery"). The first valid one counts.
 fn find_secondary(io: &impl HeaderIo, primary: Flaw) -> Result<Found, Lost> {
     let mut first_flaw = None;
     for offset in COPY_BYTES {

@@ -1,4 +1,4 @@
-//! The digest that proves a volume key right (section 3.4).
+//! The digest that proves a volume key right ("Digests Object").
 #![forbid(unsafe_code)]
 
 use pbkdf2::pbkdf2_hmac;

@@ -1,4 +1,4 @@
-//! The JSON area of a header copy (section 3).
+//! The JSON area of a header copy ("JSON Area").
 //!
 //! The document is kept as it was read, so that whatever cryptsetup or a
 //! later sealblk put there survives a rewrite; the parts that sealblk acts
@@ -19,7 +19,7 @@ pub struct Metadata {
     document: Map<String, Value>,
 }
 
-/// A segment of type `crypt` (section 3.3). Integers of 64 bits are decimal
+/// A segment of type `crypt` ("Segments Object"). Integers of 64 bits are decimal
 /// text in LUKS2, since JSON numbers are not exact everywhere. Fields that are
 /// not listed are ignored, as the specification demands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,7 +51,7 @@ pub enum Fault {
     /// It is valid LUKS2, and nothing that sealblk makes or understands.
     #[error("{0}")]
     Unsupported(String),
-    /// It may only be opened by what understands these requirements (section 3.5).
+    /// It may only be opened by what understands these requirements ("Mandatory Requirements").
     #[error("it demands support for {}", .0.join(", "))]
     Requirements(Vec<String>),
 }
