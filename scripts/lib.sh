@@ -102,13 +102,26 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 trap 'exit 129' HUP
 
+# is_listening PATH: whether a server listens on this unix socket, by whichever
+# name, as given or absolute, it bound it. /proc/net/unix is asked, as a trial
+# connection would be taken for the guest by a vhost-user server.
+is_listening() {
+    local absolute flags path
+    absolute=$(realpath -m -- "$1")
+    while read -r _ _ _ flags _ _ _ path; do
+        # __SO_ACCEPTCON: it listens.
+        [[ $flags == 00010000 && ($path == "$1" || $path == "$absolute") ]] || continue
+        return 0
+    done </proc/net/unix
+    return 1
+}
+
 # wait_for_socket PATH PID [SECONDS]: until a server listens on PATH. Fails when
-# its process PID is gone, or the time is over. /proc/net/unix is asked, as a
-# trial connection would be taken for the guest by a vhost-user server.
+# its process PID is gone, or the time is over.
 wait_for_socket() {
-    local path=$1 pid=$2 deadline=$((SECONDS + ${3:-30}))
-    while ! awk -v p="$path" '$4 == "00010000" && substr($0, index($0, $7) + length($7) + 1) == p { f = 1 } END { exit !f }' /proc/net/unix; do
-        is_own_child "$pid" || return 1
+    local deadline=$((SECONDS + ${3:-30}))
+    until is_listening "$1"; do
+        is_own_child "$2" || return 1
         ((SECONDS < deadline)) || return 1
         sleep 0.05
     done

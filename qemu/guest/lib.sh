@@ -92,8 +92,11 @@ open_dm_crypt() {
     note "dm-crypt: $(dmsetup table plain | sed 's/ [0-9a-f]\{64,\} / KEY /')"
 }
 
-# compare_whole: dm-crypt's view of the disk and ours, byte for byte.
+# compare_whole: dm-crypt's view of the disk and ours, byte for byte; left out
+# with COMPARE=regions, for a disk with discarded units, which read as zeroes
+# through us and as noise through dm-crypt.
 compare_whole() {
+    [ "$COMPARE" != regions ] || return 0
     [ "$(size_of /dev/sut0)" -eq "$(size_of /dev/mapper/plain)" ] ||
         fail "sizes differ: /dev/sut0 $(size_of /dev/sut0), dm-crypt $(size_of /dev/mapper/plain)"
     forget /dev/sut0
