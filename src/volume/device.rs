@@ -77,7 +77,7 @@ impl Device {
 
     /// Takes the use lock.
     pub fn lock(&self, access: Access) -> Result<(), Error> {
-        match lock::try_use(&self.file, access == Access::ReadWrite) {
+        match lock::take_use(&self.file, access == Access::ReadWrite) {
             Ok(true) => Ok(()),
             Ok(false) => Err(Error::Busy {
                 path: self.path.clone(),

@@ -25,11 +25,27 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// the use lock; releasing one there would release the other.
 const NETWORK_FILE_SYSTEMS: [u64; 4] = [0x6969, 0xff53_4d42, 0xfe53_4d42, 0x517b];
 
-/// Takes the use lock without waiting. `Ok(false)`: somebody else has it.
+/// How long to try for the use lock. Its users hold it for hours, so this is
+/// not to wait for them: a process that is being started by one that has just
+/// closed the volume shares the lock for the instant between fork and exec.
+const INSTANT: Duration = Duration::from_millis(250);
+
+/// Takes the use lock. `Ok(false)`: somebody else has it.
 ///
 /// # Errors
 /// When the file system has no locks.
-pub fn try_use(file: &File, exclusive: bool) -> io::Result<bool> {
+pub fn take_use(file: &File, exclusive: bool) -> io::Result<bool> {
+    let deadline = Instant::now() + INSTANT;
+    loop {
+        match try_use(file, exclusive)? {
+            true => return Ok(true),
+            false if Instant::now() >= deadline => return Ok(false),
+            false => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
+}
+
+fn try_use(file: &File, exclusive: bool) -> io::Result<bool> {
     let range = whole_file(exclusive);
     // SAFETY: the descriptor is open for as long as `file` is borrowed, and
     // the kernel only reads the struct that the pointer refers to.
