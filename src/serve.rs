@@ -19,6 +19,7 @@ use crate::crypt::{self, SectorCipher};
 use crate::engine::{self, DiskParams, SERIAL_BYTES};
 use crate::error::{Explain, Failure, Kind, io_kind};
 use crate::keys::KeySets;
+use crate::runtime::block_on;
 use crate::store::{DirectMode, Store};
 use crate::vhost::{Listener, Server, SocketParams, Stopper};
 use crate::volume::{Access, Location, Volume};
@@ -173,7 +174,8 @@ fn prepare(
         return Err(Error::NoZeroUnits(disk.volume.clone()).into());
     }
     let cipher = {
-        let dek = pollster::block_on(key_sets.unwrap(volume.token(), &volume.binding()))?;
+        let dek = block_on(key_sets.unwrap(volume.token(), &volume.binding()))
+            .map_err(system("cannot start asking for the key"))??;
         volume.verify_dek(&dek)?;
         let params = crypt::Params {
             sector_size: layout.sector_size,

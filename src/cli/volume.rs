@@ -10,8 +10,9 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 
-use crate::error::Failure;
+use crate::error::{Failure, Kind};
 use crate::keys::KeySets;
+use crate::runtime::block_on;
 use crate::volume::Location;
 
 /// What follows `sealblk volume`.
@@ -77,6 +78,16 @@ impl From<LocationArgs> for Location {
             header: args.header,
         }
     }
+}
+
+/// Waits for a key service.
+fn ask<T, E>(answer: impl Future<Output = Result<T, E>>) -> Result<T, Failure>
+where
+    Failure: From<E>,
+{
+    let answer = block_on(answer)
+        .map_err(|error| Failure::new(Kind::Io, format!("cannot ask for a key: {error}"), None))?;
+    Ok(answer?)
 }
 
 /// Runs one of the commands.

@@ -2,13 +2,16 @@
 
 use std::path::Path;
 
-use pollster::block_on;
 use tempfile::TempDir;
 
 use super::*;
 use crate::error::{Explain, Kind};
 use crate::kms::file;
 use crate::kms::{Class, Denied};
+
+fn wait<F: Future>(future: F) -> F::Output {
+    crate::runtime::block_on(future).unwrap()
+}
 
 const BINDING: &[u8] = b"volume 1";
 
@@ -36,16 +39,16 @@ fn a_wrapped_key_comes_back_with_its_binding_only() {
     let directory = TempDir::new().unwrap();
     let sets = sets(&[(DEFAULT, &key_file(&directory, "a"))]);
     let dek = Dek::generate().unwrap();
-    let wrap = block_on(sets.wrap(DEFAULT, &dek, BINDING)).unwrap();
+    let wrap = wait(sets.wrap(DEFAULT, &dek, BINDING)).unwrap();
     assert_eq!(
         (wrap.key_set.as_str(), wrap.provider.as_str()),
         (DEFAULT, "file")
     );
     assert_eq!(wrap.bound, Bound::Aad);
     let token = token(vec![wrap]);
-    assert_eq!(block_on(sets.unwrap(&token, BINDING)).unwrap(), dek);
+    assert_eq!(wait(sets.unwrap(&token, BINDING)).unwrap(), dek);
 
-    let error = block_on(sets.unwrap(&token, b"volume 2")).unwrap_err();
+    let error = wait(sets.unwrap(&token, b"volume 2")).unwrap_err();
     assert_eq!(error.class(), Some(Class::BadKey));
     assert_eq!(error.kind(), Kind::Key);
     let version = &token.wraps[0].key_version;
@@ -60,16 +63,15 @@ fn wraps_are_tried_in_order_until_one_opens() {
     let (a, b) = (key_file(&directory, "a"), key_file(&directory, "b"));
     let sets = sets(&[(DEFAULT, &a), ("break-glass", &b)]);
     let dek = Dek::generate().unwrap();
-    let wraps =
-        [DEFAULT, "break-glass"].map(|name| block_on(sets.wrap(name, &dek, BINDING)).unwrap());
+    let wraps = [DEFAULT, "break-glass"].map(|name| wait(sets.wrap(name, &dek, BINDING)).unwrap());
     let token = token(wraps.into());
 
     let version = token.wraps[0].key_version.parse().unwrap();
     file::update(&a, |file| file.set_enabled(version, false)).unwrap();
-    assert_eq!(block_on(sets.unwrap(&token, BINDING)).unwrap(), dek);
+    assert_eq!(wait(sets.unwrap(&token, BINDING)).unwrap(), dek);
 
     std::fs::remove_file(&b).unwrap();
-    let error = block_on(sets.unwrap(&token, BINDING)).unwrap_err();
+    let error = wait(sets.unwrap(&token, BINDING)).unwrap_err();
     assert_eq!(error.class(), Some(Class::Denied(Denied::Disabled)));
     assert_eq!(
         error.help(),
@@ -106,14 +108,14 @@ fn a_pinned_version_stays() {
     let second = file::update(&path, |file| file.add_version()).unwrap();
     let dek = Dek::generate().unwrap();
     for (sets, version) in [(&pinned, first), (&latest, second)] {
-        let wrap = block_on(sets.wrap(DEFAULT, &dek, BINDING)).unwrap();
+        let wrap = wait(sets.wrap(DEFAULT, &dek, BINDING)).unwrap();
         assert_eq!(wrap.key_version, version.to_string());
-        let current = block_on(sets.current_version(DEFAULT)).unwrap();
+        let current = wait(sets.current_version(DEFAULT)).unwrap();
         assert_eq!(current.id, version.to_string());
         // Whichever version wrapped it, every set of the key opens it.
         for other in [&pinned, &latest] {
             let token = token(vec![wrap.clone()]);
-            assert_eq!(block_on(other.unwrap(&token, BINDING)).unwrap(), dek);
+            assert_eq!(wait(other.unwrap(&token, BINDING)).unwrap(), dek);
         }
     }
 }
@@ -123,11 +125,11 @@ fn what_cannot_be_unwrapped_here_says_why() {
     let directory = TempDir::new().unwrap();
     let sets = sets(&[(DEFAULT, &key_file(&directory, "a"))]);
     let dek = Dek::generate().unwrap();
-    let good = block_on(sets.wrap(DEFAULT, &dek, BINDING)).unwrap();
+    let good = wait(sets.wrap(DEFAULT, &dek, BINDING)).unwrap();
     let refused = |change: &dyn Fn(&mut Wrap)| {
         let mut wrap = good.clone();
         change(&mut wrap);
-        let error = block_on(sets.unwrap(&token(vec![wrap]), BINDING)).unwrap_err();
+        let error = wait(sets.unwrap(&token(vec![wrap]), BINDING)).unwrap_err();
         (error.kind(), error.to_string())
     };
 
@@ -150,11 +152,11 @@ fn what_cannot_be_unwrapped_here_says_why() {
     assert_eq!(kind, Kind::Corrupt);
     assert!(text.contains("says 00000000"), "{text}");
 
-    let error = block_on(sets.unwrap(&token(vec![]), BINDING)).unwrap_err();
+    let error = wait(sets.unwrap(&token(vec![]), BINDING)).unwrap_err();
     assert_eq!((error.kind(), error.class()), (Kind::Key, None));
     assert!(error.to_string().contains("erased"), "{error}");
 
-    let error = block_on(sets.wrap("prod", &dek, BINDING)).unwrap_err();
+    let error = wait(sets.wrap("prod", &dek, BINDING)).unwrap_err();
     assert_eq!(error.kind(), Kind::NotFound);
     assert_eq!(
         error.to_string(),
@@ -168,13 +170,13 @@ fn what_is_no_key_is_refused_after_unwrapping() {
     let path = key_file(&directory, "a");
     let sets = sets(&[(DEFAULT, &path)]);
     let dek = Dek::generate().unwrap();
-    let mut wrap = block_on(sets.wrap(DEFAULT, &dek, BINDING)).unwrap();
+    let mut wrap = wait(sets.wrap(DEFAULT, &dek, BINDING)).unwrap();
     let short = crate::secret::Secret::random(32).unwrap();
     let provider = FileProvider::new(&path);
-    wrap.bytes = block_on(provider.wrap(&KeyRef::default(), &short, BINDING))
+    wrap.bytes = wait(provider.wrap(&KeyRef::default(), &short, BINDING))
         .unwrap()
         .bytes;
-    let error = block_on(sets.unwrap(&token(vec![wrap]), BINDING)).unwrap_err();
+    let error = wait(sets.unwrap(&token(vec![wrap]), BINDING)).unwrap_err();
     assert_eq!(error.kind(), Kind::Corrupt);
     assert!(error.to_string().contains("64 bytes, not 32"), "{error}");
 }

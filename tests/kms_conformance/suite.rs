@@ -97,7 +97,7 @@ impl Witness {
 
 /// Waits for a provider. The one place that knows how.
 fn wait<F: Future>(future: F) -> F::Output {
-    pollster::block_on(future)
+    sealblk::runtime::block_on(future).unwrap()
 }
 
 pub fn round_trip(lab: &dyn Lab, witness: &Witness) {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::LocationArgs;
+use super::{LocationArgs, ask};
 use crate::cli::{print, print_json};
 use crate::error::{Failure, Kind};
 use crate::keys::KeySets;
@@ -105,7 +105,7 @@ pub fn run(args: Args, keys: &KeySets) -> Result<(), Failure> {
         );
     }
     let dek = Dek::generate().map_err(no_secret_memory)?;
-    let wrap = pollster::block_on(keys.wrap(&args.key_set, &dek, &plan.binding().bytes()))?;
+    let wrap = ask(keys.wrap(&args.key_set, &dek, &plan.binding().bytes()))?;
     let volume = plan.write(&dek, &args.key_set, vec![wrap])?;
     let layout = volume.layout();
     if args.json {

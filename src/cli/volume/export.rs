@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use super::LocationArgs;
+use super::{LocationArgs, ask};
 use crate::cli::print;
 use crate::error::{Failure, Kind, io_kind};
 use crate::keys::KeySets;
@@ -45,7 +45,7 @@ pub fn run(args: Args, keys: &KeySets) -> Result<(), Failure> {
     let location = Location::from(args.location);
     let inspection = Inspection::of(&location)?;
     let description = inspection.description()?;
-    let dek = pollster::block_on(keys.unwrap(&description.token, &description.binding().bytes()))?;
+    let dek = ask(keys.unwrap(&description.token, &description.binding().bytes()))?;
     inspection.verify_dek(&description, &dek)?;
     write(&args.to, &dek)?;
     let header = match &location.header {

@@ -1,0 +1,17 @@
+//! Waiting for what is asynchronous (the key services) from code that is not.
+#![forbid(unsafe_code)]
+
+use std::future::Future;
+use std::io;
+
+/// Runs a future to its end on a runtime of its own, on this thread. For
+/// commands, and for what comes before serving: the data plane has no runtime.
+///
+/// # Errors
+/// When the runtime cannot be made, for want of file descriptors for example.
+pub fn block_on<F: Future>(future: F) -> io::Result<F::Output> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    Ok(runtime.block_on(future))
+}
