@@ -26,7 +26,7 @@ impl Poll {
 
     /// Looks until `found` is true or the window is over. True when found.
     pub fn look(&self, mut found: impl FnMut() -> bool) -> bool {
-        if self.window.is_zero() {
+        if !self.is_open() {
             return false;
         }
         let start = Instant::now();
@@ -42,6 +42,11 @@ impl Poll {
                 return false;
             }
         }
+    }
+
+    /// Whether it has paid lately to look before sleeping.
+    pub fn is_open(&self) -> bool {
+        !self.window.is_zero()
     }
 
     /// Whether anything is to be learned from how long a sleep lasts.

@@ -22,6 +22,10 @@ use crate::virtio::Memory;
 /// Operations that a queue has at the kernel at most.
 const OPERATIONS: u16 = 256;
 
+/// Requests that are taken before completions and control messages are looked
+/// at again.
+const MOST_AT_ONCE: usize = 256;
+
 /// The buffers of one queue. Sixteen requests of 128 KiB, or 512 of 4 KiB.
 const ARENA_BYTES: usize = 2 << 20;
 
@@ -268,9 +272,14 @@ impl QueueThread {
         !self.stopping && self.waiting.is_empty() && self.slots.peek_free().is_some()
     }
 
-    /// Takes requests until there are no more, or no room for more.
+    /// Takes requests until there are no more, or no room for more; but only
+    /// so many at once that a guest which never stops sending (bad requests,
+    /// for example, which need no room) keeps us from nothing else.
     fn take_requests(&mut self) -> io::Result<()> {
-        while self.can_take() {
+        for _ in 0..MOST_AT_ONCE {
+            if !self.can_take() {
+                return Ok(());
+            }
             let Some((number, slot)) = self.slots.peek_free() else {
                 return Ok(());
             };
@@ -298,7 +307,7 @@ impl QueueThread {
         self.unsubmitted = 0;
         self.unannounced = 0;
         let takes = self.can_take();
-        if self.poll.is_on() {
+        if self.poll.is_open() {
             if self.ring.has_unsubmitted() {
                 self.ring.submit()?;
             }
