@@ -71,7 +71,7 @@ pub trait Explain: Error {
 pub fn io_kind(error: &std::io::Error) -> Kind {
     use std::io::ErrorKind as E;
     match error.kind() {
-        E::NotFound => Kind::NotFound,
+        E::NotFound | E::NotADirectory => Kind::NotFound,
         E::PermissionDenied | E::ReadOnlyFilesystem => Kind::Permission,
         E::AddrInUse | E::ResourceBusy | E::ExecutableFileBusy => Kind::Busy,
         E::Unsupported => Kind::Unsupported,

@@ -3,11 +3,15 @@
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser;
 use sealblk::cli::{self, Cli};
 
 fn main() -> ExitCode {
+    // A limit on file sizes is an error of the write that meets it, and no
+    // reason to die. Where the handler cannot be had, nothing is worse.
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
     match cli::run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

@@ -18,11 +18,11 @@ use crate::config;
 use crate::crypt::{self, SectorCipher};
 use crate::engine::{self, DiskParams, SERIAL_BYTES};
 use crate::error::{Explain, Failure, Kind, io_kind};
-use crate::keys::KeySets;
+use crate::keys::{self, KeySets};
 use crate::runtime::block_on;
-use crate::store::{DirectMode, Store};
+use crate::store::{self, DirectMode, Store};
 use crate::vhost::{Listener, Server, SocketParams, Stopper};
-use crate::volume::{Access, Location, Volume};
+use crate::volume::{self, Access, Location, Volume};
 
 /// Why serving cannot begin, or ended. What the rooms below say is passed on.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +31,27 @@ enum Error {
         "{0} was made without zero units, so that space which a guest discards would not read as zeroes"
     )]
     NoZeroUnits(PathBuf),
+    /// May be read, and not written.
+    #[error(transparent)]
+    NotWritable(volume::Error),
+    #[error("cannot open the volume {path}")]
+    Key {
+        path: PathBuf,
+        #[source]
+        source: keys::Error,
+    },
+    #[error("cannot serve {path}")]
+    Store {
+        path: PathBuf,
+        #[source]
+        source: store::Error,
+    },
+    #[error("what guests wrote last to {path} may be lost")]
+    NotDurable {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("cannot write the pid file {path}")]
     PidFile {
         path: PathBuf,
@@ -49,12 +70,24 @@ impl Explain for Error {
     fn kind(&self) -> Kind {
         match self {
             Error::NoZeroUnits(_) => Kind::Usage,
+            Error::NotWritable(source) => source.kind(),
+            Error::Key { source, .. } => source.kind(),
+            Error::Store { source, .. } => source.kind(),
+            Error::NotDurable { .. } => Kind::Io,
             Error::PidFile { source, .. } | Error::System { source, .. } => io_kind(source),
         }
     }
 
     fn help(&self) -> Option<String> {
         Some(match self {
+            Error::NotWritable(source) => {
+                format!("{}; or serve it with --read-only", source.help()?)
+            }
+            Error::Key { source, .. } => return source.help(),
+            Error::Store { source, .. } => return source.help(),
+            Error::NotDurable { .. } => "check the disk below, for example with `dmesg`; then let \
+                 the guest check its file systems"
+                .into(),
             Error::NoZeroUnits(_) => "serve it with --discard ignore, or make a volume with \
                  `sealblk volume create --zero-units` and copy the data"
                 .into(),
@@ -71,10 +104,30 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::System { what, source }
 }
 
-/// A disk that is ready to be served. The volume holds the lock.
+/// A disk that has all but a socket. The volume holds the lock.
+struct Opened {
+    disk: Arc<engine::Disk>,
+    volume: Volume,
+}
+
+/// A disk that is ready to be served.
 struct Ready {
     server: Server,
-    _volume: Volume,
+    opened: Opened,
+}
+
+impl Ready {
+    /// Serves front ends until stopped, and then makes durable what they wrote.
+    fn run(&self) -> Result<(), Error> {
+        let path = self.opened.volume.data_path();
+        let _span = tracing::error_span!("disk", path = %path.display()).entered();
+        self.server.run().map_err(system("a socket failed"))?;
+        let synced = self.opened.disk.sync_now();
+        synced.map_err(|source| Error::NotDurable {
+            path: path.to_owned(),
+            source,
+        })
+    }
 }
 
 /// Serves the disks until a signal ends it.
@@ -82,14 +135,21 @@ struct Ready {
 /// # Errors
 /// When a volume, its key, or its socket cannot be had. Nothing is served then.
 pub fn run(config: &config::Serve, key_sets: &KeySets) -> Result<(), Failure> {
-    // First of all, so that no signal finds the default disposition.
+    // Until here a signal ends the process as it always does, also while a key
+    // service lets it wait: there is nothing yet that it could leave behind.
+    let opened = config
+        .disks
+        .iter()
+        .map(|disk| open(disk, config, key_sets))
+        .collect::<Result<Vec<_>, Failure>>()?;
     let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(system("cannot handle signals"))?;
     let disks = config
         .disks
         .iter()
-        .map(|disk| prepare(disk, config, key_sets))
+        .zip(opened)
+        .map(|(disk, opened)| listen(disk, config, opened))
         .collect::<Result<Vec<_>, Failure>>()?;
-    let _pid_file = config.pid_file.as_deref().map(PidFile::write).transpose()?;
+    let pid_file = config.pid_file.as_deref().map(PidFile::write).transpose()?;
     let stoppers: Vec<Stopper> = disks.iter().map(|disk| disk.server.stopper()).collect();
     let handle = signals.handle();
     let servers = thread::Builder::new()
@@ -111,6 +171,7 @@ pub fn run(config: &config::Serve, key_sets: &KeySets) -> Result<(), Failure> {
                 signal,
                 "stopping at once: requests in flight stay unanswered; what was flushed is safe"
             );
+            drop(pid_file);
             std::process::exit(Kind::Internal.exit_status().into());
         }
         tracing::info!(signal, "stopping: requests in flight are completed first");
@@ -119,7 +180,7 @@ pub fn run(config: &config::Serve, key_sets: &KeySets) -> Result<(), Failure> {
         told = true;
     }
     match servers.join() {
-        Ok(result) => Ok(result.map_err(system("a socket failed"))?),
+        Ok(result) => Ok(result?),
         Err(_) => Err(Failure::new(
             Kind::Internal,
             "a server thread panicked",
@@ -129,7 +190,7 @@ pub fn run(config: &config::Serve, key_sets: &KeySets) -> Result<(), Failure> {
 }
 
 /// Serves all disks, each on a thread. When one fails, all end.
-fn run_all(disks: Vec<Ready>) -> io::Result<()> {
+fn run_all(disks: Vec<Ready>) -> Result<(), Error> {
     let stoppers: Vec<Stopper> = disks.iter().map(|disk| disk.server.stopper()).collect();
     thread::scope(|scope| {
         let running: Vec<_> = disks
@@ -137,7 +198,7 @@ fn run_all(disks: Vec<Ready>) -> io::Result<()> {
             .map(|disk| {
                 let stoppers = &stoppers;
                 scope.spawn(move || {
-                    let result = disk.server.run();
+                    let result = disk.run();
                     if result.is_err() {
                         stoppers.iter().for_each(Stopper::stop);
                     }
@@ -146,19 +207,23 @@ fn run_all(disks: Vec<Ready>) -> io::Result<()> {
             })
             .collect();
         running.into_iter().try_for_each(|thread| {
-            thread
-                .join()
-                .unwrap_or_else(|_| Err(io::Error::other("a session thread panicked")))
+            let panicked = || Error::System {
+                what: "a disk ended early",
+                source: io::Error::other("its thread panicked"),
+            };
+            thread.join().unwrap_or_else(|_| Err(panicked()))
         })
     })
 }
 
-/// Opens the volume, gets its key, and makes the socket.
-fn prepare(
+/// Opens the volume, and gets its key.
+fn open(
     disk: &config::Disk,
     config: &config::Serve,
     key_sets: &KeySets,
-) -> Result<Ready, Failure> {
+) -> Result<Opened, Failure> {
+    let path = &disk.volume;
+    let _span = tracing::error_span!("disk", path = %path.display()).entered();
     let access = match config.read_only {
         true => Access::ReadOnly,
         false => Access::ReadWrite,
@@ -167,15 +232,27 @@ fn prepare(
         data: disk.volume.clone(),
         header: disk.header.clone(),
     };
-    let volume = Volume::open(&location, access)?;
+    let volume = Volume::open(&location, access).map_err(|error| {
+        let denied = access == Access::ReadWrite && error.kind() == Kind::Permission;
+        match denied && is_readable(&location) {
+            true => Error::NotWritable(error).into(),
+            false => Failure::from(error),
+        }
+    })?;
     let layout = volume.layout();
     let discard = config.discard == config::Discard::Pass;
     if discard && !layout.zero_units {
-        return Err(Error::NoZeroUnits(disk.volume.clone()).into());
+        return Err(Error::NoZeroUnits(path.clone()).into());
     }
     let cipher = {
-        let dek = block_on(key_sets.unwrap(volume.token(), &volume.binding()))
-            .map_err(system("cannot start asking for the key"))??;
+        let binding = volume.binding();
+        let unwrapping = key_sets.unwrap(volume.token(), &binding);
+        let dek = block_on(unwrapping)
+            .map_err(system("cannot start asking for the key"))?
+            .map_err(|source| Error::Key {
+                path: path.clone(),
+                source,
+            })?;
         volume.verify_dek(&dek)?;
         let params = crypt::Params {
             sector_size: layout.sector_size,
@@ -191,9 +268,21 @@ fn prepare(
         layout.sector_size,
         (config.read_only, config.direct.into()),
         config.queues.into(),
-    )?;
-    let direct = store.is_direct();
-    let disk_to_serve = engine::Disk::new(DiskParams {
+    )
+    .map_err(|source| Error::Store {
+        path: path.clone(),
+        source,
+    })?;
+    tracing::info!(
+        uuid = %volume.uuid(),
+        bytes = layout.size,
+        sector_size = layout.sector_size.bytes(),
+        read_only = config.read_only,
+        %engine,
+        direct = store.is_direct(),
+        "opened"
+    );
+    let disk = engine::Disk::new(DiskParams {
         cipher,
         store,
         bytes: layout.size,
@@ -205,28 +294,35 @@ fn prepare(
         write_cache: config.cache == config::Cache::Writeback,
         poll: config.poll,
     });
+    Ok(Opened {
+        disk: Arc::new(disk),
+        volume,
+    })
+}
+
+/// Whether all files of the volume may be read.
+fn is_readable(location: &Location) -> bool {
+    let mut paths = [Some(&location.data), location.header.as_ref()]
+        .into_iter()
+        .flatten();
+    paths.all(|path| fs::File::open(path).is_ok())
+}
+
+/// Makes the socket.
+fn listen(disk: &config::Disk, config: &config::Serve, opened: Opened) -> Result<Ready, Failure> {
     let listener = Listener::bind(&SocketParams {
         path: disk.socket.clone(),
         mode: config.socket_mode.bits(),
         group: config.socket_group.as_ref().map(|group| group.gid),
     })?;
     let server =
-        Server::new(Arc::new(disk_to_serve), listener).map_err(system("cannot make an eventfd"))?;
+        Server::new(opened.disk.clone(), listener).map_err(system("cannot make an eventfd"))?;
     tracing::info!(
         volume = %disk.volume.display(),
-        uuid = %volume.uuid(),
         socket = %disk.socket.display(),
-        bytes = layout.size,
-        sector_size = layout.sector_size.bytes(),
-        read_only = config.read_only,
-        %engine,
-        direct,
         "serving"
     );
-    Ok(Ready {
-        server,
-        _volume: volume,
-    })
+    Ok(Ready { server, opened })
 }
 
 /// What was configured, or the first hexadecimal digits of the UUID.
@@ -252,12 +348,17 @@ impl From<config::Direct> for DirectMode {
     }
 }
 
-/// The file with our process id, removed when we end.
+/// The file with our process id, removed when we end, unless somebody else has
+/// written theirs.
 struct PidFile(PathBuf);
 
 impl PidFile {
+    fn text() -> String {
+        format!("{}\n", std::process::id())
+    }
+
     fn write(path: &Path) -> Result<Self, Error> {
-        fs::write(path, format!("{}\n", std::process::id())).map_err(|source| Error::PidFile {
+        fs::write(path, Self::text()).map_err(|source| Error::PidFile {
             path: path.to_owned(),
             source,
         })?;
@@ -267,6 +368,8 @@ impl PidFile {
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
+        if fs::read_to_string(&self.0).is_ok_and(|text| text == Self::text()) {
+            let _ = fs::remove_file(&self.0);
+        }
     }
 }

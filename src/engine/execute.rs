@@ -195,6 +195,7 @@ impl QueueThread {
 
     /// The kernel has ended an operation.
     pub(super) fn operation_done(&mut self, number: u16, result: i32) -> io::Result<()> {
+        let unit = self.disk.limits().sector_size.bytes() as u32;
         let Some(op) = self.ops.get(number) else {
             return Ok(());
         };
@@ -203,7 +204,7 @@ impl QueueThread {
         }
         let outcome = match op.kind {
             _ if result < 0 => Err(io::Error::from_raw_os_error(-result)),
-            OpKind::Read | OpKind::Write => match op.count(result as u32) {
+            OpKind::Read | OpKind::Write => match op.count(result as u32, unit) {
                 Count::Whole => Ok(()),
                 Count::Short => return self.submit(number),
                 Count::None => Err(io::ErrorKind::UnexpectedEof.into()),
@@ -321,15 +322,15 @@ enum Count {
 
 impl Op {
     /// Adds what the kernel reports to what is done. What is left of a short
-    /// operation starts at a whole sector, as O_DIRECT wants it.
-    fn count(&mut self, bytes: u32) -> Count {
+    /// operation starts at a whole data unit, as O_DIRECT wants it.
+    fn count(&mut self, bytes: u32, unit: u32) -> Count {
         let len = self.piece.len as u32;
         let before = self.done;
         self.done = len.min(before + bytes);
         if self.done == len {
             return Count::Whole;
         }
-        self.done -= self.done % SECTOR_BYTES as u32;
+        self.done -= self.done % unit;
         match self.done > before {
             true => Count::Short,
             false => Count::None,

@@ -77,9 +77,14 @@ pub fn start_queue(disk: Arc<Disk>, start: QueueStart) -> Result<RunningQueue, i
     let (ready, started) = mpsc::sync_channel(1);
     let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
     let wake_in_thread = wake.try_clone()?;
+    // So that what the thread logs says which disk it is about.
+    let span = tracing::Span::current();
     let thread = std::thread::Builder::new()
         .name(format!("vq{}", start.index))
-        .spawn(move || run(disk, start, wake_in_thread, receiver, ready))?;
+        .spawn(move || {
+            let _span = span.entered();
+            run(disk, start, wake_in_thread, receiver, ready)
+        })?;
     match started.recv() {
         Ok(Ok(())) => Ok(RunningQueue {
             control,

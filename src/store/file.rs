@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 
 use super::arena::{Arena, PAGE};
 use crate::error::{Explain, Kind, io_kind};
@@ -104,7 +104,11 @@ impl Store {
             (0..queues.max(1)).map(|_| reopen(flags)).collect()
         };
         if mode != DirectMode::Never {
-            let direct = all(OFlags::DIRECT).and_then(|files| probe(&files[0]).map(|()| files));
+            let direct = all(OFlags::DIRECT).and_then(|files| {
+                check_alignment(&files[0], sector_size)?;
+                probe(&files[0])?;
+                Ok(files)
+            });
             match (direct, mode) {
                 (Ok(files), _) => {
                     return Ok(Store {
@@ -159,6 +163,24 @@ impl Store {
     /// The descriptor of a queue.
     pub(super) fn descriptor(&self, queue: usize) -> BorrowedFd<'_> {
         self.files[queue % self.files.len()].as_fd()
+    }
+}
+
+/// Asks what alignment O_DIRECT needs here (since Linux 6.1). A read would not
+/// show it where the file has a hole, as new volumes do.
+fn check_alignment(file: &File, sector_size: SectorSize) -> io::Result<()> {
+    let flags = AtFlags::EMPTY_PATH;
+    let Ok(stat) = rustix::fs::statx(file, "", flags, StatxFlags::DIOALIGN) else {
+        return Ok(());
+    };
+    let known = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::DIOALIGN);
+    let fits = |align: u32, unit: usize| align > 0 && unit.is_multiple_of(align as usize);
+    // What is left of a short operation starts at any data unit of a buffer.
+    let unit = sector_size.bytes();
+    let fit = fits(stat.stx_dio_offset_align, unit) && fits(stat.stx_dio_mem_align, unit);
+    match !known || fit {
+        true => Ok(()),
+        false => Err(io::Error::from_raw_os_error(libc::EINVAL)),
     }
 }
 

@@ -1,18 +1,25 @@
 //! The socket that front ends connect to.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use rustix::fs::{Gid, Mode};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Gid, Mode};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::error::{Explain, Kind, io_kind};
 
 /// Front ends that may wait to be accepted. One is served at a time.
 const BACKLOG: i32 = 8;
+
+/// How long to wait for others who make a socket in the same directory: they
+/// take microseconds, unless they are stopped.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Where the socket is, and who may connect.
 #[derive(Clone, Debug)]
@@ -37,6 +44,17 @@ pub enum Error {
     /// The path does not fit into a socket address.
     #[error("{0} is too long for a socket: {bytes} bytes, of at most 107", bytes = .0.as_os_str().len())]
     TooLong(PathBuf),
+    /// The socket cannot be given to the group.
+    #[error("cannot give the socket {path} to group {group}")]
+    Group {
+        /// The path.
+        path: PathBuf,
+        /// The number of the group.
+        group: u32,
+        /// What the operating system says.
+        #[source]
+        source: io::Error,
+    },
     /// The operating system refuses.
     #[error("cannot make the socket {path}")]
     Io {
@@ -54,7 +72,7 @@ impl Explain for Error {
             Error::Taken(_) => Kind::Busy,
             Error::NotASocket(_) => Kind::Refused,
             Error::TooLong(_) => Kind::Usage,
-            Error::Io { source, .. } => io_kind(source),
+            Error::Group { source, .. } | Error::Io { source, .. } => io_kind(source),
         }
     }
 
@@ -66,6 +84,10 @@ impl Explain for Error {
             ),
             Error::NotASocket(_) => "move it away, or choose another --socket".into(),
             Error::TooLong(_) => "choose a shorter path, for example below /run".into(),
+            Error::Group { .. } => {
+                "run sealblk as root or as a member of that group, or choose another --socket-group"
+                    .into()
+            }
             Error::Io { path, .. } => format!(
                 "check that {} exists and is writable",
                 path.parent().unwrap_or(Path::new("/")).display()
@@ -95,11 +117,14 @@ impl Listener {
             source,
         };
         let address = SocketAddrUnix::new(path).map_err(|errno| match errno {
-            rustix::io::Errno::NAMETOOLONG => Error::TooLong(path.clone()),
+            Errno::NAMETOOLONG => Error::TooLong(path.clone()),
             errno => failed(errno.into()),
         })?;
-        remove_stale(path)?;
-        let bind = || -> io::Result<(UnixListener, (u64, u64))> {
+        // Two that start at once would take each other's socket, bound and not
+        // yet listening, for one that nobody serves.
+        let _alone = lock_directory(path);
+        remove_stale(path, &address)?;
+        let bind = || -> io::Result<Self> {
             let socket = rustix::net::socket_with(
                 AddressFamily::UNIX,
                 SocketType::STREAM,
@@ -110,23 +135,32 @@ impl Listener {
             // else can connect before its owner and mode are set.
             rustix::fs::fchmod(&socket, Mode::from_raw_mode(0o600 & params.mode))?;
             rustix::net::bind(&socket, &address)?;
-            if let Some(group) = params.group {
-                rustix::fs::chown(path, None, Some(Gid::from_raw(group)))?;
-            }
-            std::fs::set_permissions(path, std::fs::Permissions::from_mode(params.mode))?;
-            rustix::net::listen(&socket, BACKLOG)?;
             let made = std::fs::symlink_metadata(path)?;
-            Ok((socket.into(), (made.dev(), made.ino())))
+            Ok(Listener {
+                socket: socket.into(),
+                path: path.clone(),
+                identity: (made.dev(), made.ino()),
+            })
         };
-        let (socket, identity) = bind().map_err(|source| match source.raw_os_error() {
+        // From here on a failure takes the socket away again.
+        let listener = bind().map_err(|source| match source.raw_os_error() {
             Some(libc::EADDRINUSE) => Error::Taken(path.clone()),
             _ => failed(source),
         })?;
-        Ok(Listener {
-            socket,
-            path: path.clone(),
-            identity,
-        })
+        if let Some(group) = params.group {
+            let gid = Some(Gid::from_raw(group));
+            rustix::fs::chownat(CWD, path, None, gid, AtFlags::SYMLINK_NOFOLLOW).map_err(
+                |source| Error::Group {
+                    path: path.clone(),
+                    group,
+                    source: source.into(),
+                },
+            )?;
+        }
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(params.mode))
+            .map_err(failed)?;
+        rustix::net::listen(&listener.socket, BACKLOG).map_err(|errno| failed(errno.into()))?;
+        Ok(listener)
     }
 
     /// The next connection.
@@ -155,8 +189,36 @@ impl Drop for Listener {
     }
 }
 
+/// Keeps others who make a socket in the same directory waiting, until it is
+/// dropped. Where that is not possible, it goes without.
+fn lock_directory(path: &Path) -> Option<File> {
+    let directory = File::open(path.parent()?).ok()?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Some(directory),
+            Err(Errno::AGAIN | Errno::INTR) if Instant::now() < deadline => {}
+            Err(_) => return None,
+        }
+        // flock has no time-out of its own.
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Whether somebody has the socket open. Never waits for them to answer.
+fn is_served(address: &SocketAddrUnix) -> rustix::io::Result<bool> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let probe = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    match rustix::net::connect(&probe, address) {
+        // Alive too, with its backlog full, or with a socket of another kind.
+        Ok(()) | Err(Errno::AGAIN | Errno::PROTOTYPE) => Ok(true),
+        Err(Errno::CONNREFUSED | Errno::NOENT) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
 /// Removes a socket that nobody listens at, as a killed server leaves it.
-fn remove_stale(path: &Path) -> Result<(), Error> {
+fn remove_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), Error> {
     let failed = |source: io::Error| Error::Io {
         path: path.to_owned(),
         source,
@@ -169,17 +231,13 @@ fn remove_stale(path: &Path) -> Result<(), Error> {
         }
         Ok(_) => {}
     }
-    match UnixStream::connect(path) {
-        Ok(_) => Err(Error::Taken(path.to_owned())),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            tracing::info!(path = %path.display(), "replacing a socket that nobody serves");
-            std::fs::remove_file(path).map_err(failed)
-        }
-        // Alive, but with its backlog full or not for us.
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            Err(Error::Taken(path.to_owned()))
-        }
-        Err(error) => Err(failed(error)),
+    if is_served(address).map_err(|errno| failed(errno.into()))? {
+        return Err(Error::Taken(path.to_owned()));
+    }
+    tracing::info!(path = %path.display(), "replacing a socket that nobody serves");
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error)),
+        _ => Ok(()),
     }
 }
 

@@ -4,9 +4,10 @@ use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use vhost::vhost_user::{BackendReqHandler, Error as VhostError};
 
 use super::listener::Listener;
@@ -24,14 +25,31 @@ pub struct Server {
 #[derive(Clone)]
 pub struct Stopper {
     wake: Arc<OwnedFd>,
-    connection: Arc<Mutex<Connection>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    connection: Mutex<Connection>,
+    /// No front end is listened to any more.
+    silence: Condvar,
 }
 
 #[derive(Default)]
 struct Connection {
     stopped: bool,
+    /// The front end whose messages are handled.
     stream: Option<UnixStream>,
 }
+
+/// How long a front end may leave its answers unread when the server ends.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// How long to wait for resources before accepting is tried again.
+const SHORTAGE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 100_000_000,
+};
 
 impl Stopper {
     /// Tells the server to finish: requests in flight are completed, what was
@@ -43,22 +61,55 @@ impl Stopper {
             // Only our reading side: the front end must not take this for the
             // end before the requests in flight have been completed.
             let _ = stream.shutdown(Shutdown::Read);
+            let stopper = self.clone();
+            // Without the thread, a front end that reads nothing is waited for.
+            let _ = std::thread::Builder::new()
+                .name("stop".into())
+                .spawn(move || stopper.cut_off_if_stuck());
         }
         let _ = rustix::io::write(&*self.wake, &1u64.to_ne_bytes());
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Connection> {
-        self.connection
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    /// Answering may block for ever, if the front end reads no answers: then
+    /// it is given up. One that waits for an answer of ours is not.
+    fn cut_off_if_stuck(&self) {
+        let mut connection = self.lock();
+        loop {
+            (connection, _) = self
+                .shared
+                .silence
+                .wait_timeout_while(connection, GRACE, |connection| connection.stream.is_some())
+                .unwrap_or_else(PoisonError::into_inner);
+            let Some(stream) = &connection.stream else {
+                return;
+            };
+            if !takes_answers(stream) {
+                tracing::warn!("the front end reads no answers: it is cut off");
+                let _ = stream.shutdown(Shutdown::Both);
+            }
+        }
     }
 
-    /// Whether the server shall go on. Takes note of the front end that it
-    /// is to be cut off from.
-    fn begin(&self, stream: Option<UnixStream>) -> bool {
+    fn lock(&self) -> MutexGuard<'_, Connection> {
+        let connection = &self.shared.connection;
+        connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The front end is not listened to any more.
+    fn silence(&self) {
+        self.lock().stream = None;
+        self.shared.silence.notify_all();
+    }
+
+    /// Whether the front end shall be served. Takes note of it.
+    fn begin(&self, stream: UnixStream) -> bool {
         let mut connection = self.lock();
-        connection.stream = stream;
+        connection.stream = Some(stream);
         !connection.stopped
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.lock().stopped
     }
 }
 
@@ -73,7 +124,7 @@ impl Server {
             listener,
             stopper: Stopper {
                 wake: Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?),
-                connection: Arc::default(),
+                shared: Arc::default(),
             },
         })
     }
@@ -89,11 +140,16 @@ impl Server {
     /// When the socket cannot be waited for or accepted from.
     pub fn run(&self) -> io::Result<()> {
         while let Some(stream) = self.accept()? {
-            let handle = stream.try_clone()?;
-            if self.stopper.begin(Some(handle)) {
-                self.serve(stream);
+            match stream.try_clone() {
+                Ok(handle) => {
+                    if self.stopper.begin(handle) {
+                        self.serve(stream);
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "a front end could not be served"),
             }
-            if !self.stopper.begin(None) {
+            self.stopper.silence();
+            if self.stopper.is_stopped() {
                 return Ok(());
             }
         }
@@ -103,6 +159,7 @@ impl Server {
     /// The next front end, or nothing when stopped.
     fn accept(&self) -> io::Result<Option<UnixStream>> {
         let wake = self.stopper.wake.as_fd();
+        let mut short = false;
         loop {
             let mut fds = [
                 PollFd::from_borrowed_fd(wake, PollFlags::IN),
@@ -117,9 +174,15 @@ impl Server {
             }
             match self.listener.accept() {
                 Ok(stream) => return Ok(Some(stream)),
-                // The front end has gone again, or resources are short for now.
-                Err(error) if is_passing(&error) => {
-                    tracing::warn!(%error, "a front end could not be accepted");
+                Err(error) if has_gone(&error) => {}
+                // It stays in the backlog, so that polling alone would spin.
+                Err(error) if is_shortage(&error) => {
+                    if !short {
+                        tracing::warn!(%error, "a front end has to wait to be accepted");
+                    }
+                    short = true;
+                    let mut fds = [PollFd::from_borrowed_fd(wake, PollFlags::IN)];
+                    let _ = poll(&mut fds, Some(&SHORTAGE));
                 }
                 Err(error) => return Err(error),
             }
@@ -135,6 +198,7 @@ impl Server {
                 break error;
             }
         };
+        self.stopper.silence();
         session.lock().unwrap_or_else(PoisonError::into_inner).end();
         match reason {
             VhostError::Disconnected => tracing::info!("front end disconnected"),
@@ -146,10 +210,25 @@ impl Server {
     }
 }
 
-/// Whether accepting may succeed later.
-fn is_passing(error: &io::Error) -> bool {
+/// Whether there is room for an answer.
+fn takes_answers(stream: &UnixStream) -> bool {
+    let mut fds = [PollFd::new(stream, PollFlags::OUT)];
+    // An error says nothing about the front end.
+    poll(&mut fds, Some(&Timespec::default())) != Ok(0)
+}
+
+/// Whether the front end left before it was accepted.
+fn has_gone(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(libc::ECONNABORTED | libc::EINTR | libc::EAGAIN)
+    )
+}
+
+/// Whether accepting may succeed once resources are free.
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
     )
 }

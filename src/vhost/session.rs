@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
+use rustix::fs::OFlags;
 use vhost::VhostUserMemoryRegionBase;
 use vhost::vhost_user::message::{
     VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight,
@@ -28,6 +29,18 @@ use crate::virtio::config::{CONFIG_BYTES, WRITEBACK_OFFSET, write_cache};
 /// largest `virtio_blk_config` that there is, and some. What is not defined
 /// here reads as zero.
 const MAX_CONFIG_BYTES: usize = 256;
+
+/// A descriptor that is signalled never keeps a queue thread waiting, whatever
+/// the front end does with it. The flag is one of the open file, which is the
+/// front end's too; QEMU's eventfds have it from the start.
+fn unblock(fd: Option<File>) -> Result<Option<File>> {
+    if let Some(file) = &fd {
+        rustix::fs::fcntl_getfl(file)
+            .and_then(|flags| rustix::fs::fcntl_setfl(file, flags | OFlags::NONBLOCK))
+            .map_err(|errno| Error::ReqHandlerError(errno.into()))?;
+    }
+    Ok(fd)
+}
 
 const PROTOCOL_FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
 
@@ -197,12 +210,12 @@ impl VhostUserBackendReqHandlerMut for Session {
     }
 
     fn set_vring_call(&mut self, index: u8, fd: Option<File>) -> Result<()> {
-        self.queue(index)?.set_call(fd);
+        self.queue(index)?.set_call(unblock(fd)?);
         Ok(())
     }
 
     fn set_vring_err(&mut self, index: u8, fd: Option<File>) -> Result<()> {
-        self.queue(index)?.set_err(fd);
+        self.queue(index)?.set_err(unblock(fd)?);
         Ok(())
     }
 

@@ -121,7 +121,9 @@ impl Explain for Error {
 fn io_help(path: &Path, source: &io::Error) -> Option<String> {
     use io::ErrorKind as E;
     Some(match source.kind() {
-        E::NotFound => format!("check that {} exists and is spelt right", path.display()),
+        E::NotFound | E::NotADirectory => {
+            format!("check that {} exists and is spelt right", path.display())
+        }
         E::PermissionDenied => format!(
             "give the user that runs sealblk access to {}",
             path.display()
@@ -142,6 +144,9 @@ fn io_help(path: &Path, source: &io::Error) -> Option<String> {
              file system"
                 .into()
         }
-        _ => return None,
+        _ => format!(
+            "check what {} lies on: the kernel log (`dmesg`) may say more",
+            path.display()
+        ),
     })
 }

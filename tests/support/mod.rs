@@ -7,6 +7,8 @@
 //!   code that knows nothing of sealblk.
 //! - [`raw_front_end`] speaks vhost-user by itself and leaves the ring and the
 //!   messages to the test, so that it can do what no sane driver does.
+//! - [`home`] is a directory with a key and volumes, and what a refused command
+//!   says there.
 //! - [`request`] and [`memory`] are the requests and the guest memory of both.
 //!
 //! - [`in_process`] serves a disk from the library's parts.
@@ -17,6 +19,7 @@
 #![allow(dead_code, reason = "each test crate uses a part of it")]
 
 pub mod front_end;
+pub mod home;
 pub mod in_process;
 pub mod memory;
 pub mod message;

@@ -100,17 +100,36 @@ impl RawFrontEnd {
     /// Connects and negotiates features, but sets up neither memory nor rings.
     pub fn negotiate(socket: &Path, options: &RawOptions) -> io::Result<RawFrontEnd> {
         let mut front_end = Self::silent(socket, options)?;
-        let messages = &mut front_end.messages;
+        front_end.greet(options.features)?;
+        Ok(front_end)
+    }
+
+    /// Connects anew with the rings and the memory as they are, and goes on
+    /// behind the last used entry, as QEMU does when a server has gone.
+    pub fn reconnect(&mut self, socket: &Path) -> io::Result<()> {
+        self.messages = Messages::connect(socket)?;
+        self.greet(self.features)?;
+        self.set_memory()?;
+        for index in 0..self.queues.len() as u32 {
+            let base = self.queues[index as usize].used_idx();
+            self.start_queue(index, base)?;
+            self.enable(index, true)?;
+        }
+        Ok(())
+    }
+
+    fn greet(&mut self, features: u64) -> io::Result<()> {
+        let messages = &mut self.messages;
         messages.tell_unacknowledged(m::SET_OWNER, &[])?;
-        let features = messages.ask(m::GET_FEATURES, &[])?.number()? & options.features;
+        let features = messages.ask(m::GET_FEATURES, &[])?.number()? & features;
         let offered = messages.ask(m::GET_PROTOCOL_FEATURES, &[])?.number()?;
         let wanted = m::PF_MQ | m::PF_REPLY_ACK | m::PF_CONFIG | m::PF_CONFIGURE_MEM_SLOTS;
         let protocol_features = offered & wanted;
         messages.tell_unacknowledged(m::SET_PROTOCOL_FEATURES, &protocol_features.to_le_bytes())?;
         messages.tell(m::SET_FEATURES, &features.to_le_bytes(), &[])?;
-        front_end.features = features;
-        front_end.protocol_features = protocol_features;
-        Ok(front_end)
+        self.features = features;
+        self.protocol_features = protocol_features;
+        Ok(())
     }
 
     /// Connects, and says nothing.

@@ -30,19 +30,31 @@ pub struct Server {
     child: Child,
     socket: PathBuf,
     log: PathBuf,
-    directory: TempDir,
+    path: PathBuf,
+    /// The directory, if it goes with the server.
+    _owned: Option<TempDir>,
 }
 
 impl Server {
     /// Starts `command`, which is to serve on the socket [`socket_in`] of the
     /// directory, and waits until the socket takes connections.
-    pub fn start(directory: TempDir, mut command: Command) -> Server {
-        let log = directory.path().join("stderr.log");
+    pub fn start(directory: TempDir, command: Command) -> Server {
+        let socket = socket_in(directory.path());
+        let mut server = Server::beside(directory.path(), socket, command);
+        server._owned = Some(directory);
+        server
+    }
+
+    /// Starts `command`, which is to serve on that socket, in a directory that
+    /// outlives the server, and waits until the socket takes connections.
+    pub fn beside(directory: &Path, socket: PathBuf, mut command: Command) -> Server {
+        let log = socket.with_extension("log");
         let mut server = Server {
             child: spawn(&mut command, &log),
-            socket: socket_in(directory.path()),
+            socket,
             log,
-            directory,
+            path: directory.to_owned(),
+            _owned: None,
         };
         server.wait_until_ready();
         server
@@ -67,7 +79,7 @@ impl Server {
     }
 
     pub fn directory(&self) -> &Path {
-        self.directory.path()
+        &self.path
     }
 
     /// What the server wrote to its standard error so far.
