@@ -204,3 +204,54 @@ impl Disk {
         self.errors.load(Ordering::Relaxed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypt::{Engine, Params};
+    use crate::secret::Dek;
+    use crate::store::DirectMode;
+    use std::os::fd::AsFd;
+
+    const BYTES: u64 = 1 << 20;
+
+    fn disk(read_only: bool, zero_units: bool) -> Disk {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(BYTES).unwrap();
+        let params = Params {
+            zero_units,
+            ..Params::default()
+        };
+        let access = (read_only, DirectMode::Never);
+        Disk::new(DiskParams {
+            cipher: SectorCipher::new(Engine::Portable, &Dek::generate().unwrap(), params).unwrap(),
+            store: Store::open(file.as_fd(), (0, BYTES), params.sector_size, access, 1).unwrap(),
+            bytes: BYTES,
+            read_only,
+            discard: true,
+            serial: [0; SERIAL_BYTES],
+            num_queues: 1,
+            queue_size: 128,
+            write_cache: true,
+            poll: Duration::ZERO,
+        })
+    }
+
+    #[test]
+    fn a_failed_fdatasync_is_never_followed_by_a_flush_that_succeeds() {
+        let disk = disk(false, false);
+        assert!(disk.sync_now().is_ok());
+        disk.note_sync_failure(&io::Error::from_raw_os_error(libc::EIO));
+        // The file itself is fine, and its fdatasync would succeed.
+        assert!(disk.store().sync().is_ok());
+        assert!(disk.sync_now().is_err());
+        assert!(disk.sync_has_failed());
+    }
+
+    #[test]
+    fn discards_are_offered_only_where_zero_units_read_as_zeroes() {
+        assert!(disk(false, true).limits().discard);
+        assert!(!disk(false, false).limits().discard);
+        assert!(!disk(true, true).limits().discard);
+    }
+}
