@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 
 use super::Notified;
 use super::support::front_end::{FrontEnd, Options};
-use super::support::home::{Home, refused};
+use super::support::home::{Guard, Home, refused};
 use super::support::server::eventually;
 
 #[test]
@@ -16,17 +16,17 @@ fn the_service_manager_is_told_when_it_serves_and_when_it_stops() {
     let mut command = home.serve_command(&["disk.img", "--pid-file", "pid"]);
     command.env("NOTIFY_SOCKET", &notified.path);
     let child = command.stderr(std::process::Stdio::null()).spawn();
-    let mut child = child.unwrap();
+    let mut child = Guard(child.unwrap());
     assert_eq!(notified.next(), "READY=1");
     // Ready means ready: no waiting from here on.
     let connected = UnixStream::connect(home.path("disk.sock"));
     let pid = fs::read_to_string(home.path("pid"));
-    let process = rustix::process::Pid::from_child(&child);
+    let process = rustix::process::Pid::from_child(&child.0);
     rustix::process::kill_process(process, rustix::process::Signal::TERM).unwrap();
     assert_eq!(notified.next(), "STOPPING=1");
-    let status = eventually("it has ended", || child.try_wait().unwrap());
+    let status = eventually("it has ended", || child.0.try_wait().unwrap());
     connected.unwrap();
-    assert_eq!(pid.unwrap(), format!("{}\n", child.id()));
+    assert_eq!(pid.unwrap(), format!("{}\n", child.0.id()));
     assert_eq!(status.code(), Some(0));
     assert!(!home.path("pid").exists());
     assert!(!home.path("disk.sock").exists());

@@ -1,6 +1,7 @@
 //! A server without descriptors, and one whose notifications nobody takes.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
@@ -21,6 +22,19 @@ fn limit_open_files(server: &Server, most: u64) {
     prlimit(pid, Resource::Nofile, limit).unwrap();
 }
 
+/// Sets up queues as far as the server's descriptors reach.
+fn try_to_start(server: &Server, options: &RawOptions) -> std::io::Result<()> {
+    let mut raw = RawFrontEnd::negotiate(server.socket(), options)?;
+    // A message whose descriptors got lost may be waited for by both sides.
+    raw.messages.set_patience(Duration::from_millis(200));
+    raw.set_memory()?;
+    for index in 0..options.queues {
+        raw.start_queue(index, 0)?;
+        raw.enable(index, true)?;
+    }
+    Ok(())
+}
+
 /// When a front end cannot be accepted or served because descriptors are
 /// short, that is a matter of this front end: the disks go on, and later ones
 /// are served.
@@ -30,12 +44,12 @@ fn a_shortage_of_descriptors_passes() {
     home.create("other.img", &[]);
     let arguments = [
         "serve",
-        "disk.img",
         "other.img",
-        "--socket",
-        "disk.sock",
+        "disk.img",
         "--socket",
         "other.sock",
+        "--socket",
+        "disk.sock",
         "--queues",
         "2",
     ];
@@ -48,7 +62,7 @@ fn a_shortage_of_descriptors_passes() {
     for spare in 0..24 {
         limit_open_files(&server, open + spare);
         let mut messages = Messages::connect(server.socket()).unwrap();
-        messages.set_patience(std::time::Duration::from_millis(30));
+        messages.set_patience(Duration::from_millis(30));
         // Whether there is an answer depends on what is left.
         if messages.send(GET_FEATURES, 0, &[], &[]).is_ok() {
             let _ = messages.receive();
@@ -59,7 +73,7 @@ fn a_shortage_of_descriptors_passes() {
             ..RawOptions::default()
         };
         if spare > 8 {
-            let _ = RawFrontEnd::connect(server.socket(), &options);
+            let _ = try_to_start(&server, &options);
         }
         server.assert_running("descriptors ran short");
         assert!(served.read(0, 4096) == [5; 4096], "the other disk goes on");
