@@ -28,6 +28,12 @@ qemu_value() { printf '%s' "${1//,/,,}"; }
 # nothing in a guest of this size.
 cpu_of() { if [[ $1 == kvm ]]; then echo host; else echo max,la57=off; fi; }
 
+# accel_option ACCELERATOR: the value of -accel. One thread emulates all CPUs: with
+# a thread for each, QEMU aborts now and then in iotlb_to_section() while one CPU
+# maps a PCI device and another one uses a device (QEMU issue 1921, seen with 10.0).
+# Not slower: little in these guests runs on two CPUs at once.
+accel_option() { if [[ $1 == tcg ]]; then echo tcg,thread=single; else echo "$1"; fi; }
+
 # choose_accel auto|kvm|tcg QEMU: prints kvm or tcg.
 #
 # /dev/kvm opening, or even a few instructions running, proves little: on some

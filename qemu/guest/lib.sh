@@ -63,24 +63,25 @@ guest_reboot() {
     sleep 60
 }
 
-# open_dm_crypt [--readonly]: /dev/raw0 as /dev/mapper/plain, with the inputs
-# and variables that the job dm-crypt-read describes.
+# open_dm_crypt [--readonly]: $RAW as /dev/mapper/plain, with the inputs and
+# variables that the job dm-crypt-read describes.
 open_dm_crypt() {
+    raw=${RAW:-/dev/raw0} dek=/job/inputs/${DEK:-dek} header=/job/inputs/${HEADER:-header}
     for module in dm-crypt xts aesni-intel aes_generic; do
         modprobe $module 2>/dev/null
     done
-    [ -f /job/inputs/dek ] || fail "the input 'dek' is missing"
+    [ -f "$dek" ] || fail "the input '${dek##*/}' is missing"
     set -- "$@" --key-size 512 --batch-mode
     if [ "$LUKS_TYPE" = plain ]; then
-        sectors=$((($(size_of /dev/raw0) - ${DATA_OFFSET:-0}) / 512))
+        sectors=$((($(size_of "$raw") - ${DATA_OFFSET:-0}) / 512))
         # A table wants whole sectors of the size that it names.
         sectors=$((sectors / (${SECTOR_SIZE:-512} / 512) * (${SECTOR_SIZE:-512} / 512)))
         flag=''
         if [ "$1" = --readonly ]; then flag=--readonly; fi
-        must dmsetup create plain $flag --table "0 $sectors crypt aes-xts-plain64 $(od -A n -v -t x1 /job/inputs/dek | tr -d ' \n') 0 $(readlink -f /dev/raw0) $((${DATA_OFFSET:-0} / 512)) 1 sector_size:${SECTOR_SIZE:-512}"
+        must dmsetup create plain $flag --table "0 $sectors crypt aes-xts-plain64 $(od -A n -v -t x1 "$dek" | tr -d ' \n') 0 $(readlink -f "$raw") $((${DATA_OFFSET:-0} / 512)) 1 sector_size:${SECTOR_SIZE:-512}"
     else
-        [ ! -f /job/inputs/header ] || set -- "$@" --header /job/inputs/header
-        must cryptsetup open --type "${LUKS_TYPE:-luks2}" --volume-key-file /job/inputs/dek "$@" /dev/raw0 plain
+        [ ! -f "$header" ] || set -- "$@" --header "$header"
+        must cryptsetup open --type "${LUKS_TYPE:-luks2}" --volume-key-file "$dek" "$@" "$raw" plain
     fi
     tries=0
     until [ -b /dev/mapper/plain ]; do
@@ -97,10 +98,11 @@ open_dm_crypt() {
 # through us and as noise through dm-crypt.
 compare_whole() {
     [ "$COMPARE" != regions ] || return 0
-    [ "$(size_of /dev/sut0)" -eq "$(size_of /dev/mapper/plain)" ] ||
-        fail "sizes differ: /dev/sut0 $(size_of /dev/sut0), dm-crypt $(size_of /dev/mapper/plain)"
-    forget /dev/sut0
+    sut=${SUT:-/dev/sut0}
+    [ "$(size_of "$sut")" -eq "$(size_of /dev/mapper/plain)" ] ||
+        fail "sizes differ: $sut $(size_of "$sut"), dm-crypt $(size_of /dev/mapper/plain)"
+    forget "$sut"
     forget /dev/mapper/plain
-    must cmp /dev/sut0 /dev/mapper/plain
-    note "equal, byte for byte: $(size_of /dev/sut0) bytes"
+    must cmp "$sut" /dev/mapper/plain
+    note "equal, byte for byte: $(size_of "$sut") bytes"
 }

@@ -223,6 +223,7 @@ pub fn succeed(command: &mut Command) -> String {
 pub struct Volume {
     pub bytes: u64,
     pub sector_size: u32,
+    pub detached: bool,
     pub create: Vec<&'static str>,
     pub serve: Vec<&'static str>,
 }
@@ -232,9 +233,16 @@ impl Volume {
         Volume {
             bytes,
             sector_size,
+            detached: false,
             create: Vec::new(),
             serve: Vec::new(),
         }
+    }
+
+    /// With its header in a file of its own.
+    pub fn detached(mut self) -> Self {
+        self.detached = true;
+        self
     }
 
     /// More arguments for `sealblk volume create`.
@@ -255,6 +263,20 @@ pub fn image_in(directory: &Path) -> PathBuf {
     directory.join("disk.img")
 }
 
+/// The detached header of a [`Volume::detached`] in a test's directory.
+pub fn header_in(directory: &Path) -> PathBuf {
+    directory.join("disk.header")
+}
+
+/// Names the volume of that directory, and its header if it has one of its own.
+pub fn name_volume(command: &mut Command, directory: &Path) {
+    command.arg(image_in(directory));
+    let header = header_in(directory);
+    if header.exists() {
+        command.arg("--header").arg(header);
+    }
+}
+
 /// Makes a key and a volume with sealblk, and serves it.
 pub fn serve_with_sealblk(volume: &Volume) -> Server {
     let directory = tempfile::tempdir().unwrap();
@@ -264,22 +286,25 @@ pub fn serve_with_sealblk(volume: &Volume) -> Server {
             .args(["key", "init", "--key-file"])
             .arg(key_file(&path)),
     );
-    succeed(
-        sealblk(&path)
-            .args(["volume", "create", "--size", &volume.bytes.to_string()])
-            .args(["--sector-size", &volume.sector_size.to_string()])
-            .args(&volume.create)
-            .arg(image_in(&path)),
-    );
+    let mut create = sealblk(&path);
+    create
+        .args(["volume", "create", "--size", &volume.bytes.to_string()])
+        .args(["--sector-size", &volume.sector_size.to_string()])
+        .args(&volume.create)
+        .arg(image_in(&path));
+    if volume.detached {
+        create.arg("--header").arg(header_in(&path));
+    }
+    succeed(&mut create);
     Server::start(directory, serve_command(&path, &volume.serve))
 }
 
 /// `sealblk serve` of the volume in that directory.
 pub fn serve_command(directory: &Path, arguments: &[&'static str]) -> Command {
     let mut command = sealblk(directory);
+    command.arg("serve");
+    name_volume(&mut command, directory);
     command
-        .arg("serve")
-        .arg(image_in(directory))
         .arg("--socket")
         .arg(socket_in(directory))
         .args(arguments);
