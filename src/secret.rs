@@ -289,6 +289,13 @@ impl<T> Deref for SecretBox<T> {
     }
 }
 
+impl<T> DerefMut for SecretBox<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: as in `deref`, and `&mut self` makes it the only access.
+        unsafe { self.pages.start.cast().as_mut() }
+    }
+}
+
 impl<T> fmt::Debug for SecretBox<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SecretBox")

@@ -48,7 +48,7 @@ impl Segment {
 /// of length zero are stepped over.
 #[derive(Clone, Debug)]
 pub struct SegmentCursor<'a> {
-    /// The current segment and those after it.
+    /// The current segment, which is never at its end, and those after it.
     segments: &'a [Segment],
     /// Bytes of the current segment that are behind us.
     offset: usize,
@@ -59,11 +59,13 @@ pub struct SegmentCursor<'a> {
 impl<'a> SegmentCursor<'a> {
     /// The start of a scatter list.
     pub fn new(segments: &'a [Segment]) -> Self {
-        SegmentCursor {
+        let mut cursor = SegmentCursor {
             segments,
             offset: 0,
             remaining: segments.iter().map(|segment| segment.len()).sum(),
-        }
+        };
+        cursor.advance(0);
+        cursor
     }
 
     /// `offset` bytes into a scatter list.
@@ -84,16 +86,14 @@ impl<'a> SegmentCursor<'a> {
     /// What is contiguous from here on: the rest of the current segment.
     /// Empty only at the end.
     pub fn contiguous(&self) -> Segment {
-        for (index, segment) in self.segments.iter().enumerate() {
-            let offset = if index == 0 { self.offset } else { 0 };
-            if segment.len() > offset {
-                // SAFETY: `offset` is less than the length of the segment, so
-                // the address stays inside it and does not wrap to null.
-                let start = unsafe { segment.start.add(offset) };
-                return Segment::new(start, segment.len() - offset);
+        match self.segments.first() {
+            Some(segment) => {
+                // SAFETY: `advance` leaves the offset inside the segment.
+                let start = unsafe { segment.start.add(self.offset) };
+                Segment::new(start, segment.len() - self.offset)
             }
+            None => Segment::new(NonNull::dangling(), 0),
         }
-        Segment::new(NonNull::dangling(), 0)
     }
 
     /// Steps over `count` bytes.
@@ -111,6 +111,29 @@ impl<'a> SegmentCursor<'a> {
             self.offset -= first.len();
             self.segments = rest;
         }
+    }
+
+    /// Steps over as many whole units of `UNIT` bytes as are contiguous from
+    /// here on, at most `limit`. Gives where they start, and how many: none
+    /// where a segment ends inside of the unit, or nothing is left.
+    #[inline(always)]
+    pub fn take_units<const UNIT: usize>(&mut self, limit: usize) -> (*mut u8, usize) {
+        let piece = self.contiguous();
+        let units = (piece.len() / UNIT).min(limit);
+        let bytes = units * UNIT;
+        self.remaining -= bytes;
+        if bytes < piece.len() {
+            self.offset += bytes;
+        } else {
+            self.offset = 0;
+            self.segments = self.segments.get(1..).unwrap_or_default();
+            while let [first, rest @ ..] = self.segments
+                && first.is_empty()
+            {
+                self.segments = rest;
+            }
+        }
+        (piece.as_ptr(), units)
     }
 
     /// Copies the next `to.len()` bytes out of the segments, and steps over them.
