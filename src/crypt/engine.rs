@@ -11,13 +11,20 @@ use crate::error::{Explain, Kind};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Engine {
+    /// AVX-512 with VAES and VPCLMULQDQ: 32 blocks at a time.
+    #[cfg(target_arch = "x86_64")]
+    Vaes512,
     /// The `aes` and `xts-mode` crates, unit by unit: runs everywhere.
     Portable,
 }
 
 impl Engine {
     /// Every engine, the fastest first.
-    const ALL: &[Engine] = &[Engine::Portable];
+    const ALL: &[Engine] = &[
+        #[cfg(target_arch = "x86_64")]
+        Engine::Vaes512,
+        Engine::Portable,
+    ];
 
     /// How many engines there are.
     pub(super) const COUNT: usize = Self::ALL.len();
@@ -43,6 +50,8 @@ impl Engine {
     /// The name in configuration, logs and metrics.
     pub fn name(self) -> &'static str {
         match self {
+            #[cfg(target_arch = "x86_64")]
+            Engine::Vaes512 => "vaes512",
             Engine::Portable => "portable",
         }
     }
@@ -61,12 +70,23 @@ impl Engine {
     /// The CPU features that the engine is built on.
     fn needs(self) -> &'static str {
         match self {
-            Engine::Portable => "nothing",
+            #[cfg(target_arch = "x86_64")]
+            Engine::Vaes512 => "AVX-512 (F, BW, DQ), VAES and VPCLMULQDQ",
+            Engine::Portable => "nothing special",
         }
     }
 
     fn runs_here(self) -> bool {
         match self {
+            #[cfg(target_arch = "x86_64")]
+            Engine::Vaes512 => {
+                is_x86_feature_detected!("aes")
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("vaes")
+                    && is_x86_feature_detected!("vpclmulqdq")
+            }
             Engine::Portable => true,
         }
     }

@@ -10,6 +10,8 @@
 //!   expanded once, shared by the queue threads.
 //! - `engine` knows which implementations there are and which this CPU runs.
 //! - `portable` is the oracle: the `aes` and `xts-mode` crates, unit by unit.
+//! - `vaes512` is built on vector instructions; `walk` takes
+//!   requests apart for it, and `schedule` expands keys.
 //! - `selftest` proves an engine on this CPU before it may serve.
 //!
 //! No guest, no I/O and no key service is known here; only `units`, `segment`,
@@ -23,7 +25,13 @@
 
 mod engine;
 mod portable;
+#[cfg(target_arch = "x86_64")]
+mod schedule;
 mod selftest;
+#[cfg(target_arch = "x86_64")]
+mod vaes512;
+#[cfg(target_arch = "x86_64")]
+mod walk;
 
 use std::io;
 
@@ -98,6 +106,8 @@ impl Explain for Error {
 /// Expanded keys, in the form that the engine wants.
 enum Keys {
     Portable(SecretBox<portable::Keys>),
+    #[cfg(target_arch = "x86_64")]
+    Vaes512(SecretBox<vaes512::Keys>),
 }
 
 /// The cipher of one disk. Shared by all its queue threads.
@@ -123,6 +133,9 @@ impl SectorCipher {
         engine.check()?;
         let keys = match engine {
             Engine::Portable => Keys::Portable(portable::Keys::expand(dek)?),
+            // SAFETY: `check` found that this CPU has what the engine needs.
+            #[cfg(target_arch = "x86_64")]
+            Engine::Vaes512 => Keys::Vaes512(unsafe { vaes512::Keys::expand(dek)? }),
         };
         Ok(SectorCipher { keys, params })
     }
@@ -131,6 +144,8 @@ impl SectorCipher {
     pub fn engine(&self) -> Engine {
         match self.keys {
             Keys::Portable(_) => Engine::Portable,
+            #[cfg(target_arch = "x86_64")]
+            Keys::Vaes512(_) => Engine::Vaes512,
         }
     }
 
@@ -152,11 +167,18 @@ impl SectorCipher {
     /// The memory of the segments is mapped and readable, and overlaps `to` nowhere.
     pub unsafe fn encrypt(&self, first: Sector, from: &mut SegmentCursor<'_>, to: &mut [u8]) {
         let tweak = self.check(first, to.len(), from.remaining());
-        match &self.keys {
-            Keys::Portable(keys) => {
-                // SAFETY: as the caller vouches.
-                unsafe { from.copy_to(to) };
-                keys.encrypt(tweak, self.params.sector_size, to);
+        let unit = self.params.sector_size;
+        // SAFETY: as the caller vouches, and by the check of the lengths.
+        unsafe {
+            match &self.keys {
+                Keys::Portable(keys) => {
+                    from.copy_to(to);
+                    keys.encrypt(tweak, unit, to);
+                }
+                #[cfg(target_arch = "x86_64")]
+                Keys::Vaes512(keys) => {
+                    walk::encrypt(&**keys, unit, tweak, from, to.as_mut_ptr(), to.len());
+                }
             }
         }
     }
@@ -172,11 +194,30 @@ impl SectorCipher {
     /// The memory of the segments is mapped and writable, and overlaps `from` nowhere.
     pub unsafe fn decrypt(&self, first: Sector, from: &mut [u8], to: &mut SegmentCursor<'_>) {
         let tweak = self.check(first, from.len(), to.remaining());
-        match &self.keys {
-            Keys::Portable(keys) => {
-                keys.decrypt(tweak, self.params.sector_size, self.params.zero_units, from);
-                // SAFETY: as the caller vouches.
-                unsafe { to.copy_from(from) };
+        let Params {
+            sector_size: unit,
+            zero_units,
+            ..
+        } = self.params;
+        // SAFETY: as the caller vouches, and by the check of the lengths.
+        unsafe {
+            match &self.keys {
+                Keys::Portable(keys) => {
+                    keys.decrypt(tweak, unit, zero_units, from);
+                    to.copy_from(from);
+                }
+                #[cfg(target_arch = "x86_64")]
+                Keys::Vaes512(keys) => {
+                    walk::decrypt(
+                        &**keys,
+                        unit,
+                        tweak,
+                        zero_units,
+                        from.as_mut_ptr(),
+                        from.len(),
+                        to,
+                    );
+                }
             }
         }
     }
@@ -187,8 +228,11 @@ impl SectorCipher {
     /// As [`SectorCipher::encrypt`].
     pub fn encrypt_in_place(&self, first: Sector, buffer: &mut [u8]) {
         let tweak = self.check(first, buffer.len(), buffer.len());
+        let unit = self.params.sector_size;
         match &self.keys {
-            Keys::Portable(keys) => keys.encrypt(tweak, self.params.sector_size, buffer),
+            Keys::Portable(keys) => keys.encrypt(tweak, unit, buffer),
+            #[cfg(target_arch = "x86_64")]
+            Keys::Vaes512(keys) => walk::encrypt_in_place(&**keys, unit, tweak, buffer),
         }
     }
 
@@ -198,15 +242,15 @@ impl SectorCipher {
     /// As [`SectorCipher::encrypt`].
     pub fn decrypt_in_place(&self, first: Sector, buffer: &mut [u8]) {
         let tweak = self.check(first, buffer.len(), buffer.len());
+        let Params {
+            sector_size: unit,
+            zero_units,
+            ..
+        } = self.params;
         match &self.keys {
-            Keys::Portable(keys) => {
-                keys.decrypt(
-                    tweak,
-                    self.params.sector_size,
-                    self.params.zero_units,
-                    buffer,
-                );
-            }
+            Keys::Portable(keys) => keys.decrypt(tweak, unit, zero_units, buffer),
+            #[cfg(target_arch = "x86_64")]
+            Keys::Vaes512(keys) => walk::decrypt_in_place(&**keys, unit, tweak, zero_units, buffer),
         }
     }
 
