@@ -113,6 +113,29 @@ impl<'a> SegmentCursor<'a> {
         }
     }
 
+    /// Steps over as many whole units of `UNIT` bytes as are contiguous from
+    /// here on, at most `limit`. Gives where they start, and how many: none
+    /// where a segment ends inside of the unit, or nothing is left.
+    #[inline(always)]
+    pub fn take_units<const UNIT: usize>(&mut self, limit: usize) -> (*mut u8, usize) {
+        let piece = self.contiguous();
+        let units = (piece.len() / UNIT).min(limit);
+        let bytes = units * UNIT;
+        self.remaining -= bytes;
+        if bytes < piece.len() {
+            self.offset += bytes;
+        } else {
+            self.offset = 0;
+            self.segments = self.segments.get(1..).unwrap_or_default();
+            while let [first, rest @ ..] = self.segments
+                && first.is_empty()
+            {
+                self.segments = rest;
+            }
+        }
+        (piece.as_ptr(), units)
+    }
+
     /// Copies the next `to.len()` bytes out of the segments, and steps over them.
     ///
     /// # Panics

@@ -18,8 +18,9 @@ use crate::units::SectorSize;
 /// Units in a batch: 128 KiB at 512 bytes, so that what a batch costs once
 /// does not show, and the lists stay in the first-level cache.
 pub(super) const BATCH: usize = 256;
-/// Entries past the end of the lists that may be touched, but are not used.
-const SPARE: usize = 8;
+/// Entries past the end of the lists: engines may look this far ahead, with no
+/// effect on what they do.
+pub(super) const SPARE: usize = 24;
 
 /// A tweak as it is in memory: little-endian, as the standard has it.
 pub(super) type Tweak = [u8; 16];
@@ -88,17 +89,29 @@ impl Batch {
         engine.tweaks(first, step, self.count, &mut self.tweaks);
     }
 
-    /// Sets the places of units from `at` on, which are contiguous there. With
-    /// short units, up to seven after them get addresses that are not used.
-    #[inline]
+    /// Sets the places of units from `at` on, which are contiguous there. Units
+    /// after them may get addresses that are to be set again.
+    #[inline(always)]
     fn place<const UNIT: usize>(&mut self, at: usize, units: usize, place: *mut u8) {
-        let step = if UNIT == 512 { SPARE } else { 1 };
+        let step = if UNIT == 512 { 8 } else { 1 };
+        assert!(at < BATCH && units <= BATCH - at);
         for first in (0..units).step_by(step) {
             let place = place.wrapping_add(first * UNIT);
-            for (i, slot) in self.places[at + first..][..step].iter_mut().enumerate() {
+            for i in 0..step {
+                // SAFETY: `at + first` is less than `BATCH`, and there are
+                // more than seven entries to spare.
+                let slot = unsafe { self.places.get_unchecked_mut(at + first + i) };
                 slot.write(place.wrapping_add(i * UNIT));
             }
         }
+    }
+
+    /// Ends the list: those who look ahead find the last address again.
+    #[inline(always)]
+    fn end<const UNIT: usize>(&mut self) {
+        let last = self.places[self.count - 1];
+        let ahead = if UNIT == 512 { SPARE } else { 2 };
+        self.places[self.count..][..ahead].fill(last);
     }
 
     /// How many units there are, at most [`BATCH`].
@@ -116,7 +129,8 @@ impl Batch {
         self.ours.wrapping_add(at * UNIT)
     }
 
-    /// The places of unit `at` and those after it.
+    /// The places of unit `at` and those after it, and some to spare: 24 for
+    /// units of 512 bytes, two for others.
     pub(super) fn places(&self, at: usize) -> *const *mut u8 {
         self.places[at..].as_ptr().cast()
     }
@@ -279,29 +293,33 @@ unsafe fn encrypt_units<const UNIT: usize>(
     len: usize,
 ) {
     let mut batch = Batch::new();
+    // A copy that no function is given the address of stays in registers.
+    let mut cursor = from.clone();
     let mut done = 0;
     while done < len {
         batch.start::<UNIT>(engine, first, done, len, to.wrapping_add(done));
         let mut at = 0;
         while at < batch.count {
-            let piece = from.contiguous();
-            let whole = (piece.len() / UNIT).min(batch.count - at);
-            if whole > 0 {
-                batch.place::<UNIT>(at, whole, piece.as_ptr());
-                from.advance(whole * UNIT);
-                at += whole;
+            let (place, units) = cursor.take_units::<UNIT>(batch.count - at);
+            if units > 0 {
+                batch.place::<UNIT>(at, units, place);
+                at += units;
             } else {
                 let ours = batch.ours::<UNIT>(at);
+                let mut moved = cursor.clone();
                 // SAFETY: our buffer has this unit left, and the cursor as much.
-                unsafe { from.copy_to(slice::from_raw_parts_mut(ours, UNIT)) };
+                unsafe { moved.copy_to(slice::from_raw_parts_mut(ours, UNIT)) };
+                cursor = moved;
                 batch.place::<UNIT>(at, 1, ours);
                 at += 1;
             }
         }
+        batch.end::<UNIT>();
         // SAFETY: as the caller vouches, for the places set above.
         unsafe { engine.encrypt::<UNIT>(&batch) };
         done += batch.count * UNIT;
     }
+    *from = cursor;
 }
 
 /// [`decrypt`], for units of `UNIT` bytes.
@@ -320,31 +338,34 @@ unsafe fn decrypt_units<const UNIT: usize>(
     let mut done = 0;
     while done < len {
         batch.start::<UNIT>(engine, first, done, len, from.wrapping_add(done));
-        let start = to.clone();
+        // As in `encrypt_units`, a copy that stays in registers.
+        let mut cursor = to.clone();
         let mut cut = false;
         let mut at = 0;
         while at < batch.count {
-            let piece = to.contiguous();
-            let whole = (piece.len() / UNIT).min(batch.count - at);
-            if whole > 0 {
-                batch.place::<UNIT>(at, whole, piece.as_ptr());
-                to.advance(whole * UNIT);
-                at += whole;
+            let (place, units) = cursor.take_units::<UNIT>(batch.count - at);
+            if units > 0 {
+                batch.place::<UNIT>(at, units, place);
+                at += units;
             } else {
                 cut = true;
                 batch.place::<UNIT>(at, 1, batch.ours::<UNIT>(at));
-                to.advance(UNIT);
+                let mut moved = cursor.clone();
+                moved.advance(UNIT);
+                cursor = moved;
                 at += 1;
             }
         }
-        // SAFETY: as the caller vouches, for the places set above; `start` is
-        // where the cursor was before the batch.
+        batch.end::<UNIT>();
+        // SAFETY: as the caller vouches, for the places set above; `to` is
+        // still where the batch starts.
         unsafe {
             engine.decrypt::<UNIT>(&batch, zero_units);
             if cut {
-                copy_cut::<UNIT>(&batch, start);
+                copy_cut::<UNIT>(&batch, to.clone());
             }
         }
+        *to = cursor;
         done += batch.count * UNIT;
     }
 }
