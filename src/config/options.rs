@@ -55,7 +55,7 @@ pub struct Options {
     #[arg(long, value_name = "MICROSECONDS")]
     pub poll_us: Option<Poll>,
 
-    /// AES-XTS implementation: auto, vaes512 or portable [default: auto]
+    /// AES-XTS implementation: auto, vaes512, aesni or portable [default: auto]
     #[arg(long, value_name = "NAME")]
     pub engine: Option<Engine>,
 
