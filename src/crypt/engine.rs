@@ -14,6 +14,9 @@ pub enum Engine {
     /// AVX-512 with VAES and VPCLMULQDQ: 32 blocks at a time.
     #[cfg(target_arch = "x86_64")]
     Vaes512,
+    /// AES-NI and AVX: eight blocks at a time.
+    #[cfg(target_arch = "x86_64")]
+    Aesni,
     /// The `aes` and `xts-mode` crates, unit by unit: runs everywhere.
     Portable,
 }
@@ -23,6 +26,8 @@ impl Engine {
     const ALL: &[Engine] = &[
         #[cfg(target_arch = "x86_64")]
         Engine::Vaes512,
+        #[cfg(target_arch = "x86_64")]
+        Engine::Aesni,
         Engine::Portable,
     ];
 
@@ -52,6 +57,8 @@ impl Engine {
         match self {
             #[cfg(target_arch = "x86_64")]
             Engine::Vaes512 => "vaes512",
+            #[cfg(target_arch = "x86_64")]
+            Engine::Aesni => "aesni",
             Engine::Portable => "portable",
         }
     }
@@ -72,6 +79,8 @@ impl Engine {
         match self {
             #[cfg(target_arch = "x86_64")]
             Engine::Vaes512 => "AVX-512 (F, BW, DQ), VAES and VPCLMULQDQ",
+            #[cfg(target_arch = "x86_64")]
+            Engine::Aesni => "AES-NI and AVX",
             Engine::Portable => "nothing special",
         }
     }
@@ -87,6 +96,8 @@ impl Engine {
                     && is_x86_feature_detected!("vaes")
                     && is_x86_feature_detected!("vpclmulqdq")
             }
+            #[cfg(target_arch = "x86_64")]
+            Engine::Aesni => is_x86_feature_detected!("aes") && is_x86_feature_detected!("avx"),
             Engine::Portable => true,
         }
     }

@@ -10,8 +10,8 @@
 //!   expanded once, shared by the queue threads.
 //! - `engine` knows which implementations there are and which this CPU runs.
 //! - `portable` is the oracle: the `aes` and `xts-mode` crates, unit by unit.
-//! - `vaes512` is built on vector instructions; `walk` takes
-//!   requests apart for it, and `schedule` expands keys.
+//! - `vaes512` and `aesni` are built on AES instructions; `walk` takes requests
+//!   apart for them, and `schedule` expands keys.
 //! - `selftest` proves an engine on this CPU before it may serve.
 //!
 //! No guest, no I/O and no key service is known here; only `units`, `segment`,
@@ -23,6 +23,8 @@
 //! little-endian, padded with zeroes: it steps by 8 with units of 4096 bytes
 //! (<https://gitlab.com/cryptsetup/cryptsetup/-/wikis/DMCrypt>, `plain64`).
 
+#[cfg(target_arch = "x86_64")]
+mod aesni;
 mod engine;
 mod portable;
 #[cfg(target_arch = "x86_64")]
@@ -108,6 +110,8 @@ enum Keys {
     Portable(SecretBox<portable::Keys>),
     #[cfg(target_arch = "x86_64")]
     Vaes512(SecretBox<vaes512::Keys>),
+    #[cfg(target_arch = "x86_64")]
+    Aesni(SecretBox<aesni::Keys>),
 }
 
 /// The cipher of one disk. Shared by all its queue threads.
@@ -136,6 +140,9 @@ impl SectorCipher {
             // SAFETY: `check` found that this CPU has what the engine needs.
             #[cfg(target_arch = "x86_64")]
             Engine::Vaes512 => Keys::Vaes512(unsafe { vaes512::Keys::expand(dek)? }),
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Engine::Aesni => Keys::Aesni(unsafe { aesni::Keys::expand(dek)? }),
         };
         Ok(SectorCipher { keys, params })
     }
@@ -146,6 +153,8 @@ impl SectorCipher {
             Keys::Portable(_) => Engine::Portable,
             #[cfg(target_arch = "x86_64")]
             Keys::Vaes512(_) => Engine::Vaes512,
+            #[cfg(target_arch = "x86_64")]
+            Keys::Aesni(_) => Engine::Aesni,
         }
     }
 
@@ -177,6 +186,10 @@ impl SectorCipher {
                 }
                 #[cfg(target_arch = "x86_64")]
                 Keys::Vaes512(keys) => {
+                    walk::encrypt(&**keys, unit, tweak, from, to.as_mut_ptr(), to.len());
+                }
+                #[cfg(target_arch = "x86_64")]
+                Keys::Aesni(keys) => {
                     walk::encrypt(&**keys, unit, tweak, from, to.as_mut_ptr(), to.len());
                 }
             }
@@ -218,6 +231,18 @@ impl SectorCipher {
                         to,
                     );
                 }
+                #[cfg(target_arch = "x86_64")]
+                Keys::Aesni(keys) => {
+                    walk::decrypt(
+                        &**keys,
+                        unit,
+                        tweak,
+                        zero_units,
+                        from.as_mut_ptr(),
+                        from.len(),
+                        to,
+                    );
+                }
             }
         }
     }
@@ -233,6 +258,8 @@ impl SectorCipher {
             Keys::Portable(keys) => keys.encrypt(tweak, unit, buffer),
             #[cfg(target_arch = "x86_64")]
             Keys::Vaes512(keys) => walk::encrypt_in_place(&**keys, unit, tweak, buffer),
+            #[cfg(target_arch = "x86_64")]
+            Keys::Aesni(keys) => walk::encrypt_in_place(&**keys, unit, tweak, buffer),
         }
     }
 
@@ -251,6 +278,8 @@ impl SectorCipher {
             Keys::Portable(keys) => keys.decrypt(tweak, unit, zero_units, buffer),
             #[cfg(target_arch = "x86_64")]
             Keys::Vaes512(keys) => walk::decrypt_in_place(&**keys, unit, tweak, zero_units, buffer),
+            #[cfg(target_arch = "x86_64")]
+            Keys::Aesni(keys) => walk::decrypt_in_place(&**keys, unit, tweak, zero_units, buffer),
         }
     }
 
