@@ -379,7 +379,7 @@ fn afresh(keys: &Schedule) -> &Schedule {
     let mut keys: *const Schedule = keys;
     // SAFETY: there is no instruction in it, so the reference stays what it is.
     unsafe {
-        asm!("/* {} */", inout(reg) keys, options(pure, nomem, nostack, preserves_flags));
+        asm!("/* {} */", inout(reg) keys, options(pure, readonly, nostack, preserves_flags));
         &*keys
     }
 }
