@@ -59,11 +59,19 @@ impl Disk {
     }
 
     fn sealblk_512() -> Disk {
-        Disk::sealblk(Volume::new(CAPACITY, 512).serve_with(&["--discard", "pass"]))
+        Disk::sealblk(
+            Volume::new(CAPACITY, 512)
+                .create_with(&["--zero-units"])
+                .serve_with(&["--discard", "pass"]),
+        )
     }
 
     fn sealblk_4096() -> Disk {
-        Disk::sealblk(Volume::new(CAPACITY, 4096).serve_with(&["--discard", "pass"]))
+        Disk::sealblk(
+            Volume::new(CAPACITY, 4096)
+                .create_with(&["--zero-units"])
+                .serve_with(&["--discard", "pass"]),
+        )
     }
 
     fn sealblk_read_only() -> Disk {

@@ -190,7 +190,7 @@ impl QueueSize {
 
 impl Default for QueueSize {
     fn default() -> Self {
-        QueueSize(256)
+        QueueSize(1024)
     }
 }
 
