@@ -59,19 +59,17 @@ impl Disk {
     }
 
     fn sealblk_512() -> Disk {
-        Disk::sealblk(
-            Volume::new(CAPACITY, 512)
-                .create_with(&["--zero-units"])
-                .serve_with(&["--discard", "pass"]),
-        )
+        Disk::discarding(Volume::new(CAPACITY, 512))
     }
 
     fn sealblk_4096() -> Disk {
-        Disk::sealblk(
-            Volume::new(CAPACITY, 4096)
-                .create_with(&["--zero-units"])
-                .serve_with(&["--discard", "pass"]),
-        )
+        Disk::discarding(Volume::new(CAPACITY, 4096))
+    }
+
+    /// Discards need zero units: what is given back has to read as zeroes.
+    fn discarding(volume: Volume) -> Disk {
+        let volume = volume.create_with(&["--zero-units"]);
+        Disk::sealblk(volume.serve_with(&["--discard", "pass"]))
     }
 
     fn sealblk_read_only() -> Disk {
@@ -79,7 +77,7 @@ impl Disk {
     }
 
     fn sealblk(volume: Volume) -> Disk {
-        let volume = volume.serve_with(&["--queues", "4"]);
+        let volume = volume.serve_with(&["--queues", "4", "--queue-size", "1024"]);
         Disk {
             server: serve_with_sealblk(&volume),
             unit: volume.sector_size as usize,

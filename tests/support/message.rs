@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::io::retry_on_intr;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
@@ -102,12 +103,14 @@ impl Messages {
         if !files.is_empty() {
             assert!(control.push(SendAncillaryMessage::ScmRights(files)));
         }
-        let sent = sendmsg(
-            &self.socket,
-            &[IoSlice::new(bytes)],
-            &mut control,
-            SendFlags::NOSIGNAL,
-        )?;
+        let sent = retry_on_intr(|| {
+            sendmsg(
+                &self.socket,
+                &[IoSlice::new(bytes)],
+                &mut control,
+                SendFlags::NOSIGNAL,
+            )
+        })?;
         if sent != bytes.len() {
             return Err(io::Error::other("the socket took a part of a message"));
         }
@@ -134,12 +137,15 @@ impl Messages {
         let mut header = [0; 12];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
-        let got = recvmsg(
-            &self.socket,
-            &mut [IoSliceMut::new(&mut header)],
-            &mut control,
-            RecvFlags::CMSG_CLOEXEC,
-        )?;
+        // With a time-out, a stop of the whole process shows as EINTR.
+        let got = retry_on_intr(|| {
+            recvmsg(
+                &self.socket,
+                &mut [IoSliceMut::new(&mut header)],
+                &mut control,
+                RecvFlags::CMSG_CLOEXEC,
+            )
+        })?;
         if got.bytes == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
