@@ -305,6 +305,16 @@ impl QueueThread {
         Ok(())
     }
 
+    /// The ring has failed: what is in flight may or may not have reached the
+    /// disk, and nobody will learn it any more.
+    pub(super) fn fail_all(&mut self) {
+        for number in self.slots.taken() {
+            self.slots.get(number).in_flight = 0;
+            self.answer(number, Err(Reject::IoError));
+        }
+        self.vring.notify();
+    }
+
     /// Completes a request, successfully with so many bytes of data for the guest.
     fn answer(&mut self, number: u16, outcome: Result<u32, Reject>) {
         if let Some(completion) = self.slots.release(number) {
@@ -338,10 +348,11 @@ impl Op {
     }
 }
 
-/// Whether the file system can never deallocate.
+/// Whether deallocating is refused as such, rather than failed.
 fn cannot_punch(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
-        Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::ENODEV)
+        // EINVAL: the device deallocates in larger pieces than this disk has.
+        Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::ENODEV | libc::EINVAL)
     )
 }

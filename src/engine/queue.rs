@@ -161,6 +161,7 @@ fn run(
             };
             let _ = ready.send(Ok(()));
             if let Err(error) = thread.serve(&kick, &wake, &control) {
+                thread.fail_all();
                 thread.vring.break_down(&error);
                 // Without its ring the thread can only wait to be ended.
                 while !matches!(control.recv(), Ok(Control::Stop) | Err(_)) {}
@@ -243,9 +244,10 @@ impl QueueThread {
                         self.ring.poll(CONTROL, wake.as_fd())?;
                     }
                 }
-                Event::Lost(_) => self
+                Event::Lost(KICK) => self
                     .vring
                     .break_down(&io::Error::other("the kick descriptor cannot be polled")),
+                Event::Lost(_) => return Err(io::Error::other("the session is out of reach")),
             }
         }
         Ok(())

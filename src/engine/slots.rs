@@ -233,6 +233,13 @@ impl Slots {
         &mut self.slots[usize::from(number)]
     }
 
+    /// The numbers of the slots that hold a request.
+    pub fn taken(&self) -> Vec<u16> {
+        (0..self.slots.len() as u16)
+            .filter(|number| self.slots[usize::from(*number)].completion.is_some())
+            .collect()
+    }
+
     /// Frees a slot, and gives what is needed to answer the guest.
     pub fn release(&mut self, number: u16) -> Option<Completion> {
         let slot = self.get(number);

@@ -154,7 +154,7 @@ impl VhostUserBackendReqHandlerMut for Session {
                 .iter_mut()
                 .for_each(|queue| queue.set_enabled(true));
         }
-        Ok(())
+        self.start_queues()
     }
 
     fn set_mem_table(
