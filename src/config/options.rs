@@ -31,7 +31,7 @@ pub struct Options {
     #[arg(long, value_name = "N")]
     pub queues: Option<Queues>,
 
-    /// Largest size of a virtqueue, a power of two from 16 to 1024 [default: 256]
+    /// Largest size of a virtqueue, a power of two from 16 to 1024 [default: 1024]
     #[arg(long, value_name = "N")]
     pub queue_size: Option<QueueSize>,
 

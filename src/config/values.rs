@@ -189,8 +189,11 @@ impl QueueSize {
 }
 
 impl Default for QueueSize {
+    /// The largest one that QEMU has. A guest whose rings are larger than ours
+    /// may be would wait for its disk for ever; memory is taken for the size
+    /// that the guest uses.
     fn default() -> Self {
-        QueueSize(256)
+        QueueSize(1024)
     }
 }
 

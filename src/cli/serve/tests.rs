@@ -47,7 +47,7 @@ fn the_defaults_are_the_documented_ones() {
         socket_mode: SocketMode::OWNER,
         socket_group: None,
         queues: u16::try_from(cores.min(64)).unwrap(),
-        queue_size: 256,
+        queue_size: 1024,
         read_only: false,
         discard: Discard::Ignore,
         direct: Direct::Auto,
