@@ -8,7 +8,7 @@ GUEST_DIR=${SEALBLK_GUEST_DIR:-$TARGET/guest}
 # the one that is installed. "7.2" stands for the one of qemu/get-qemu-7.2.
 choose_qemu() {
     local qemu=${1:-${QEMU:-qemu-system-x86_64}}
-    [[ $qemu != 7.2 ]] || qemu=$("$PROJECT/qemu/get-qemu-7.2")
+    [[ $qemu != 7.2 ]] || qemu=${QEMU_7_2:-$("$PROJECT/qemu/get-qemu-7.2")}
     command -v "$qemu" ||
         die "'$qemu' is not installed" "run 'scripts/install-deps guest', or name another with --qemu"
 }

@@ -189,6 +189,9 @@ impl QueueSize {
 }
 
 impl Default for QueueSize {
+    /// The largest one that QEMU has. A guest whose rings are larger than ours
+    /// may be would wait for its disk for ever; memory is taken for the size
+    /// that the guest uses.
     fn default() -> Self {
         QueueSize(1024)
     }

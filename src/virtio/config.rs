@@ -114,14 +114,14 @@ impl Shape {
 }
 
 /// Whether writes may complete before they are durable, by what the driver
-/// negotiated (VIRTIO 1.3, 5.2.5): the `writeback` byte where it may set it,
-/// else write-back if it can flush, else write-through.
+/// negotiated (VIRTIO 1.3, 5.2.5): never if it can neither flush nor choose, else as the
+/// `writeback` byte says. Where the driver may not set the byte it stays as
+/// the operator wants it: a driver that flushes is content with a disk that
+/// keeps everything anyhow.
 pub fn write_cache(negotiated: u64, writeback_byte: bool) -> bool {
     let has = |bit: u32| negotiated & (1 << bit) != 0;
-    match has(blk::VIRTIO_BLK_F_CONFIG_WCE) {
-        true => writeback_byte,
-        false => has(blk::VIRTIO_BLK_F_FLUSH),
-    }
+    let chooses = has(blk::VIRTIO_BLK_F_CONFIG_WCE);
+    writeback_byte && (chooses || has(blk::VIRTIO_BLK_F_FLUSH))
 }
 
 #[cfg(test)]
@@ -176,7 +176,8 @@ mod tests {
         );
         for (negotiated, byte, cached) in [
             (0, true, false),
-            (flush, false, true),
+            (flush, true, true),
+            (flush, false, false),
             (flush | wce, true, true),
             (flush | wce, false, false),
         ] {

@@ -20,6 +20,19 @@ pub fn project(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
+/// Options of `run-guest` for the oldest QEMU that has to work, Debian 12's. On
+/// other systems, which its packages are not made for, `QEMU_7_2` may name one;
+/// else these tests run with the QEMU that is installed, too.
+pub fn oldest_qemu() -> &'static [&'static str] {
+    let system = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let is = |line: &str| system.lines().any(|there| there == line);
+    if std::env::var_os("QEMU_7_2").is_some() || is("ID=debian") && is("VERSION_ID=\"12\"") {
+        &["--qemu", "7.2"]
+    } else {
+        &[]
+    }
+}
+
 /// A guest that is to be started.
 pub struct Guest {
     command: Command,

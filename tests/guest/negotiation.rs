@@ -3,19 +3,19 @@
 use virtio_bindings::{virtio_blk as blk, virtio_config, virtio_ring};
 
 use crate::MIB;
-use crate::machine::{Guest, Results};
+use crate::machine::{Guest, Results, oldest_qemu};
 use crate::server::{Server, Volume, image_in, serve_command, serve_with_sealblk};
 
 /// Bit 34, of the packed ring.
 const RING_PACKED: u32 = 34;
 
 #[test]
-fn four_queues_and_the_split_ring_even_if_packed_is_asked_for() {
+fn four_large_queues_and_the_split_ring_even_if_packed_is_asked_for() {
     let server = serve(&["--queues", "4"]);
     let results = Guest::new("negotiated")
         .served_by(&server)
         .args(&["--queues", "4", "--smp", "4"])
-        .args(&["--device-options", "packed=on,queue-size=256"])
+        .args(&["--device-options", "packed=on,queue-size=1024"])
         .succeed();
     assert_eq!(results.text("queues"), "4");
     assert_eq!(results.text("read_only"), "0");
@@ -42,7 +42,8 @@ fn an_operator_may_keep_the_write_cache_from_the_guest() {
     let server = serve(&["--queues", "1", "--serial", "an-operator-chose-it"]);
     let results = Guest::new("negotiated")
         .served_by(&server)
-        .args(&["--device-options", "config-wce=off", "--qemu", "7.2"])
+        .args(&["--device-options", "config-wce=off"])
+        .args(oldest_qemu())
         .succeed();
     assert!(!has(&results, blk::VIRTIO_BLK_F_CONFIG_WCE));
     assert_eq!(results.text("cache_type"), "write back");
@@ -66,7 +67,7 @@ fn a_read_only_disk_is_read_only_in_the_guest() {
 #[test]
 fn more_queues_than_are_served_are_refused_by_qemu() {
     let mut server = serve(&["--queues", "2"]);
-    for qemu in [&[][..], &["--qemu", "7.2"]] {
+    for qemu in [&[], oldest_qemu()] {
         let said = Guest::new("negotiated")
             .served_by(&server)
             .args(&["--queues", "3"])
