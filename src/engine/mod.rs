@@ -26,3 +26,6 @@ mod vring;
 
 pub use disk::{Disk, DiskParams, SERIAL_BYTES};
 pub use queue::{QueueStart, RunningQueue, start_queue};
+/// For benchmarks: the tables of a queue thread, without the thread.
+#[doc(hidden)]
+pub use slots::{Slots, Table, Work};

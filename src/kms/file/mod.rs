@@ -19,6 +19,9 @@ mod keyfile;
 mod storage;
 mod text;
 
+/// For fuzzing: the wrapped bytes without a key file.
+#[doc(hidden)]
+pub use envelope::{Envelope, Malformed, PLAINTEXT_MAX, Unopened, seal};
 pub use error::{Cause, Change, Error};
 pub use keyfile::{KeyFile, State, Version, VersionId};
 pub use storage::{create, read, update};
@@ -28,7 +31,6 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 
-use self::envelope::{Envelope, Malformed, Unopened};
 use super::{Class, Denied, KeyRef, KeyVersion, Provider, Wrapped};
 use crate::error::Kind;
 use crate::kms;
