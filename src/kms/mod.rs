@@ -10,8 +10,10 @@
 //! data binds the `aad` inside of what it wraps, and checks it after.
 #![forbid(unsafe_code)]
 
+pub mod credential;
 mod error;
 pub mod file;
+pub mod tls;
 
 pub use error::{Class, Denied, Error};
 
