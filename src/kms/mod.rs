@@ -10,9 +10,11 @@
 //! data binds the `aad` inside of what it wraps, and checks it after.
 #![forbid(unsafe_code)]
 
+pub mod cluster;
 pub mod credential;
 mod error;
 pub mod file;
+pub mod http;
 pub mod tls;
 
 pub use error::{Class, Denied, Error};

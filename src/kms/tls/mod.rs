@@ -77,7 +77,7 @@ impl Tls {
             && *then == snapshot
         {
             // An expired certificate has to be told also when nothing changed.
-            snapshot_is_valid(&self.settings)?;
+            check_still_valid(&self.settings)?;
             return Ok(config.clone());
         }
         let config = Arc::new(build(&self.settings)?);
@@ -86,7 +86,7 @@ impl Tls {
     }
 }
 
-fn snapshot_is_valid(settings: &Settings) -> Result<(), Unusable> {
+fn check_still_valid(settings: &Settings) -> Result<(), Unusable> {
     match &settings.client {
         Some(client) => files::certificates(&client.certificate)
             .and_then(|chain| files::check_valid_now(&client.certificate, &chain)),
