@@ -12,7 +12,9 @@ mod file;
 mod group;
 mod options;
 mod serve;
+mod service;
 mod values;
+mod vault;
 
 pub use choices::{Cache, Direct, Discard, LogFormat, LogLevel};
 pub use error::Error;

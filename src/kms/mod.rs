@@ -16,6 +16,7 @@ mod error;
 pub mod file;
 pub mod http;
 pub mod tls;
+pub mod vault;
 
 pub use error::{Class, Denied, Error};
 
