@@ -9,7 +9,11 @@ mod file;
 mod lab;
 #[path = "../support/needles.rs"]
 mod needles;
+#[path = "../support/openbao.rs"]
+#[allow(dead_code)]
+mod openbao;
 mod suite;
+mod vault;
 
 /// Runs the whole suite on the labs that `$lab` makes, each case on a new one.
 macro_rules! conformance {
@@ -43,3 +47,4 @@ macro_rules! conformance {
 }
 
 conformance!(file_provider, crate::file::FileLab::new());
+conformance!(vault_provider, crate::vault::VaultLab::new());
