@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -119,10 +120,14 @@ impl OpenBao {
 
     /// A file that only we can read, beside the server's own.
     pub fn write(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.directory.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
-        path
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let at = |name: &str| self.directory.path().join(name);
+        let new = at(&format!(".new-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
+        std::fs::write(&new, text).unwrap();
+        std::fs::set_permissions(&new, PermissionsExt::from_mode(0o600)).unwrap();
+        // As a whole: another test may be reading it.
+        std::fs::rename(new, at(name)).unwrap();
+        at(name)
     }
 
     fn try_ask(&self, method: &str, path: &str, body: Option<&Value>) -> Option<(u16, Value)> {
@@ -167,6 +172,12 @@ impl OpenBao {
     /// What the operator changes.
     pub fn post(&self, path: &str, body: Value) -> Value {
         self.succeed("POST", path, Some(&body))
+    }
+
+    /// The same, `None` where the server refuses it.
+    pub fn try_post(&self, path: &str, body: Value) -> Option<Value> {
+        let (status, answer) = self.try_ask("POST", path, Some(&body))?;
+        (status < 300).then_some(answer)
     }
 
     /// What the operator deletes.
