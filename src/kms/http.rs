@@ -39,7 +39,7 @@ impl FromStr for BaseUrl {
             Err(error) => return bad(&format!("{error}; write it like https://kms.example:8200")),
         };
         let Some(host) = url.host_str() else {
-            return bad("it names no host");
+            return bad("it names no host; write it like https://kms.example:8200");
         };
         let address: Option<IpAddr> = host.trim_matches(['[', ']']).parse().ok();
         let here = host == "localhost" || address.is_some_and(|address| address.is_loopback());
@@ -345,7 +345,7 @@ mod tests {
             assert_eq!(url.to_string(), good);
         }
         for (bad, why) in [
-            ("kms.example:8200", "https://HOST"),
+            ("kms.example:8200", "write it like"),
             ("kms.example", "write it like"),
             ("http://kms.example:8200", "without TLS"),
             ("http://127.0.0.1.example", "without TLS"),
