@@ -25,8 +25,8 @@ use sealblk::secret::Secret;
 use serde_json::json;
 
 const AAD: &[u8] = b"volume";
-const TIMEOUT: Duration = Duration::from_millis(600);
-const DEADLINE: Duration = Duration::from_secs(4);
+const TIMEOUT: Duration = Duration::from_millis(1500);
+const DEADLINE: Duration = Duration::from_secs(6);
 
 /// The servers behind the proxies: one with the keys, and one without any.
 fn servers() -> &'static (OpenBao, OpenBao) {
@@ -267,6 +267,17 @@ fn a_key_counts_as_missing_only_when_every_endpoint_says_so() {
     assert_eq!(error.class(), Class::Unreachable, "{error}");
     site.endpoints[1].set(Fault::None);
     assert_eq!(site.unwrap(&wrapped).unwrap(), payload);
+}
+
+/// Nor when the time is over before all have been asked.
+#[test]
+fn a_key_does_not_count_as_missing_where_nobody_looked() {
+    let endpoints = || vec![Proxy::to(servers().1.port()), Proxy::to(servers().0.port())];
+    let late = Site::with(endpoints(), Duration::from_millis(100));
+    late.endpoints[0].set(Fault::Slow(Duration::from_millis(150)));
+    let error = late.wrap().unwrap_err();
+    assert_eq!(error.class(), Class::Unreachable, "{error}");
+    assert!(error.to_string().contains("was not asked"), "{error}");
 }
 
 #[test]

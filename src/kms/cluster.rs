@@ -16,6 +16,7 @@
 //! [`Timing::deadline`]. The one thing that a cluster knows of its service is
 //! the class of its errors, so that every provider can use it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -130,11 +131,12 @@ impl<E: fmt::Display> Cluster<E> {
         let start = Instant::now();
         let deadline = start + self.timing.deadline;
         let mut pause = PAUSE_MIN;
+        // The last error of each endpoint, by its place in the list.
+        let mut errors = BTreeMap::new();
         loop {
-            let errors = match self.round(&call, deadline).await {
-                Ok(answer) => return answer,
-                Err(errors) => errors,
-            };
+            if let Some(answer) = self.round(&call, deadline, &mut errors).await {
+                return answer;
+            }
             let until = self.next_round(&errors, pause);
             match until {
                 Some(until) if until < deadline => tokio::time::sleep_until(until).await,
@@ -145,24 +147,24 @@ impl<E: fmt::Display> Cluster<E> {
     }
 
     /// Asks each endpoint once, as far as it is to be asked. The answer that
-    /// counts, or the errors of the endpoints.
+    /// counts, if there is one.
     async fn round<'c, T, F>(
         &'c self,
         call: &impl Fn(&'c E) -> F,
         deadline: Instant,
-    ) -> Result<Result<T, Error>, Vec<Error>>
+        errors: &mut BTreeMap<usize, Error>,
+    ) -> Option<Result<T, Error>>
     where
         F: Future<Output = Result<T, Failed>>,
     {
-        let mut errors = Vec::new();
-        for endpoint in self.in_turn() {
+        for (place, endpoint) in self.in_turn() {
             let now = Instant::now();
-            // The first one is asked in any case, so that there is an error to tell.
+            // The first one is asked in any case.
             if now >= deadline && !errors.is_empty() {
                 break;
             }
             if let Some(wait) = endpoint.state().wait_until.filter(|until| *until > now) {
-                errors.push(throttled(&endpoint.client, wait - now));
+                errors.insert(place, throttled(&endpoint.client, wait - now));
                 continue;
             }
             if let Some(until) = &mut endpoint.state().skip_until {
@@ -177,16 +179,16 @@ impl<E: fmt::Display> Cluster<E> {
             let error = match result {
                 Ok(value) => {
                     *endpoint.state() = State::default();
-                    return Ok(Ok(value));
+                    return Some(Ok(value));
                 }
-                Err(Failed::Everywhere(error)) => return Ok(Err(error)),
+                Err(Failed::Everywhere(error)) => return Some(Err(error)),
                 Err(Failed::Here(error)) => error,
             };
             tracing::debug!(endpoint = %endpoint.client, class = %error.class(), %error, "a call failed");
             match error.class() {
                 Class::Denied(_) | Class::BadKey => {
                     *endpoint.state() = State::default();
-                    return Ok(Err(error));
+                    return Some(Err(error));
                 }
                 Class::NotFound => *endpoint.state() = State::default(),
                 Class::Throttled { retry_after } => {
@@ -195,24 +197,26 @@ impl<E: fmt::Display> Cluster<E> {
                 }
                 Class::Unreachable | Class::Sealed | Class::Protocol => skip(endpoint),
             }
-            errors.push(error);
+            errors.insert(place, error);
         }
-        Err(errors)
+        None
     }
 
     /// The endpoints to ask now: those that are not skipped, in their order;
     /// then the skipped ones, of which each is asked only if no other helped.
-    fn in_turn(&self) -> impl Iterator<Item = &Endpoint<E>> {
+    fn in_turn(&self) -> impl Iterator<Item = (usize, &Endpoint<E>)> {
         let now = Instant::now();
+        let skip = |endpoint: &Endpoint<E>| endpoint.state().skip_until;
         let (skipped, good): (Vec<_>, Vec<_>) = self
             .endpoints
             .iter()
-            .partition(|endpoint| endpoint.state().skip_until.is_some_and(|until| until > now));
+            .enumerate()
+            .partition(|(_, endpoint)| skip(endpoint).is_some_and(|until| until > now));
         good.into_iter().chain(skipped)
     }
 
     /// When another round could end otherwise, if it could.
-    fn next_round(&self, errors: &[Error], pause: Duration) -> Option<Instant> {
+    fn next_round(&self, errors: &BTreeMap<usize, Error>, pause: Duration) -> Option<Instant> {
         let now = Instant::now();
         let pause = now + pause.mul_f64(0.5 + 0.5 * random());
         let again = |class| {
@@ -221,7 +225,7 @@ impl<E: fmt::Display> Cluster<E> {
                 Class::Unreachable | Class::Sealed | Class::Throttled { .. }
             )
         };
-        if !errors.iter().any(|error| again(error.class())) {
+        if !errors.values().any(|error| again(error.class())) {
             return None;
         }
         let waits: Vec<Instant> = self
@@ -233,8 +237,14 @@ impl<E: fmt::Display> Cluster<E> {
         waits.into_iter().min().map(|first| first.max(pause))
     }
 
-    /// One error for all endpoints.
-    fn summary(&self, mut errors: Vec<Error>, after: Duration) -> Error {
+    /// One error for all endpoints. Its class is the one of which waiting cures
+    /// the most: a key is not found only if no endpoint could still have it.
+    fn summary(&self, mut errors: BTreeMap<usize, Error>, after: Duration) -> Error {
+        for (place, endpoint) in self.endpoints.iter().enumerate() {
+            let unasked = || not_asked(&endpoint.client);
+            errors.entry(place).or_insert_with(unasked);
+        }
+        let told: Vec<String> = errors.values().map(Error::to_string).collect();
         let rank = |error: &Error| match error.class() {
             Class::Throttled { .. } => 0,
             Class::Sealed => 1,
@@ -242,25 +252,20 @@ impl<E: fmt::Display> Cluster<E> {
             Class::Protocol => 3,
             _ => 4,
         };
-        let told: Vec<String> = errors.iter().map(Error::to_string).collect();
-        errors.sort_by_key(rank);
-        let mut errors = errors.into_iter();
-        let Some(first) = errors.next() else {
-            return Error::new(
+        match errors.into_values().min_by_key(rank) {
+            Some(only) if told.len() == 1 => only,
+            Some(first) => first.with_cause(format!(
+                "none of {} endpoints helped within {:.1} s: {}",
+                told.len(),
+                after.as_secs_f64(),
+                told.join("; ")
+            )),
+            None => Error::new(
                 Class::Unreachable,
                 "the service has no endpoints",
                 "configure at least one",
-            );
-        };
-        if told.len() == 1 {
-            return first;
+            ),
         }
-        first.with_cause(format!(
-            "none of {} endpoints helped within {:.1} s: {}",
-            told.len(),
-            after.as_secs_f64(),
-            told.join("; ")
-        ))
     }
 }
 
@@ -283,6 +288,14 @@ fn silent(endpoint: &impl fmt::Display, time: Duration) -> Error {
             time.as_secs_f64()
         ),
         "check that the service runs and that no firewall drops the connection; `timeout` can be raised if it is just slow",
+    )
+}
+
+fn not_asked(endpoint: &impl fmt::Display) -> Error {
+    Error::new(
+        Class::Unreachable,
+        format!("{endpoint} was not asked: the deadline was over"),
+        "raise `deadline`, or lower `timeout`",
     )
 }
 
