@@ -12,6 +12,7 @@
 
 pub mod cluster;
 pub mod credential;
+mod envelope;
 mod error;
 pub mod file;
 pub mod http;
