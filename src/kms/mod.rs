@@ -16,6 +16,7 @@ mod envelope;
 mod error;
 pub mod file;
 pub mod http;
+pub mod kmip;
 pub mod tls;
 pub mod vault;
 

@@ -62,7 +62,7 @@ impl Authority {
     }
 
     pub fn server_at(&self, address: &str, days: (i64, i64)) -> Issued {
-        self.issue("server", Some(address), days)
+        self.issue("server", Some(Purpose::Server { address }), days)
     }
 
     /// For a client; its common name is its identity.
@@ -71,29 +71,35 @@ impl Authority {
     }
 
     pub fn client_valid(&self, name: &str, days: (i64, i64)) -> Issued {
-        self.issue(name, None, days)
+        self.issue(name, Some(Purpose::Client), days)
     }
 
-    fn issue(&self, name: &str, address: Option<&str>, days: (i64, i64)) -> Issued {
+    /// For neither clients nor servers.
+    pub fn client_without_purpose(&self, name: &str) -> Issued {
+        self.issue(name, None, (-1, 30))
+    }
+
+    fn issue(&self, name: &str, purpose: Option<Purpose<'_>>, days: (i64, i64)) -> Issued {
         let key = new_key();
         let issuer = &self.0.certificate;
         let mut builder = begin(&common_name(name), issuer.subject_name(), &key, days);
-        let mut purpose = ExtendedKeyUsage::new();
-        match address {
-            Some(address) => {
-                purpose.server_auth();
-                let names = SubjectAlternativeName::new()
-                    .ip(address)
-                    .dns("localhost")
-                    .build(&builder.x509v3_context(Some(issuer), None))
-                    .unwrap();
-                builder.append_extension(names).unwrap();
-            }
-            None => {
-                purpose.client_auth();
-            }
+        if let Some(Purpose::Server { address }) = purpose {
+            let names = SubjectAlternativeName::new()
+                .ip(address)
+                .dns("localhost")
+                .build(&builder.x509v3_context(Some(issuer), None))
+                .unwrap();
+            builder.append_extension(names).unwrap();
         }
-        builder.append_extension(purpose.build().unwrap()).unwrap();
+        let mut extended = ExtendedKeyUsage::new();
+        match purpose {
+            Some(Purpose::Server { .. }) => extended.server_auth(),
+            Some(Purpose::Client) => extended.client_auth(),
+            None => &mut extended,
+        };
+        if purpose.is_some() {
+            builder.append_extension(extended.build().unwrap()).unwrap();
+        }
         let usage = KeyUsage::new().critical().digital_signature().build();
         builder.append_extension(usage.unwrap()).unwrap();
         builder.sign(&self.0.key, MessageDigest::sha256()).unwrap();
@@ -102,6 +108,12 @@ impl Authority {
             key,
         }
     }
+}
+
+/// What a certificate is for.
+enum Purpose<'a> {
+    Client,
+    Server { address: &'a str },
 }
 
 fn new_key() -> PKey<Private> {
