@@ -10,6 +10,7 @@ mod choices;
 mod error;
 mod file;
 mod group;
+mod kmip;
 mod options;
 mod serve;
 mod service;

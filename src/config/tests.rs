@@ -286,6 +286,13 @@ fn each_fault_is_told_with_its_place() {
         ("[key_sets.prod]\nprovider = \"file\"\nkey_file = \"k\"", (3, 12), "is not an absolute path"),
         ("[key_sets.prod]\nprovider = \"file\"\nversion = \"1\"", (3, 11), "or \"latest\""),
         ("[key_sets.prod]\nprovider = \"file\"\nversion = 1", (3, 11), "invalid type: integer `1`"),
+        // KMIP.
+        ("[key_sets.k]\nprovider = \"kmip\"", (1, 1), "missing field `endpoints`"),
+        ("[key_sets.k]\nprovider = \"kmip\"\nendpoints = [\"https://kms\"]", (3, 14), "is not a KMIP server"),
+        ("[key_sets.k]\nprovider = \"kmip\"\nendpoints = [\"kms\"]\nkey_name = \"k\"", (1, 1), "add client_cert and client_key"),
+        ("[key_sets.k]\nprovider = \"kmip\"\nendpoints = [\"kms\"]\nclient_cert = \"/c\"", (4, 15), "client_cert needs client_key"),
+        ("[key_sets.k]\nprovider = \"kmip\"\nendpoints = [\"kms\"]\nmode = \"put\"", (4, 8), "unknown variant `put`, expected `server` or `get`"),
+        ("[key_sets.k]\nprovider = \"kmip\"\nendpoints = [\"kms\"]\nprotocol = \"1.0\"", (4, 12), "is not a version of KMIP"),
     ];
     for (text, place, told) in table {
         let error = parse(text).expect_err(text);
@@ -372,4 +379,78 @@ fn flags_override_the_file() {
     assert_eq!(source("other"), Source::File { path: "/b".into() });
     let version = &config.key_sets[&name("default")].version;
     assert_eq!(version.as_deref(), Some("0000000a"));
+}
+
+#[test]
+fn a_kmip_key_set_is_read_and_its_contradictions_are_told() {
+    use crate::kms::kmip::Mode;
+
+    const BASE: &str =
+        "[key_sets.k]\nprovider = \"kmip\"\nclient_cert = \"/c\"\nclient_key = \"/k\"\n";
+    let read = |more: &str| {
+        let config = parse(&format!("{BASE}{more}"))?;
+        let Definition { source, version } = config.key_sets[&name("k")].clone();
+        match source {
+            Source::Kmip { key, settings } => Ok::<_, Error>((key, version, settings)),
+            other => panic!("{other:?}"),
+        }
+    };
+    let (key, version, settings) = read(
+        "endpoints = [\"a\", \"[::1]:7\"]\nkey_name = \"disks\"\nversion = \"42\"\nmode = \"get\"\n\
+         wrapping_key = \"7\"\nwrapping_key_file = \"credential:kek\"\nca_file = \"/ca\"\n\
+         timeout = \"2s\"\ndeadline = \"10s\"\nprotocol = \"1.4\"",
+    )
+    .unwrap();
+    assert_eq!(
+        (key.as_str(), version.as_deref()),
+        ("name:disks", Some("42"))
+    );
+    let endpoints: Vec<String> = settings.endpoints.iter().map(ToString::to_string).collect();
+    assert_eq!(endpoints, ["a:5696", "[::1]:7"]);
+    assert_eq!(settings.mode, Mode::Get);
+    assert_eq!(settings.wrapping_key.unwrap().id, "7");
+    assert_eq!(settings.timing.deadline, Duration::from_secs(10));
+    assert_eq!(settings.version.unwrap().to_string(), "1.4");
+
+    let (key, version, settings) =
+        read("endpoints = [\"a\"]\nkey_id = \"42\"\nversion = \"latest\"").unwrap();
+    assert_eq!((key.as_str(), version), ("42", None));
+    assert_eq!((settings.mode, settings.wrapping_key), (Mode::Server, None));
+
+    for (more, told) in [
+        ("endpoints = []\nkey_id = \"1\"", "at least one endpoint"),
+        ("endpoints = [\"a\"]", "names no key"),
+        (
+            "endpoints = [\"a\"]\nkey_id = \"1\"\nkey_name = \"k\"",
+            "either key_name or key_id",
+        ),
+        ("endpoints = [\"a\"]\nkey_name = \"\"", "it is empty"),
+        (
+            "endpoints = [\"a\"]\nkey_id = \"name:k\"",
+            "could be mistaken for a name",
+        ),
+        (
+            "endpoints = [\"a\"]\nkey_id = \"1\"\nversion = \"2\"",
+            "version goes with key_name",
+        ),
+        (
+            "endpoints = [\"a\"]\nkey_id = \"1\"\nwrapping_key = \"2\"",
+            "goes with mode",
+        ),
+        (
+            "endpoints = [\"a\"]\nkey_id = \"1\"\nmode = \"get\"\nwrapping_key = \"2\"",
+            "needs wrapping_key_file",
+        ),
+        (
+            "endpoints = [\"a\"]\nkey_id = \"1\"\nmode = \"get\"\nwrapping_key_file = \"/w\"",
+            "needs wrapping_key",
+        ),
+        (
+            "endpoints = [\"a\"]\nkey_id = \"1\"\nwrapping_key_file = \"/w\"",
+            "needs wrapping_key",
+        ),
+    ] {
+        let error = read(more).unwrap_err().to_string();
+        assert!(error.contains(told), "{more}: {error}");
+    }
 }
