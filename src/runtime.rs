@@ -13,5 +13,9 @@ pub fn block_on<F: Future>(future: F) -> io::Result<F::Output> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    Ok(runtime.block_on(future))
+    let output = runtime.block_on(future);
+    // A name look-up that hangs would otherwise be waited for here, beyond
+    // every deadline.
+    runtime.shutdown_background();
+    Ok(output)
 }

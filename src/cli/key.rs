@@ -117,6 +117,15 @@ fn key_file(config: &Config, key_set: &Name) -> Result<PathBuf, Failure> {
     match config.key_sets.get(key_set) {
         Some(definition) => match &definition.source {
             Source::File { path } => Ok(path.clone()),
+            other => Err(Failure::new(
+                Kind::Usage,
+                format!(
+                    "key set {:?} has its key at a service (provider {}), and not in a file",
+                    key_set.as_str(),
+                    other.provider()
+                ),
+                Some("rotate and disable the key there".into()),
+            )),
         },
         None => Err(Failure::new(
             Kind::NotFound,

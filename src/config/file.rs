@@ -68,7 +68,8 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Config, Error> {
     Reader { path, text }.config()
 }
 
-struct Reader<'a> {
+/// A file that is being read: values to types, and faults to places.
+pub(super) struct Reader<'a> {
     path: &'a Path,
     text: &'a str,
 }
@@ -144,9 +145,13 @@ impl<'a> Reader<'a> {
                     },
                 })
             }
+            Some(kms::kmip::KmipProvider::NAME) => super::kmip::definition(self, value),
+            Some(kms::vault::VaultProvider::NAME) => super::vault::definition(self, value),
             Some(other) => Err(self.at(
                 provider.span().start,
-                format!("there is no provider {other:?}: this sealblk has \"file\""),
+                format!(
+                    "there is no provider {other:?}: this sealblk has \"file\", \"kmip\" and \"vault\""
+                ),
             )),
             None => Err(self.at(provider.span().start, "the provider is a name in quotes")),
         }
@@ -167,7 +172,10 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn table<T: DeserializeOwned>(&self, value: Spanned<DeValue<'a>>) -> Result<T, Error> {
+    pub(super) fn table<T: DeserializeOwned>(
+        &self,
+        value: Spanned<DeValue<'a>>,
+    ) -> Result<T, Error> {
         T::deserialize(ValueDeserializer::from(value)).map_err(|e| self.toml(&e))
     }
 
@@ -179,7 +187,7 @@ impl<'a> Reader<'a> {
         )
     }
 
-    fn at(&self, offset: usize, message: impl Into<String>) -> Error {
+    pub(super) fn at(&self, offset: usize, message: impl Into<String>) -> Error {
         let before = self.text.get(..offset).unwrap_or(self.text);
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
         Error::File {

@@ -10,9 +10,12 @@ mod choices;
 mod error;
 mod file;
 mod group;
+mod kmip;
 mod options;
 mod serve;
+mod service;
 mod values;
+mod vault;
 
 pub use choices::{Cache, Direct, Discard, LogFormat, LogLevel};
 pub use error::Error;

@@ -7,6 +7,9 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::error::{Explain, Kind};
+use crate::kms::cluster::Timing;
+use crate::kms::credential::SecretFile;
+use crate::kms::{tls, vault};
 
 fn parse(text: &str) -> Result<Config, Error> {
     file::parse(Path::new("/etc/x.toml"), text)
@@ -82,6 +85,152 @@ fn everything_can_be_set() {
     assert_eq!(serve.pid_file.as_deref(), Some(Path::new("/run/x.pid")));
 }
 
+/// What every key set at Vault needs, in one line.
+const VAULT: &str = r#"provider = "vault"
+key = "k"
+endpoints = ["https://a"]
+"#;
+
+#[test]
+fn everything_of_a_vault_key_set_can_be_set() {
+    let text = r#"
+        [key_sets.prod]
+        provider = "vault"
+        endpoints = ["https://a:8200", "https://b:8200/base/"]
+        mount = "team/transit"
+        namespace = "hosts"
+        key = "disks"
+        version = "3"
+        auth = { method = "cert", mount = "certs", role = "host" }
+        ca_file = "/ca.pem"
+        client_cert = "/host.pem"
+        client_key = "credential:host.key"
+        timeout = "250ms"
+        deadline = "1m"
+        "#;
+    let mut config = parse(text).unwrap();
+    let definition = config.key_sets.remove(&name("prod")).unwrap();
+    assert_eq!(definition.version.as_deref(), Some("3"));
+    let Source::Vault { key, settings } = definition.source else {
+        panic!("it is at Vault");
+    };
+    assert_eq!(key.as_str(), "disks");
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    let expected = vault::Settings {
+        endpoints: ["https://a:8200", "https://b:8200/base/"]
+            .map(|url| url.parse().unwrap())
+            .into(),
+        namespace: Some("hosts".parse().unwrap()),
+        mount: "team/transit".parse().unwrap(),
+        auth: vault::Auth::Certificate {
+            mount: "certs".parse().unwrap(),
+            role: Some("host".into()),
+        },
+        tls: tls::Settings {
+            ca_files: vec!["/ca.pem".into()],
+            client: Some(tls::ClientCertificate {
+                certificate: "/host.pem".into(),
+                key: SecretFile::credential("host.key", credentials),
+            }),
+        },
+        timing: Timing {
+            timeout: Duration::from_millis(250),
+            deadline: Duration::from_secs(60),
+        },
+    };
+    assert_eq!(*settings, expected);
+}
+
+#[test]
+fn each_way_to_log_in_has_its_usual_place() {
+    let auth = |auth: &str| {
+        let text = format!("[key_sets.prod]\n{VAULT}auth = {auth}");
+        let mut config = parse(&text).unwrap();
+        let definition = config.key_sets.remove(&name("prod")).unwrap();
+        assert_eq!(definition.version, None);
+        let Source::Vault { settings, .. } = definition.source else {
+            panic!("it is at Vault");
+        };
+        assert_eq!(settings.mount.to_string(), "transit");
+        assert_eq!(settings.timing, Timing::default());
+        assert_eq!(settings.tls, tls::Settings::default());
+        settings.auth
+    };
+    let token = auth(r#"{ method = "token", token = "/t" }"#);
+    assert_eq!(token, vault::Auth::Token(SecretFile::new("/t")));
+    let approle = auth(r#"{ method = "approle", role_id = "r", secret_id = "/s" }"#);
+    assert_eq!(
+        approle,
+        vault::Auth::AppRole {
+            mount: "approle".parse().unwrap(),
+            role_id: vault::RoleId::Plain("r".into()),
+            secret_id: SecretFile::new("/s"),
+        }
+    );
+    let kubernetes = auth(r#"{ method = "kubernetes", role = "vms" }"#);
+    let usual = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+    assert_eq!(
+        kubernetes,
+        vault::Auth::Jwt {
+            mount: "kubernetes".parse().unwrap(),
+            role: "vms".into(),
+            token: SecretFile::new(usual).readable_by_all(),
+        }
+    );
+}
+
+#[test]
+fn each_fault_of_a_vault_key_set_is_told_with_its_place() {
+    // The line counts from the table's header, which is line 1.
+    #[rustfmt::skip]
+    let table: &[(&str, usize, &str)] = &[
+        ("", 1, "says not how to log in"),
+        ("auth = \"root\"", 5, "auth is a table with method"),
+        ("auth = { method = \"password\" }", 5, "auth is a table with method"),
+        ("auth = { method = \"token\", token = \"s.123\" }", 5, "secrets are not written into the configuration"),
+        ("auth = { method = \"token\", token = \"credential:a/b\" }", 5, "not the name of a systemd credential"),
+        ("auth = { method = \"token\", token = \"/t\", role = \"x\" }", 5, "unknown field `role`"),
+        ("auth = { method = \"approle\", secret_id = \"/s\" }", 5, "either role_id or role_id_file"),
+        ("auth = { method = \"approle\", role_id = \"r\", role_id_file = \"/r\", secret_id = \"/s\" }", 5, "either role_id or role_id_file"),
+        ("auth = { method = \"cert\" }", 5, "needs client_cert and client_key"),
+        ("auth = { method = \"jwt\", role = \"r\" }", 5, "needs token"),
+        ("auth = { method = \"jwt\", token = \"/t\" }", 5, "missing field `role`"),
+        ("TOKEN\nclient_cert = \"/c\"", 6, "client_cert needs client_key"),
+        ("TOKEN\nclient_key = \"/c\"", 6, "client_key needs client_cert"),
+        ("TOKEN\nca_file = \"ca.pem\"", 6, "is not an absolute path"),
+        ("TOKEN\nmount = \"a/../b\"", 6, "is not a path at the service"),
+        ("TOKEN\nnamespace = \"\"", 6, "is not a path at the service"),
+        ("TOKEN\nversion = \"0\"", 6, "or \"latest\""),
+        ("TOKEN\ntimeout = \"5\"", 6, "is not a time to wait"),
+        ("TOKEN\ntimeout = 5", 6, "invalid type: integer `5`"),
+        ("TOKEN\ndeadline = \"11m\"", 6, "is not a time to wait"),
+        ("TOKEN\ntimeout = \"2s\"\ndeadline = \"1s\"", 7, "cannot be shorter than timeout"),
+        ("TOKEN\nverify = false", 6, "unknown field `verify`"),
+    ];
+    let token = "auth = { method = \"token\", token = \"/t\" }";
+    for (lines, place, told) in table {
+        let lines = lines.replace("TOKEN", token);
+        let text = format!("[key_sets.prod]\n{VAULT}{lines}");
+        let error = parse(&text).expect_err(&text);
+        let Error::File { line, message, .. } = &error else {
+            panic!("{text}: {error:?}");
+        };
+        assert!(message.contains(told), "{text}: {message}");
+        assert_eq!(line, place, "{text}: {message}");
+    }
+    let own = format!("[key_sets.prod]\n{VAULT}{token}");
+    for (good, bad, told) in [
+        ("\"k\"", "\"a/b\"", "not the name of a transit key"),
+        ("[\"https://a\"]", "[]", "at least one endpoint"),
+        ("https://a", "http://a", "without TLS"),
+        ("key = ", "kee = ", "unknown field `kee`"),
+    ] {
+        let error = parse(&own.replacen(good, bad, 1)).expect_err(bad);
+        assert!(error.to_string().contains(told), "{error}");
+    }
+    parse(&own).unwrap();
+}
+
 #[test]
 fn an_empty_file_is_the_default() {
     let config = parse("").unwrap();
@@ -137,6 +286,13 @@ fn each_fault_is_told_with_its_place() {
         ("[key_sets.prod]\nprovider = \"file\"\nkey_file = \"k\"", (3, 12), "is not an absolute path"),
         ("[key_sets.prod]\nprovider = \"file\"\nversion = \"1\"", (3, 11), "or \"latest\""),
         ("[key_sets.prod]\nprovider = \"file\"\nversion = 1", (3, 11), "invalid type: integer `1`"),
+        // KMIP.
+        ("[key_sets.k]\nprovider = \"kmip\"", (1, 1), "missing field `endpoints`"),
+        ("[key_sets.k]\nprovider = \"kmip\"\nendpoints = [\"https://kms\"]", (3, 14), "is not a KMIP server"),
+        ("[key_sets.k]\nprovider = \"kmip\"\nendpoints = [\"kms\"]\nkey_name = \"k\"", (1, 1), "add client_cert and client_key"),
+        ("[key_sets.k]\nprovider = \"kmip\"\nendpoints = [\"kms\"]\nclient_cert = \"/c\"", (4, 15), "client_cert needs client_key"),
+        ("[key_sets.k]\nprovider = \"kmip\"\nendpoints = [\"kms\"]\nmode = \"put\"", (4, 8), "unknown variant `put`, expected `server` or `get`"),
+        ("[key_sets.k]\nprovider = \"kmip\"\nendpoints = [\"kms\"]\nprotocol = \"1.0\"", (4, 12), "is not a version of KMIP"),
     ];
     for (text, place, told) in table {
         let error = parse(text).expect_err(text);
@@ -223,4 +379,78 @@ fn flags_override_the_file() {
     assert_eq!(source("other"), Source::File { path: "/b".into() });
     let version = &config.key_sets[&name("default")].version;
     assert_eq!(version.as_deref(), Some("0000000a"));
+}
+
+#[test]
+fn a_kmip_key_set_is_read_and_its_contradictions_are_told() {
+    use crate::kms::kmip::Mode;
+
+    const BASE: &str =
+        "[key_sets.k]\nprovider = \"kmip\"\nclient_cert = \"/c\"\nclient_key = \"/k\"\n";
+    let read = |more: &str| {
+        let config = parse(&format!("{BASE}{more}"))?;
+        let Definition { source, version } = config.key_sets[&name("k")].clone();
+        match source {
+            Source::Kmip { key, settings } => Ok::<_, Error>((key, version, settings)),
+            other => panic!("{other:?}"),
+        }
+    };
+    let (key, version, settings) = read(
+        "endpoints = [\"a\", \"[::1]:7\"]\nkey_name = \"disks\"\nversion = \"42\"\nmode = \"get\"\n\
+         wrapping_key = \"7\"\nwrapping_key_file = \"credential:kek\"\nca_file = \"/ca\"\n\
+         timeout = \"2s\"\ndeadline = \"10s\"\nprotocol = \"1.4\"",
+    )
+    .unwrap();
+    assert_eq!(
+        (key.as_str(), version.as_deref()),
+        ("name:disks", Some("42"))
+    );
+    let endpoints: Vec<String> = settings.endpoints.iter().map(ToString::to_string).collect();
+    assert_eq!(endpoints, ["a:5696", "[::1]:7"]);
+    assert_eq!(settings.mode, Mode::Get);
+    assert_eq!(settings.wrapping_key.unwrap().id, "7");
+    assert_eq!(settings.timing.deadline, Duration::from_secs(10));
+    assert_eq!(settings.version.unwrap().to_string(), "1.4");
+
+    let (key, version, settings) =
+        read("endpoints = [\"a\"]\nkey_id = \"42\"\nversion = \"latest\"").unwrap();
+    assert_eq!((key.as_str(), version), ("42", None));
+    assert_eq!((settings.mode, settings.wrapping_key), (Mode::Server, None));
+
+    for (more, told) in [
+        ("endpoints = []\nkey_id = \"1\"", "at least one endpoint"),
+        ("endpoints = [\"a\"]", "names no key"),
+        (
+            "endpoints = [\"a\"]\nkey_id = \"1\"\nkey_name = \"k\"",
+            "either key_name or key_id",
+        ),
+        ("endpoints = [\"a\"]\nkey_name = \"\"", "it is empty"),
+        (
+            "endpoints = [\"a\"]\nkey_id = \"name:k\"",
+            "could be mistaken for a name",
+        ),
+        (
+            "endpoints = [\"a\"]\nkey_id = \"1\"\nversion = \"2\"",
+            "version goes with key_name",
+        ),
+        (
+            "endpoints = [\"a\"]\nkey_id = \"1\"\nwrapping_key = \"2\"",
+            "goes with mode",
+        ),
+        (
+            "endpoints = [\"a\"]\nkey_id = \"1\"\nmode = \"get\"\nwrapping_key = \"2\"",
+            "needs wrapping_key_file",
+        ),
+        (
+            "endpoints = [\"a\"]\nkey_id = \"1\"\nmode = \"get\"\nwrapping_key_file = \"/w\"",
+            "needs wrapping_key",
+        ),
+        (
+            "endpoints = [\"a\"]\nkey_id = \"1\"\nwrapping_key_file = \"/w\"",
+            "needs wrapping_key",
+        ),
+    ] {
+        let error = read(more).unwrap_err().to_string();
+        assert!(error.contains(told), "{more}: {error}");
+    }
 }

@@ -15,10 +15,10 @@ use crate::error::Explain as _;
 
 /// Deserialises a type from text through its `FromStr`, and from an integer
 /// where `integer` says so. The error then points at the value in the file.
-struct TextVisitor<T> {
-    expecting: &'static str,
-    integer: bool,
-    parse: fn(&str) -> Result<T, String>,
+pub(super) struct TextVisitor<T> {
+    pub(super) expecting: &'static str,
+    pub(super) integer: bool,
+    pub(super) parse: fn(&str) -> Result<T, String>,
 }
 
 impl<T> Visitor<'_> for TextVisitor<T> {

@@ -18,6 +18,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::kms::file::FileProvider;
+use crate::kms::kmip::{self, KmipProvider};
+use crate::kms::vault::{self, VaultProvider};
 use crate::kms::{self, KeyRef, KeyVersion, Provider, Wrapped};
 use crate::secret::Dek;
 use crate::volume::token::{Bound, Token, Wrap};
@@ -84,6 +86,31 @@ pub enum Source {
         /// The key file.
         path: PathBuf,
     },
+    /// A key on KMIP servers.
+    Kmip {
+        /// What [`kmip::by_name`] or [`kmip::by_id`] makes of its name or id.
+        key: String,
+        /// The servers, and how they are used.
+        settings: Box<kmip::Settings>,
+    },
+    /// A key of HashiCorp Vault or OpenBao.
+    Vault {
+        /// The key.
+        key: vault::KeyName,
+        /// The service, and who we are there.
+        settings: Box<vault::Settings>,
+    },
+}
+
+impl Source {
+    /// The name of the provider.
+    pub fn provider(&self) -> &'static str {
+        match self {
+            Source::File { .. } => FileProvider::NAME,
+            Source::Kmip { .. } => KmipProvider::NAME,
+            Source::Vault { .. } => VaultProvider::NAME,
+        }
+    }
 }
 
 /// One key set, ready to be used.
@@ -103,6 +130,13 @@ impl KeySets {
         let sets = definitions.into_iter().map(|(name, definition)| {
             let (provider, id): (Arc<dyn Provider>, _) = match definition.source {
                 Source::File { path } => (Arc::new(FileProvider::new(path)), None),
+                Source::Kmip { key, settings } => {
+                    (Arc::new(KmipProvider::new(*settings)), Some(key))
+                }
+                Source::Vault { key, settings } => (
+                    Arc::new(VaultProvider::new(*settings)),
+                    Some(key.to_string()),
+                ),
             };
             let version = definition.version;
             let key = KeyRef { id, version };

@@ -17,7 +17,8 @@ pub enum Class {
         /// How long the service wants to be left alone.
         retry_after: Option<Duration>,
     },
-    /// No answer: no route, refused, silent, or the storage does not respond.
+    /// No answer: no route, refused, silent, the storage does not respond, or
+    /// this host has not what it takes to ask (certificates, credentials).
     Unreachable,
     /// The service runs, but has not been unsealed or unlocked by its operators.
     Sealed,
@@ -107,6 +108,14 @@ impl Error {
             kept.push('…');
         }
         self.0.words = (!kept.is_empty()).then_some(kept);
+        self
+    }
+
+    /// Says something else, in place of the cause and the service's own words.
+    #[must_use]
+    pub fn with_cause(mut self, cause: impl Into<String>) -> Self {
+        self.0.cause = cause.into();
+        self.0.words = None;
         self
     }
 

@@ -10,8 +10,15 @@
 //! data binds the `aad` inside of what it wraps, and checks it after.
 #![forbid(unsafe_code)]
 
+pub mod cluster;
+pub mod credential;
+mod envelope;
 mod error;
 pub mod file;
+pub mod http;
+pub mod kmip;
+pub mod tls;
+pub mod vault;
 
 pub use error::{Class, Denied, Error};
 

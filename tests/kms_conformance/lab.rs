@@ -16,10 +16,16 @@ pub trait Lab {
     /// Gives the key a new version, which becomes the latest.
     fn rotate(&self);
 
-    /// Disables or enables a version.
+    /// What of a key can be disabled and deleted at this service.
+    fn granularity(&self) -> Granularity {
+        Granularity::AnyVersion
+    }
+
+    /// Disables or enables a version, and what goes with it at this service.
     fn set_enabled(&self, version: &str, enabled: bool);
 
-    /// Deletes a version (that may have to be disabled for it) for good.
+    /// Deletes a version (that may have to be disabled for it) for good, and
+    /// what goes with it at this service.
     fn delete(&self, version: &str);
 
     /// A name that no version of the key has, in the service's form.
@@ -30,6 +36,18 @@ pub trait Lab {
 
     /// What this host holds of the key and of credentials, and must not show.
     fn secrets(&self) -> Vec<Vec<u8>>;
+}
+
+/// How finely a service disables and deletes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Granularity {
+    /// Each version by itself.
+    AnyVersion,
+    /// A version with all older ones, and never the latest.
+    OlderVersions,
+    /// The key with all its versions.
+    #[allow(dead_code)]
+    WholeKey,
 }
 
 /// An answer of [`Lab::broken`].

@@ -5,11 +5,24 @@
 //! delete, break it). The cases are in `suite`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "../support/certificates.rs"]
+#[allow(dead_code)]
+mod certificates;
 mod file;
+mod kmip;
 mod lab;
 #[path = "../support/needles.rs"]
 mod needles;
+#[path = "../support/openbao.rs"]
+#[allow(dead_code)]
+mod openbao;
+#[path = "../support/pykmip.rs"]
+#[allow(dead_code)]
+mod pykmip;
 mod suite;
+#[path = "../support/tls_server.rs"]
+mod tls_server;
+mod vault;
 
 /// Runs the whole suite on the labs that `$lab` makes, each case on a new one.
 macro_rules! conformance {
@@ -43,3 +56,12 @@ macro_rules! conformance {
 }
 
 conformance!(file_provider, crate::file::FileLab::new());
+conformance!(vault_provider, crate::vault::VaultLab::new());
+conformance!(
+    kmip_server,
+    crate::kmip::KmipLab::new(sealblk::kms::kmip::Mode::Server)
+);
+conformance!(
+    kmip_get,
+    crate::kmip::KmipLab::new(sealblk::kms::kmip::Mode::Get)
+);

@@ -11,7 +11,7 @@ use sealblk::error::Explain;
 use sealblk::kms::{Class, Denied, Error, KeyRef, Provider, Wrapped};
 use sealblk::secret::Secret;
 
-use crate::lab::{Broken, Lab};
+use crate::lab::{Broken, Granularity, Lab};
 use crate::needles;
 
 const AAD: &[u8] = b"volume 6f1c, purpose: test";
@@ -262,7 +262,20 @@ pub fn a_disabled_version_is_denied(lab: &dyn Lab, witness: &Witness) {
         (status.id.as_str(), status.enabled),
         (old.version.as_str(), false)
     );
+    if lab.granularity() == Granularity::WholeKey {
+        let unwrap = wait(provider.unwrap(&new, AAD));
+        assert_eq!(witness.refused(unwrap, &"unwrap"), DISABLED);
+        lab.set_enabled(&old.version, true);
+        assert_eq!(wait(provider.unwrap(&old, AAD)).unwrap(), payload);
+        assert_eq!(wait(provider.unwrap(&new, AAD)).unwrap(), payload);
+        return;
+    }
     assert_eq!(wait(provider.unwrap(&new, AAD)).unwrap(), payload);
+    if lab.granularity() == Granularity::OlderVersions {
+        lab.set_enabled(&old.version, true);
+        assert_eq!(wait(provider.unwrap(&old, AAD)).unwrap(), payload);
+        return;
+    }
     // The latest one being disabled does not bring an older one back.
     lab.set_enabled(&new.version, false);
     lab.set_enabled(&old.version, true);
@@ -288,6 +301,9 @@ pub fn a_deleted_version_is_gone(lab: &dyn Lab, witness: &Witness) {
         matches!(class, Class::Denied(Denied::Deleted) | Class::NotFound),
         "{class}"
     );
+    if lab.granularity() == Granularity::WholeKey {
+        return;
+    }
     assert_eq!(wait(provider.unwrap(&new, AAD)).unwrap(), payload);
     assert_eq!(
         wait(provider.current_version(&lab.key())).unwrap().id,

@@ -1,43 +1,22 @@
-//! The wrapped bytes: layout, sealing and opening. `docs/kms.md` has the
-//! layout byte for byte.
+//! The wrapped bytes of the platform key: the header. The rest is that of all
+//! envelopes ([`crate::kms::envelope`]).
 //!
 //! ```text
-//!  0  4  magic "sbWK"
-//!  4  1  envelope version: 1
-//!  5  1  algorithm: 1 = AES-256-GCM
+//!  0  6  preamble with magic "sbWK"
 //!  6 16  key id (UUID, network byte order)
 //! 22  4  key version, big-endian
-//! 26 12  nonce, random
-//! 38  n  ciphertext, as long as what was wrapped
-//!  …  16 tag
 //! ```
-//!
-//! GCM's associated data are bytes 0 to 25, then the length of the caller's
-//! associated data (8 bytes, big-endian), then these. The nonce is what GCM
-//! starts from. So no bit of the envelope can change unnoticed.
 
 use std::io;
 
-use aes_gcm::aead::AeadInOut;
-use aes_gcm::{Aes256Gcm, Key, KeyInit, Nonce, Tag};
 use uuid::Uuid;
 
 use super::keyfile::VersionId;
+use crate::kms::envelope::{self, Malformed, Sealed, Unopened};
 use crate::secret::Secret;
 
-const MAGIC: &[u8; 4] = b"sbWK";
-const ENVELOPE_VERSION: u8 = 1;
-const AES_256_GCM: u8 = 1;
+const MAGIC: [u8; 4] = *b"sbWK";
 const HEADER_BYTES: usize = 26;
-const NONCE_BYTES: usize = 12;
-const TAG_BYTES: usize = 16;
-
-/// The name of AES-256-GCM (JOSE, RFC 7518) in [`crate::kms::Wrapped::alg`].
-pub const ALG: &str = "A256GCM";
-
-/// The most that is wrapped at once: keys are small, and a bound keeps an
-/// envelope from being a way to have memory locked.
-pub const PLAINTEXT_MAX: usize = 1024;
 
 /// An envelope that has been taken apart, and not yet been opened.
 #[derive(Debug)]
@@ -46,107 +25,27 @@ pub struct Envelope<'a> {
     pub key_id: Uuid,
     /// The version of the key.
     pub version: VersionId,
-    header: &'a [u8],
-    nonce: &'a [u8],
-    ciphertext: &'a [u8],
-    tag: &'a [u8],
-}
-
-/// Why bytes are not an envelope that can be opened.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Malformed {
-    /// Not made by this provider, cut short, or overwritten.
-    Damaged(&'static str),
-    /// Its version or algorithm is one that this sealblk does not have.
-    Newer {
-        /// `envelope version` or `algorithm`.
-        what: &'static str,
-        /// The number found.
-        found: u8,
-    },
-}
-
-/// Why an envelope did not open.
-#[derive(Debug)]
-pub enum Unopened {
-    /// The tag does not match: another key, other associated data, or changed bytes.
-    Unauthentic,
-    /// No secret memory.
-    Memory(io::Error),
+    sealed: Sealed<'a>,
 }
 
 impl<'a> Envelope<'a> {
     /// Takes `bytes` apart.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
-        let (Some(magic), Some(&version)) = (bytes.get(..4), bytes.get(4)) else {
-            return Err(Malformed::Damaged("they are too short"));
-        };
-        if magic != MAGIC {
-            return Err(Malformed::Damaged("they do not begin as such bytes do"));
-        }
-        match version {
-            ENVELOPE_VERSION => {}
-            0 => return Err(Malformed::Damaged("there never was an envelope version 0")),
-            found => {
-                return Err(Malformed::Newer {
-                    what: "envelope version",
-                    found,
-                });
-            }
-        }
-        let overhead = HEADER_BYTES + NONCE_BYTES + TAG_BYTES;
-        let length = bytes
-            .len()
-            .checked_sub(overhead)
-            .ok_or(Malformed::Damaged("they are too short"))?;
-        if length > PLAINTEXT_MAX {
-            return Err(Malformed::Damaged("they are too long"));
-        }
-        match bytes[5] {
-            AES_256_GCM => {}
-            0 => return Err(Malformed::Damaged("there never was an algorithm 0")),
-            found => {
-                return Err(Malformed::Newer {
-                    what: "algorithm",
-                    found,
-                });
-            }
-        }
-        let (header, rest) = bytes.split_at(HEADER_BYTES);
-        let (nonce, rest) = rest.split_at(NONCE_BYTES);
-        let (ciphertext, tag) = rest.split_at(length);
-        let key_id = Uuid::from_slice(&header[6..22])
+        envelope::check_preamble(MAGIC, bytes)?;
+        let sealed = Sealed::split(bytes, HEADER_BYTES)?;
+        let key_id = Uuid::from_slice(&bytes[6..22])
             .map_err(|_| Malformed::Damaged("the key id is not a UUID"))?;
-        let version = u32::from_be_bytes([header[22], header[23], header[24], header[25]]);
+        let version = u32::from_be_bytes([bytes[22], bytes[23], bytes[24], bytes[25]]);
         Ok(Envelope {
             key_id,
             version: VersionId(version),
-            header,
-            nonce,
-            ciphertext,
-            tag,
+            sealed,
         })
     }
 
     /// Decrypts the envelope, if `key` and `aad` are those it was sealed with.
     pub fn open(&self, key: &Secret, aad: &[u8]) -> Result<Secret, Unopened> {
-        let (Some(key), Ok(nonce), Ok(tag)) = (
-            gcm_key(key),
-            Nonce::try_from(self.nonce),
-            Tag::try_from(self.tag),
-        ) else {
-            return Err(Unopened::Unauthentic);
-        };
-        let mut plaintext = Secret::copy_of(self.ciphertext).map_err(Unopened::Memory)?;
-        Aes256Gcm::new(key)
-            .decrypt_inout_detached(
-                &nonce,
-                &associated(self.header, aad),
-                (&mut plaintext[..]).into(),
-                &tag,
-            )
-            .map_err(|_| Unopened::Unauthentic)?;
-        Ok(plaintext)
+        self.sealed.open(key, aad)
     }
 }
 
@@ -158,46 +57,16 @@ pub fn seal(
     plaintext: &Secret,
     aad: &[u8],
 ) -> io::Result<Vec<u8>> {
-    if plaintext.len() > PLAINTEXT_MAX {
-        return Err(io::Error::from(io::ErrorKind::InvalidInput));
-    }
-    let mut nonce = [0; NONCE_BYTES];
-    getrandom::fill(&mut nonce).map_err(io::Error::other)?;
-
-    let mut bytes = Vec::with_capacity(HEADER_BYTES + NONCE_BYTES + plaintext.len() + TAG_BYTES);
-    bytes.extend_from_slice(MAGIC);
-    bytes.extend_from_slice(&[ENVELOPE_VERSION, AES_256_GCM]);
-    bytes.extend_from_slice(key_id.as_bytes());
-    bytes.extend_from_slice(&version.0.to_be_bytes());
-    let associated = associated(&bytes, aad);
-    bytes.extend_from_slice(&nonce);
-
-    // Encrypted in secret memory: the plaintext is never in ordinary memory.
-    let mut buffer = Secret::copy_of(plaintext)?;
-    let key = gcm_key(key).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-    let tag = Aes256Gcm::new(key)
-        .encrypt_inout_detached(&nonce.into(), &associated, (&mut buffer[..]).into())
-        .map_err(io::Error::other)?;
-    bytes.extend_from_slice(&buffer);
-    bytes.extend_from_slice(&tag);
-    Ok(bytes)
-}
-
-fn gcm_key(key: &Secret) -> Option<&Key<Aes256Gcm>> {
-    <&Key<Aes256Gcm>>::try_from(&key[..]).ok()
-}
-
-fn associated(header: &[u8], aad: &[u8]) -> Vec<u8> {
-    let mut associated = Vec::with_capacity(header.len() + 8 + aad.len());
-    associated.extend_from_slice(header);
-    associated.extend_from_slice(&(aad.len() as u64).to_be_bytes());
-    associated.extend_from_slice(aad);
-    associated
+    let mut header = envelope::preamble(MAGIC).to_vec();
+    header.extend_from_slice(key_id.as_bytes());
+    header.extend_from_slice(&version.0.to_be_bytes());
+    envelope::seal(&header, key, plaintext, aad)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kms::envelope::PLAINTEXT_MAX;
 
     const KEY_ID: Uuid = Uuid::from_u128(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef);
     const VERSION: VersionId = VersionId(0x0a0b_0c0d);

@@ -21,16 +21,18 @@ mod text;
 
 /// For fuzzing: the wrapped bytes without a key file.
 #[doc(hidden)]
-pub use envelope::{Envelope, Malformed, PLAINTEXT_MAX, Unopened, seal};
+pub use super::envelope::{Malformed, PLAINTEXT_MAX, Unopened};
+#[doc(hidden)]
+pub use envelope::{Envelope, seal};
 pub use error::{Cause, Change, Error};
 pub use keyfile::{KeyFile, State, Version, VersionId};
 pub use storage::{create, read, update};
 
-use std::io;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 
+use super::envelope::{ALG, cannot_seal, check_beside, no_memory};
 use super::{Class, Denied, KeyRef, KeyVersion, Provider, Wrapped};
 use crate::error::Kind;
 use crate::kms;
@@ -154,34 +156,27 @@ impl Provider for FileProvider {
         let file = read(&self.path)?;
         let version = self.resolve(&file, key)?;
         let kek = self.usable(version)?;
-        let bytes =
-            envelope::seal(file.key_id, version.id, kek, plaintext, aad).map_err(cannot_seal)?;
+        let bytes = envelope::seal(file.key_id, version.id, kek, plaintext, aad)
+            .map_err(|error| cannot_seal(&error))?;
         Ok(Wrapped {
             key_id: file.key_id.to_string(),
             version: version.id.to_string(),
-            alg: envelope::ALG.into(),
+            alg: ALG.into(),
             bytes,
         })
     }
 
     async fn unwrap(&self, wrapped: &Wrapped, aad: &[u8]) -> Result<Secret, kms::Error> {
-        let envelope = Envelope::parse(&wrapped.bytes).map_err(malformed)?;
-        // The envelope's own fields are the authentic ones, once it opens.
-        for (what, outside, inside) in [
-            ("key", &wrapped.key_id, envelope.key_id.to_string()),
+        let envelope = Envelope::parse(&wrapped.bytes)?;
+        check_beside(&[
+            ("key", &wrapped.key_id, &envelope.key_id.to_string()),
             (
                 "key version",
                 &wrapped.version,
-                envelope.version.to_string(),
+                &envelope.version.to_string(),
             ),
-            ("algorithm", &wrapped.alg, envelope::ALG.to_string()),
-        ] {
-            if *outside != inside {
-                return Err(damaged(format!(
-                    "the wrapped bytes name {what} {inside}, and what stands beside them says {outside}"
-                )));
-            }
-        }
+            ("algorithm", &wrapped.alg, ALG),
+        ])?;
         let file = read(&self.path)?;
         if file.key_id != envelope.key_id {
             return Err(self.other_key(&wrapped.key_id, &file));
@@ -211,50 +206,4 @@ impl Provider for FileProvider {
             expires: None,
         })
     }
-}
-
-fn damaged(cause: String) -> kms::Error {
-    kms::Error::new(
-        Class::BadKey,
-        cause,
-        "restore the volume's header from a backup, and find out who changed it",
-    )
-    .with_kind(Kind::Corrupt)
-}
-
-fn malformed(error: Malformed) -> kms::Error {
-    match error {
-        Malformed::Damaged(why) => damaged(format!(
-            "the wrapped bytes were not made by this provider, or are damaged: {why}"
-        )),
-        Malformed::Newer { what, found } => kms::Error::new(
-            Class::Protocol,
-            format!("the wrapped bytes have {what} {found}, made by a newer sealblk"),
-            "upgrade sealblk on this host",
-        ),
-    }
-}
-
-fn cannot_seal(error: io::Error) -> kms::Error {
-    if error.kind() == io::ErrorKind::InvalidInput {
-        return kms::Error::new(
-            Class::Protocol,
-            format!(
-                "more than {} bytes cannot be wrapped",
-                envelope::PLAINTEXT_MAX
-            ),
-            "this is a defect of sealblk: report it",
-        )
-        .with_kind(Kind::Internal);
-    }
-    no_memory(&error)
-}
-
-fn no_memory(error: &io::Error) -> kms::Error {
-    kms::Error::new(
-        Class::Unreachable,
-        format!("no locked memory or random bytes for the key: {error}"),
-        "raise the limit of locked memory (`ulimit -l`, or LimitMEMLOCK= in a systemd unit)",
-    )
-    .with_kind(Kind::Io)
 }

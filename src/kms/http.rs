@@ -1,0 +1,386 @@
+//! HTTP as providers use it: one request, one bounded answer, and failures in
+//! plain words. Redirects are never followed and proxies of the environment
+//! never used: both would take a credential to another host.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Client, Method, Url};
+use rustls::ClientConfig;
+use serde::Serialize;
+use zeroize::Zeroizing;
+
+use super::cluster::Failed;
+use super::tls::{self, Tls};
+use super::{Class, Error};
+
+/// The most that an answer may have. A key with 10,000 versions has a fifth.
+pub const BODY_MAX: usize = 1 << 20;
+
+/// The base of a service's addresses: `https://HOST[:PORT][/PATH]`, or with
+/// `http` where the host is this one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BaseUrl(Url);
+
+impl FromStr for BaseUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = |why: &str| Err(format!("{text:?} is not an endpoint: {why}"));
+        let url = match Url::parse(text) {
+            Ok(url) => url,
+            Err(error) => return bad(&format!("{error}; write it like https://kms.example:8200")),
+        };
+        let Some(host) = url.host_str() else {
+            return bad("it names no host; write it like https://kms.example:8200");
+        };
+        let address: Option<IpAddr> = host.trim_matches(['[', ']']).parse().ok();
+        let here = host == "localhost" || address.is_some_and(|address| address.is_loopback());
+        match url.scheme() {
+            "https" => {}
+            "http" if here => {}
+            "http" => {
+                return bad("without TLS only a service on this host can be used: write https");
+            }
+            _ => return bad("write https://HOST:PORT"),
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return bad("credentials do not belong into it");
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return bad("nothing may follow the path");
+        }
+        Ok(BaseUrl(url))
+    }
+}
+
+impl fmt::Display for BaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.as_str().trim_end_matches('/'))
+    }
+}
+
+impl BaseUrl {
+    /// The address below this one with these segments, each taken literally.
+    pub fn join<'s>(&self, segments: impl IntoIterator<Item = &'s str>) -> Url {
+        let mut url = self.0.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(segments);
+        }
+        url
+    }
+
+    /// Host and port, for messages.
+    fn server(&self) -> String {
+        let host = self.0.host_str().unwrap_or_default();
+        match self.0.port_or_known_default() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.into(),
+        }
+    }
+}
+
+/// Bytes that are wiped when the last reference to them goes.
+struct Wiped(Zeroizing<Vec<u8>>);
+
+impl AsRef<[u8]> for Wiped {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// A request to be sent.
+pub struct Request {
+    method: Method,
+    url: Url,
+    headers: HeaderMap,
+    body: Option<Bytes>,
+}
+
+impl fmt::Debug for Request {
+    /// Without the body, which may hold a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request")
+            .field("method", &self.method)
+            .field("url", &self.url.as_str())
+            .field("headers", &self.headers)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Request {
+    /// A request without a body.
+    pub fn new(method: Method, url: Url) -> Self {
+        Request {
+            method,
+            url,
+            headers: HeaderMap::new(),
+            body: None,
+        }
+    }
+
+    /// With a header, unless its value cannot be one.
+    #[must_use]
+    pub fn header(mut self, name: &'static str, value: &str) -> Self {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            self.headers.insert(HeaderName::from_static(name), value);
+        }
+        self
+    }
+
+    /// With a header that is a credential: not shown, and wiped after.
+    /// `None` if it has bytes that no header can have.
+    #[must_use]
+    pub fn secret_header(mut self, name: &'static str, value: &[u8]) -> Option<Self> {
+        let value = Bytes::from_owner(Wiped(Zeroizing::new(value.to_vec())));
+        let mut value = HeaderValue::from_maybe_shared(value).ok()?;
+        value.set_sensitive(true);
+        self.headers.insert(HeaderName::from_static(name), value);
+        Some(self)
+    }
+
+    /// With a body in JSON, which is wiped after.
+    ///
+    /// # Errors
+    /// When `body` cannot be JSON.
+    pub fn json(mut self, body: &impl Serialize) -> Result<Self, Error> {
+        // Room from the start, so that no half of it is left behind by growing.
+        let mut text = Zeroizing::new(Vec::with_capacity(16 << 10));
+        serde_json::to_writer(&mut *text, body).map_err(|_| {
+            Error::new(
+                Class::Protocol,
+                "the request cannot be written as JSON",
+                "this is a defect of sealblk: report it",
+            )
+        })?;
+        self.body = Some(Bytes::from_owner(Wiped(text)));
+        Ok(self.header("content-type", "application/json"))
+    }
+}
+
+/// What came back.
+pub struct Reply {
+    /// The HTTP status.
+    pub status: u16,
+    /// What the `Retry-After` header asks for, if it gives seconds.
+    pub retry_after: Option<Duration>,
+    /// Where a redirect points to.
+    pub location: Option<String>,
+    /// At most [`BODY_MAX`] bytes. May hold a secret, and is wiped.
+    pub body: Zeroizing<Vec<u8>>,
+}
+
+/// The client side of HTTP, with its TLS.
+#[derive(Debug)]
+pub struct Http {
+    tls: Tls,
+    client: Mutex<Option<Made>>,
+}
+
+#[derive(Debug)]
+struct Made {
+    runtime: tokio::runtime::Id,
+    tls: Arc<ClientConfig>,
+    client: Client,
+}
+
+impl Http {
+    /// Nothing is read or connected to yet.
+    pub fn new(tls: tls::Settings) -> Self {
+        Http {
+            tls: Tls::new(tls),
+            client: Mutex::new(None),
+        }
+    }
+
+    /// The client for this runtime and the present certificates.
+    fn client(&self) -> Result<Client, Failed> {
+        let tls = self.tls.config().map_err(Failed::Everywhere)?;
+        // A connection is driven by a task of the runtime that made it, and
+        // must not be used from another one, which may outlive that.
+        let runtime = tokio::runtime::Handle::current().id();
+        let mut made = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(made) = &*made
+            && made.runtime == runtime
+            && Arc::ptr_eq(&made.tls, &tls)
+        {
+            return Ok(made.client.clone());
+        }
+        let client = Client::builder()
+            .tls_backend_preconfigured((*tls).clone())
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .user_agent(concat!("sealblk/", env!("CARGO_PKG_VERSION")))
+            .pool_idle_timeout(Duration::from_secs(30))
+            .build()
+            .map_err(|error| {
+                Failed::Everywhere(Error::new(
+                    Class::Unreachable,
+                    format!("no HTTP client can be made: {error}"),
+                    "check the limits of the process (`ulimit -a`)",
+                ))
+            })?;
+        *made = Some(Made {
+            runtime,
+            tls,
+            client: client.clone(),
+        });
+        Ok(client)
+    }
+
+    /// Sends a request to `endpoint` and takes in the answer, whatever its status.
+    ///
+    /// # Errors
+    /// When there is no answer, or one that is too long.
+    pub async fn send(&self, endpoint: &BaseUrl, request: Request) -> Result<Reply, Failed> {
+        let client = self.client()?;
+        let fail = |error: reqwest::Error| Failed::Here(unreachable(endpoint, &error));
+        let mut building = client
+            .request(request.method, request.url)
+            .headers(request.headers);
+        if let Some(body) = request.body {
+            building = building.body(body);
+        }
+        let mut response = building.send().await.map_err(fail)?;
+        let header = |name: &str| response.headers().get(name)?.to_str().ok();
+        let mut reply = Reply {
+            status: response.status().as_u16(),
+            retry_after: header("retry-after")
+                .and_then(|text| text.trim().parse().ok())
+                .map(Duration::from_secs),
+            location: header("location").map(str::to_owned),
+            body: Zeroizing::new(Vec::with_capacity(16 << 10)),
+        };
+        while let Some(chunk) = response.chunk().await.map_err(fail)? {
+            if reply.body.len() + chunk.len() > BODY_MAX {
+                return Err(Failed::Here(Error::new(
+                    Class::Protocol,
+                    format!("{endpoint} answers with more than {} KiB", BODY_MAX >> 10),
+                    "check that the endpoint is that of the key service",
+                )));
+            }
+            extend_wiping(&mut reply.body, &chunk);
+        }
+        Ok(reply)
+    }
+}
+
+/// Appends without leaving the bytes behind where they were before growing.
+fn extend_wiping(body: &mut Zeroizing<Vec<u8>>, chunk: &[u8]) {
+    if body.capacity() - body.len() < chunk.len() {
+        let mut larger = Vec::with_capacity((body.len() + chunk.len()) * 2);
+        larger.extend_from_slice(body);
+        *body = Zeroizing::new(larger);
+    }
+    body.extend_from_slice(chunk);
+}
+
+/// Why there is no answer.
+fn unreachable(endpoint: &BaseUrl, error: &reqwest::Error) -> Error {
+    if let Some(error) = tls::failure(error, &endpoint.server()) {
+        return error;
+    }
+    let (mut io, mut innermost): (Option<io::ErrorKind>, &dyn StdError) = (None, error);
+    let mut dns = false;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+        dns |= innermost.to_string().contains("dns error");
+        if let Some(error) = innermost.downcast_ref::<io::Error>() {
+            io = Some(error.kind());
+        }
+    }
+    use io::ErrorKind as E;
+    let (cause, next) = match io {
+        _ if dns => (
+            "its name cannot be resolved",
+            "check the host name of the endpoint, and the name service of this host",
+        ),
+        Some(E::ConnectionRefused) => (
+            "it refuses the connection",
+            "check that the service runs, and its port",
+        ),
+        Some(E::HostUnreachable | E::NetworkUnreachable | E::NetworkDown) => (
+            "there is no route to it",
+            "check the network of this host, and the address of the endpoint",
+        ),
+        Some(E::TimedOut) => (
+            "it does not answer",
+            "check that no firewall drops the connection",
+        ),
+        Some(E::ConnectionReset | E::ConnectionAborted | E::UnexpectedEof | E::BrokenPipe) => (
+            "it broke the connection off",
+            "see what the service logs; check that the port is that of the service, and whether it wants TLS",
+        ),
+        _ => (
+            "there is no proper answer",
+            "check that the endpoint is that of the key service",
+        ),
+    };
+    Error::new(Class::Unreachable, format!("{endpoint}: {cause}"), next)
+        .with_words(&innermost.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_an_https_address_and_no_more() {
+        for good in [
+            "https://kms.example:8200",
+            "https://10.0.0.1",
+            "https://[2001:db8::1]:8200/prefix",
+            "http://127.0.0.1:8200",
+            "http://[::1]:8200",
+            "http://localhost:1",
+        ] {
+            let url: BaseUrl = good.parse().unwrap();
+            assert_eq!(url.to_string(), good);
+        }
+        for (bad, why) in [
+            ("kms.example:8200", "write it like"),
+            ("kms.example", "write it like"),
+            ("http://kms.example:8200", "without TLS"),
+            ("http://127.0.0.1.example", "without TLS"),
+            ("ftp://x", "https://HOST"),
+            ("https://u:p@x", "credentials"),
+            ("https://x/?a=b", "nothing may follow"),
+            ("https://x/#a", "nothing may follow"),
+            ("https://", "write it like"),
+        ] {
+            let error = bad.parse::<BaseUrl>().unwrap_err();
+            assert!(error.contains(why), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn segments_cannot_leave_their_place() {
+        let base: BaseUrl = "https://x/base/".parse().unwrap();
+        let url = base.join(["v1", "a/../b?c#d", "key"]);
+        assert_eq!(url.as_str(), "https://x/base/v1/a%2F..%2Fb%3Fc%23d/key");
+    }
+
+    #[test]
+    fn a_credential_is_not_shown() {
+        let url = "https://x".parse::<BaseUrl>().unwrap().join([]);
+        let request = Request::new(Method::GET, url);
+        let request = request.secret_header("x-token", b"hush").unwrap();
+        let request = request.json(&"hush").unwrap();
+        let shown = format!("{request:?}");
+        assert!(shown.contains("Sensitive"), "{shown}");
+        assert!(!shown.contains("hush"), "{shown}");
+        let url = "https://x".parse::<BaseUrl>().unwrap().join([]);
+        assert!(
+            Request::new(Method::GET, url)
+                .secret_header("x-token", b"a\nb")
+                .is_none()
+        );
+    }
+}

@@ -1,0 +1,120 @@
+//! One endpoint: requests with a token, and a new token where one is refused.
+
+use std::fmt;
+use std::sync::Arc;
+
+use reqwest::Method;
+use serde::Serialize;
+
+use super::answer::{self, Question};
+use super::session::{Session, Token};
+use super::settings::{MountPath, Settings};
+use crate::kms::cluster::Failed;
+use crate::kms::http::{BaseUrl, Http, Reply, Request};
+use crate::kms::{Class, Error};
+
+/// One endpoint, with a session of its own: clusters in different places do
+/// not know each other's tokens.
+#[derive(Debug)]
+pub(super) struct Client {
+    endpoint: BaseUrl,
+    http: Arc<Http>,
+    settings: Arc<Settings>,
+    session: Session,
+}
+
+impl fmt::Display for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.endpoint.fmt(f)
+    }
+}
+
+impl Client {
+    pub(super) fn new(endpoint: BaseUrl, http: Arc<Http>, settings: Arc<Settings>) -> Self {
+        Client {
+            endpoint,
+            http,
+            settings,
+            session: Session::default(),
+        }
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// An operation of the transit engine.
+    ///
+    /// A 403 can mean that the token has ended before its time, so one more
+    /// try is made with a new one.
+    pub(super) async fn transit(
+        &self,
+        operation: [&str; 2],
+        body: Option<&impl Serialize>,
+    ) -> Result<(Question<'_>, Reply), Failed> {
+        let mount = &self.settings.mount;
+        let token = self.session.token(self).await?;
+        let (question, reply) = self.ask(mount, &operation, Some(&token), body).await?;
+        if reply.status != 403 {
+            return Ok((question, reply));
+        }
+        match self.session.token_after(self, &token).await? {
+            Some(token) => self.ask(mount, &operation, Some(&token), body).await,
+            // No other token is to be had.
+            None => Ok((question, reply)),
+        }
+    }
+
+    /// One request: `GET` without a body, `POST` with one.
+    pub(super) async fn ask(
+        &self,
+        mount: &MountPath,
+        operation: &[&str],
+        token: Option<&Token>,
+        body: Option<&impl Serialize>,
+    ) -> Result<(Question<'_>, Reply), Failed> {
+        let segments: Vec<&str> = mount.segments().chain(operation.iter().copied()).collect();
+        let question = Question {
+            endpoint: &self.endpoint,
+            path: segments.join("/"),
+        };
+        let url = self.endpoint.join(["v1"].into_iter().chain(segments));
+        let method = if body.is_some() {
+            Method::POST
+        } else {
+            Method::GET
+        };
+        // Agents and proxies of the service can be set to demand it.
+        let mut request = Request::new(method, url).header("x-vault-request", "true");
+        if let Some(namespace) = &self.settings.namespace {
+            request = request.header("x-vault-namespace", &namespace.to_string());
+        }
+        if let Some(token) = token {
+            request = request
+                .secret_header("x-vault-token", token.bytes())
+                .ok_or_else(not_a_token)?;
+        }
+        if let Some(body) = body {
+            request = request.json(body)?;
+        }
+        let reply = self.http.send(&self.endpoint, request).await?;
+        tracing::trace!(endpoint = %self.endpoint, path = question.path, status = reply.status, "asked");
+        Ok((question, reply))
+    }
+
+    /// The failure that an answer is, if it is one.
+    pub(super) fn check(question: &Question<'_>, reply: &Reply) -> Result<(), Failed> {
+        match reply.status {
+            200..300 => Ok(()),
+            _ => Err(Failed::Here(answer::refusal(question, reply))),
+        }
+    }
+}
+
+fn not_a_token() -> Failed {
+    Failed::Everywhere(Error::new(
+        Class::Unreachable,
+        "the token has characters that no token has",
+        "put the token alone, on one line, into its file",
+    ))
+}
