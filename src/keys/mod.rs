@@ -8,8 +8,10 @@
 #![forbid(unsafe_code)]
 
 mod error;
+mod witness;
 
 pub use error::{Attempt, Error, Why};
+pub use witness::{Actor, Context, KeyUse, Operation, Witness};
 
 use std::collections::BTreeMap;
 use std::fmt;

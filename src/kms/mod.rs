@@ -10,6 +10,7 @@
 //! data binds the `aad` inside of what it wraps, and checks it after.
 #![forbid(unsafe_code)]
 
+pub mod call;
 pub mod cluster;
 pub mod credential;
 mod envelope;

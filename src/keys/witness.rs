@@ -1,0 +1,134 @@
+//! Who uses keys and what for, and those who keep a record of it.
+//!
+//! Every use of a key set runs past the witnesses of its [`KeySets`]: the
+//! audit log and the metrics. This room knows neither of them.
+//!
+//! [`KeySets`]: super::KeySets
+#![forbid(unsafe_code)]
+
+use std::borrow::Cow;
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::kms;
+
+/// Who caused it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Actor {
+    /// The user.
+    pub uid: u32,
+    /// The process, as far as it is known.
+    pub pid: Option<u32>,
+    /// The role in which it was permitted: `operator`, `key-admin`, …;
+    /// `local` for a command without a manager, `manager` for what the
+    /// manager does of itself.
+    pub role: Cow<'static, str>,
+}
+
+impl Actor {
+    /// This process, in the given role.
+    pub fn this_process(role: &'static str) -> Self {
+        Actor {
+            uid: rustix::process::getuid().as_raw(),
+            pid: Some(std::process::id()),
+            role: Cow::Borrowed(role),
+        }
+    }
+}
+
+/// What a use of a key belongs to.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// Who caused it.
+    pub actor: Actor,
+    /// The volume that it is for. `None` for a check of the key set itself.
+    pub volume: Option<Uuid>,
+    /// Ties the record here to that of the service.
+    pub correlation: Uuid,
+}
+
+impl Context {
+    /// A use by `actor`, with a correlation id of its own.
+    pub fn new(actor: Actor, volume: Option<Uuid>) -> Self {
+        Context {
+            actor,
+            volume,
+            correlation: Uuid::new_v4(),
+        }
+    }
+
+    /// A use by this process itself, as a command without a manager.
+    pub fn local(volume: Option<Uuid>) -> Self {
+        Self::new(Actor::this_process("local"), volume)
+    }
+}
+
+/// What a key was used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// A data encryption key or group key was wrapped.
+    Wrap,
+    /// One was unwrapped.
+    Unwrap,
+    /// The service was asked for the state of the key.
+    Check,
+}
+
+impl Operation {
+    /// As it stands in records.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Operation::Wrap => "wrap",
+            Operation::Unwrap => "unwrap",
+            Operation::Check => "check",
+        }
+    }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One use of a key, after it succeeded or failed.
+#[derive(Debug)]
+pub struct KeyUse<'a> {
+    /// Who, for which volume.
+    pub context: &'a Context,
+    /// What for.
+    pub operation: Operation,
+    /// The key set.
+    pub key_set: &'a str,
+    /// Its provider.
+    pub provider: &'a str,
+    /// The key, as the service has it. Empty where a failure left it unknown.
+    pub key_id: &'a str,
+    /// Its version. Empty where a failure left it unknown.
+    pub key_version: &'a str,
+    /// The group key that stood between, if there was one.
+    pub group: Option<Uuid>,
+    /// Whether the service was asked. A group key that is in memory answers
+    /// without it.
+    pub service_asked: bool,
+    /// Whether this was a wrap for break-glass access.
+    pub break_glass: bool,
+    /// How long it took.
+    pub took: Duration,
+    /// How it ended.
+    pub outcome: Result<(), &'a kms::Error>,
+    /// What the provider noted.
+    pub notes: &'a kms::call::Notes,
+}
+
+/// Keeps a record of how keys are used.
+pub trait Witness: fmt::Debug + Send + Sync {
+    /// Takes note. It is called before anybody gets the result.
+    ///
+    /// # Errors
+    /// When no record can be kept. The key is then not handed out.
+    fn key_used(&self, used: &KeyUse<'_>) -> io::Result<()>;
+}
