@@ -7,6 +7,7 @@
 pub mod cli;
 pub mod config;
 pub mod crypt;
+pub mod durable;
 pub mod engine;
 pub mod error;
 pub mod keys;

@@ -246,20 +246,25 @@ fn open(
     }
     let cipher = {
         let binding = volume.binding();
-        let unwrapping = key_sets.unwrap(volume.token(), &binding);
-        let dek = block_on(unwrapping)
+        let context = keys::Context::local(Some(volume.uuid()));
+        let access = match config.break_glass {
+            true => keys::Access::BreakGlass,
+            false => keys::Access::OwnKeySet,
+        };
+        let unwrapping = key_sets.unwrap(&context, volume.token(), &binding, access);
+        let opened = block_on(unwrapping)
             .map_err(system("cannot start asking for the key"))?
             .map_err(|source| Error::Key {
                 path: path.clone(),
                 source,
             })?;
-        volume.verify_dek(&dek)?;
+        volume.verify_dek(&opened.dek)?;
         let params = crypt::Params {
             sector_size: layout.sector_size,
             iv_tweak: layout.iv_tweak,
             zero_units: layout.zero_units,
         };
-        SectorCipher::new(config.engine.resolve(), &dek, params)?
+        SectorCipher::new(config.engine.resolve(), &opened.dek, params)?
     };
     let engine = cipher.engine();
     let store = Store::open(

@@ -100,6 +100,7 @@ fn token(name: &str) -> serde_json::Value {
         key_version: "1".into(),
         alg: "A256GCM".into(),
         bound: Bound::Aad,
+        group: None,
         bytes: name.bytes().cycle().take(3000).collect(),
         extra: Default::default(),
     };

@@ -30,6 +30,13 @@ pub struct Args {
     #[arg(long, value_name = "PATH", value_parser = path_parser())]
     pub header: Vec<FilePath>,
 
+    /// Open the volumes by the key of another key set than their own
+    ///
+    /// For when the own key set's service is lost. What `break_glass` of the
+    /// key set named when a volume was made.
+    #[arg(long)]
+    pub break_glass: bool,
+
     /// Settings that the configuration file has, too.
     #[command(flatten)]
     pub options: Options,
@@ -42,13 +49,17 @@ impl Args {
     /// When settings contradict each other.
     pub fn resolve(self, config: &Config) -> Result<Serve, config::Error> {
         let paths = |paths: Vec<FilePath>| paths.into_iter().map(Into::into).collect();
-        Serve::resolve(
+        let serve = Serve::resolve(
             paths(self.volumes),
             paths(self.header),
             paths(self.socket),
             self.options,
             config.serve.clone(),
-        )
+        )?;
+        Ok(Serve {
+            break_glass: self.break_glass,
+            ..serve
+        })
     }
 }
 

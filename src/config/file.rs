@@ -13,6 +13,7 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use super::choices::{LogFormat, LogLevel};
 use super::error::Error;
+use super::key_set_files::KeySetFiles;
 use super::values::FilePath;
 use super::{Config, Log, Options};
 use crate::keys::{Definition, Name, Source};
@@ -40,6 +41,11 @@ struct FileKeySet {
 
 /// Reads and checks the configuration file at `path`.
 pub(super) fn read(path: &Path) -> Result<Config, Error> {
+    parse(path, &text_of(path)?)
+}
+
+/// The text of a file that nobody but its owner and group can have written.
+pub(super) fn text_of(path: &Path) -> Result<String, Error> {
     let fail = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => Error::Missing { path: path.into() },
         _ => Error::Read {
@@ -60,7 +66,15 @@ pub(super) fn read(path: &Path) -> Result<Config, Error> {
     if length as u64 > FILE_MAX {
         return Err(fail(io::Error::from(io::ErrorKind::FileTooLarge)));
     }
-    parse(path, &text)
+    Ok(text)
+}
+
+/// Checks the `text` of a file that describes the key set `name` alone.
+pub(super) fn parse_key_set(path: &Path, name: &Name, text: &str) -> Result<Definition, Error> {
+    let reader = Reader { path, text };
+    let table = DeTable::parse(text).map_err(|e| reader.toml(&e))?;
+    let span = table.span();
+    reader.key_set(name, Spanned::new(span, DeValue::Table(table.into_inner())))
 }
 
 /// Checks `text`, which was read from `path`.
@@ -79,6 +93,7 @@ impl<'a> Reader<'a> {
         let root = DeTable::parse(self.text).map_err(|e| self.toml(&e))?;
         let mut config = Config {
             path: Some(PathBuf::from(self.path)),
+            key_set_files: KeySetFiles::new(self.path.with_file_name(super::KEY_SET_DIR)),
             ..Config::default()
         };
         for (key, value) in root.into_inner() {
@@ -92,19 +107,27 @@ impl<'a> Reader<'a> {
                     };
                 }
                 "serve" => config.serve = self.table::<Options>(value)?,
+                "state_dir" => {
+                    config.state_dir = self.table::<FilePath>(value)?.into();
+                }
+                "key_set_dir" => {
+                    let path: FilePath = self.table(value)?;
+                    config.key_set_files = KeySetFiles::new(PathBuf::from(path));
+                }
                 "key_sets" => {
                     for (name, value) in self.entries(value)? {
                         let at = name.span().start;
                         let name: Name =
                             name.get_ref().parse().map_err(|e: String| self.at(at, e))?;
                         let definition = self.key_set(&name, value)?;
+                        config.defined_in.insert(name.clone(), self.path.into());
                         config.key_sets.insert(name, definition);
                     }
                 }
                 other => {
                     return Err(self.at(
                         key.span().start,
-                        format!("there is no setting {other:?} here: the tables are [log], [serve] and [key_sets.NAME]"),
+                        format!("there is no setting {other:?} here: there are state_dir, key_set_dir, and the tables [log], [serve] and [key_sets.NAME]"),
                     ));
                 }
             }
@@ -112,7 +135,15 @@ impl<'a> Reader<'a> {
         Ok(config)
     }
 
-    fn key_set(&self, name: &Name, value: Spanned<DeValue<'a>>) -> Result<Definition, Error> {
+    fn key_set(&self, name: &Name, mut value: Spanned<DeValue<'a>>) -> Result<Definition, Error> {
+        let policy = super::policy::take(&mut value);
+        let mut definition = self.source(name, value)?;
+        super::policy::apply(self, &mut definition.policy, policy)?;
+        Ok(definition)
+    }
+
+    /// The key set but for what all providers have.
+    fn source(&self, name: &Name, value: Spanned<DeValue<'a>>) -> Result<Definition, Error> {
         let at = value.span().start;
         let provider = value
             .get_ref()
@@ -131,19 +162,18 @@ impl<'a> Reader<'a> {
         match provider.get_ref().as_str() {
             Some(kms::file::FileProvider::NAME) => {
                 let set: FileKeySet = self.table(value)?;
-                Ok(Definition {
-                    source: Source::File {
-                        path: set
-                            .key_file
-                            .map_or_else(|| kms::file::DEFAULT_PATH.into(), PathBuf::from),
-                    },
-                    version: match set.version {
-                        Some(version) if version.get_ref() != "latest" => {
-                            Some(self.file_version(&version)?)
-                        }
-                        _ => None,
-                    },
-                })
+                let source = Source::File {
+                    path: set
+                        .key_file
+                        .map_or_else(|| kms::file::DEFAULT_PATH.into(), PathBuf::from),
+                };
+                let version = match set.version {
+                    Some(version) if version.get_ref() != "latest" => {
+                        Some(self.file_version(&version)?)
+                    }
+                    _ => None,
+                };
+                Ok(Definition::new(source, version))
             }
             Some(kms::kmip::KmipProvider::NAME) => super::kmip::definition(self, value),
             Some(kms::vault::VaultProvider::NAME) => super::vault::definition(self, value),

@@ -110,11 +110,9 @@ pub(super) fn definition<'a>(
         timing: service::timing(reader, set.timeout, set.deadline)?,
         version: set.protocol.map(|parsed| parsed.0),
     };
-    Ok(Definition {
-        source: Source::Kmip {
-            key,
-            settings: Box::new(settings),
-        },
-        version,
-    })
+    let source = Source::Kmip {
+        key,
+        settings: Box::new(settings),
+    };
+    Ok(Definition::new(source, version))
 }

@@ -10,8 +10,10 @@ mod choices;
 mod error;
 mod file;
 mod group;
+mod key_set_files;
 mod kmip;
 mod options;
+mod policy;
 mod serve;
 mod service;
 mod values;
@@ -20,6 +22,7 @@ mod vault;
 pub use choices::{Cache, Direct, Discard, LogFormat, LogLevel};
 pub use error::Error;
 pub use group::Group;
+pub use key_set_files::KeySetFiles;
 pub use options::Options;
 pub(crate) use options::path_parser;
 pub use serve::{Disk, Serve};
@@ -34,6 +37,13 @@ use crate::kms;
 /// The configuration file that is read if it exists and no other is named.
 pub const DEFAULT_PATH: &str = "/etc/sealblk/sealblk.toml";
 
+/// Where the state is unless something else is configured.
+const STATE_DIR: &str = "/var/lib/sealblk";
+
+/// The directory of key set files, beside the configuration file unless
+/// something else is configured.
+const KEY_SET_DIR: &str = "key-sets.d";
+
 /// Everything that is configured before a command adds its own flags.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -41,6 +51,12 @@ pub struct Config {
     pub path: Option<PathBuf>,
     /// What the key sets are. There is always one named [`keys::DEFAULT`].
     pub key_sets: BTreeMap<keys::Name, Definition>,
+    /// The file that defines each key set. The built-in one has none.
+    pub defined_in: BTreeMap<keys::Name, PathBuf>,
+    /// Where those of the key sets are that have a file of their own.
+    pub key_set_files: KeySetFiles,
+    /// What sealblk writes for itself: wrapped group keys, which disks to serve.
+    pub state_dir: PathBuf,
     /// What and how to log.
     pub log: Log,
     /// The `[serve]` table.
@@ -73,6 +89,9 @@ impl Default for Config {
         Config {
             path: None,
             key_sets: BTreeMap::from([(keys::Name::default(), platform_key())]),
+            defined_in: BTreeMap::new(),
+            key_set_files: KeySetFiles::new(Path::new(DEFAULT_PATH).with_file_name(KEY_SET_DIR)),
+            state_dir: STATE_DIR.into(),
             log: Log::default(),
             serve: Options::default(),
         }
@@ -81,12 +100,8 @@ impl Default for Config {
 
 /// The built-in default key set.
 fn platform_key() -> Definition {
-    Definition {
-        source: Source::File {
-            path: kms::file::DEFAULT_PATH.into(),
-        },
-        version: None,
-    }
+    let path = kms::file::DEFAULT_PATH.into();
+    Definition::new(Source::File { path }, None)
 }
 
 impl Config {
@@ -103,6 +118,7 @@ impl Config {
                 other => other?,
             },
         };
+        config.add_key_set_files()?;
         if let Some(path) = overrides.key_file {
             let set = config.key_sets.entry(keys::Name::default());
             set.or_insert_with(platform_key).source = Source::File { path };
@@ -112,11 +128,62 @@ impl Config {
         Ok(config)
     }
 
+    /// Reads the key sets that have a file of their own, and checks that all
+    /// go together.
+    fn add_key_set_files(&mut self) -> Result<(), Error> {
+        for (name, definition) in self.key_set_files.read_all()? {
+            let path = self.key_set_files.path(&name);
+            // The built-in one gives way; one that is written down does not.
+            if let Some(other) = self.defined_in.get(&name) {
+                return Err(Error::contradiction(
+                    format!(
+                        "key set {:?} is defined twice: in {} and in {}",
+                        name.as_str(),
+                        other.display(),
+                        path.display(),
+                    ),
+                    "remove one of the two",
+                ));
+            }
+            self.key_sets.insert(name.clone(), definition);
+            self.defined_in.insert(name, path);
+        }
+        check_break_glass(&self.key_sets)
+    }
+
     /// The key sets, ready to be used.
     pub fn key_sets(&self) -> KeySets {
-        KeySets::new(self.key_sets.clone())
+        KeySets::new(self.key_sets.clone()).with_state(&self.state_dir)
     }
 }
 
 #[cfg(test)]
 mod tests;
+
+/// Checks that the key set for break-glass access of each key set is another
+/// one that exists.
+///
+/// # Errors
+/// When it is not.
+pub fn check_break_glass(key_sets: &BTreeMap<keys::Name, Definition>) -> Result<(), Error> {
+    for (name, definition) in key_sets {
+        let Some(second) = &definition.policy.break_glass else {
+            continue;
+        };
+        if second == name || !key_sets.contains_key(second) {
+            return Err(Error::contradiction(
+                format!(
+                    "key set {:?} names {:?} for break-glass access, which is {}",
+                    name.as_str(),
+                    second.as_str(),
+                    match second == name {
+                        true => "itself",
+                        false => "not defined",
+                    }
+                ),
+                "name another key set that exists, best at another service",
+            ));
+        }
+    }
+    Ok(())
+}

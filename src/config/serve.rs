@@ -41,6 +41,9 @@ pub struct Serve {
     pub engine: Engine,
     /// Where to write the process id.
     pub pid_file: Option<PathBuf>,
+    /// Whether wraps of other key sets than a volume's own may open it. Never
+    /// configured: somebody asks for it.
+    pub break_glass: bool,
 }
 
 /// One disk to serve.
@@ -134,6 +137,7 @@ impl Serve {
             poll: options.poll_us.unwrap_or_default().get(),
             engine: options.engine.unwrap_or_default(),
             pid_file,
+            break_glass: false,
         })
     }
 }

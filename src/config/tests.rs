@@ -54,12 +54,8 @@ fn everything_can_be_set() {
     .unwrap();
     assert_eq!(config.log.level, LogLevel::Debug);
     assert_eq!(config.log.format, LogFormat::Json);
-    let prod = Definition {
-        source: Source::File {
-            path: "/keys/prod".into(),
-        },
-        version: Some("00c0ffee".into()),
-    };
+    let path = "/keys/prod".into();
+    let prod = Definition::new(Source::File { path }, Some("00c0ffee".into()));
     assert_eq!(config.key_sets[&name("prod")], prod);
     assert_eq!(config.key_sets[&name("default")], platform_key());
 
@@ -247,7 +243,7 @@ fn each_fault_is_told_with_its_place() {
         // Not TOML, or not a setting.
         ("[serve\nqueues = 1", (1, 7), ""),
         ("queues = 1", (1, 1), "there is no setting \"queues\" here"),
-        ("\n[server]\n", (2, 2), "the tables are [log], [serve] and [key_sets.NAME]"),
+        ("\n[server]\n", (2, 2), "the tables [log], [serve] and [key_sets.NAME]"),
         ("serve = 3", (1, 9), "invalid type: integer `3`"),
         ("[serve]\nqueues = 1\nqueues = 2", (3, 1), "duplicate key"),
         ("[serve]\nsocket_moed = \"0600\"", (2, 1), "unknown field `socket_moed`, expected one of `socket_mode`"),
@@ -389,7 +385,9 @@ fn a_kmip_key_set_is_read_and_its_contradictions_are_told() {
         "[key_sets.k]\nprovider = \"kmip\"\nclient_cert = \"/c\"\nclient_key = \"/k\"\n";
     let read = |more: &str| {
         let config = parse(&format!("{BASE}{more}"))?;
-        let Definition { source, version } = config.key_sets[&name("k")].clone();
+        let Definition {
+            source, version, ..
+        } = config.key_sets[&name("k")].clone();
         match source {
             Source::Kmip { key, settings } => Ok::<_, Error>((key, version, settings)),
             other => panic!("{other:?}"),

@@ -120,13 +120,11 @@ pub(super) fn definition<'a>(
         tls,
         timing: service::timing(reader, set.timeout, set.deadline)?,
     };
-    Ok(Definition {
-        source: Source::Vault {
-            key: set.key.0,
-            settings: Box::new(settings),
-        },
-        version,
-    })
+    let source = Source::Vault {
+        key: set.key.0,
+        settings: Box::new(settings),
+    };
+    Ok(Definition::new(source, version))
 }
 
 fn auth<'a>(reader: &Reader<'a>, value: Spanned<DeValue<'a>>) -> Result<Auth, Error> {

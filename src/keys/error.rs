@@ -1,8 +1,10 @@
 //! Why a key set yields no key.
 
 use std::fmt;
+use std::io;
+use std::path::PathBuf;
 
-use crate::error::{Explain, Kind};
+use crate::error::{Explain, Kind, io_kind};
 use crate::kms;
 use crate::secret::BadDek;
 
@@ -26,6 +28,17 @@ pub enum Error {
         provider: &'static str,
         /// What the provider said.
         source: kms::Error,
+    },
+    /// There is no directory for the group key of the key set.
+    #[error("key set {0:?} has a group key for its volumes, and no state directory to keep it in")]
+    NoState(String),
+    /// The stored group key cannot be read or written.
+    #[error("cannot use the stored group key {}", path.display())]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
     },
     /// No wrap of the volume opened. Empty when it has none.
     #[error("{}", attempts(.0))]
@@ -59,6 +72,9 @@ pub enum Why {
     /// It is bound to its volume in a way that this version does not know.
     #[error("it is bound to its volume by {0:?}, which this sealblk does not know")]
     Binding(String),
+    /// It is for break-glass access, which nobody asked for.
+    #[error("it is for break-glass access, and was not tried")]
+    BreakGlass,
     /// The provider did not unwrap it.
     #[error(transparent)]
     Kms(kms::Error),
@@ -72,7 +88,7 @@ impl Error {
     /// provider was asked at all.
     pub fn class(&self) -> Option<kms::Class> {
         match self {
-            Error::UnknownKeySet { .. } => None,
+            Error::UnknownKeySet { .. } | Error::NoState(_) | Error::Record { .. } => None,
             Error::Kms { source, .. } => Some(source.class()),
             Error::Unwrap(attempts) => attempts.iter().find_map(|attempt| match &attempt.why {
                 Why::Kms(error) => Some(error.class()),
@@ -99,6 +115,7 @@ impl Explain for Why {
             Why::UnknownKeySet(_) => Kind::NotFound,
             Why::OtherProvider(_) => Kind::Key,
             Why::Binding(_) => Kind::Unsupported,
+            Why::BreakGlass => Kind::Key,
             Why::Kms(error) => error.kind(),
             Why::BadDek(_) => Kind::Corrupt,
         }
@@ -111,6 +128,9 @@ impl Explain for Why {
                 "define a key set of that name with the provider that wrapped the key".into()
             }
             Why::Binding(_) => "upgrade sealblk on this host".into(),
+            Why::BreakGlass => {
+                "if the volume's own key set is lost, ask for it: --break-glass".into()
+            }
             Why::Kms(error) => return error.help(),
             Why::BadDek(_) => "restore the volume's header from a backup".into(),
         })
@@ -122,6 +142,11 @@ impl Explain for Error {
         match self {
             Error::UnknownKeySet { .. } => Kind::NotFound,
             Error::Kms { source, .. } => source.kind(),
+            Error::NoState(_) => Kind::Usage,
+            Error::Record { source, .. } if source.kind() == io::ErrorKind::InvalidData => {
+                Kind::Corrupt
+            }
+            Error::Record { source, .. } => io_kind(source),
             Error::Unwrap(attempts) => attempts.first().map_or(Kind::Key, |a| a.why.kind()),
         }
     }
@@ -132,6 +157,16 @@ impl Explain for Error {
                 Some("define it as [key_sets.NAME] in the configuration, or name another".into())
             }
             Error::Kms { source, .. } => source.help(),
+            Error::NoState(_) => Some("set state_dir, or hierarchy = \"direct\" for the key set".into()),
+            Error::Record { path, source } if source.kind() == io::ErrorKind::InvalidData => {
+                Some(format!(
+                    "volumes do not need it: move {} away, and new volumes get a new group key",
+                    path.display()
+                ))
+            }
+            Error::Record { .. } => Some(
+                "run it as the user that owns the state directory (state_dir), or set hierarchy = \"direct\" for the key set".into(),
+            ),
             // The first wrap is that of the volume's own key set.
             Error::Unwrap(attempts) => match attempts.first() {
                 Some(attempt) => attempt.why.help(),

@@ -1,13 +1,16 @@
 //! Key sets over real key files.
 
-use std::path::Path;
+use std::future::Future;
+use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
 use super::*;
 use crate::error::{Explain, Kind};
-use crate::kms::file;
+use crate::kms::file::{self, FileProvider};
 use crate::kms::{Class, Denied};
+use crate::secret::Dek;
+use crate::volume::token::{Bound, Token, Wrap};
 
 fn wait<F: Future>(future: F) -> F::Output {
     crate::runtime::block_on(future).unwrap()
@@ -21,17 +24,52 @@ fn key_file(directory: &TempDir, name: &str) -> PathBuf {
     path
 }
 
-fn sets(sets: &[(&str, &Path)]) -> KeySets {
-    KeySets::new(sets.iter().map(|(name, path)| {
-        let path = path.to_path_buf();
-        let source = Source::File { path };
-        let version = None;
-        (name.parse().unwrap(), Definition { source, version })
-    }))
+fn define(path: &Path, change: impl FnOnce(&mut Definition)) -> Definition {
+    let path = path.to_path_buf();
+    let mut definition = Definition::new(Source::File { path }, None);
+    change(&mut definition);
+    definition
 }
 
+fn sets(sets: &[(&str, &Path)]) -> KeySets {
+    KeySets::new(
+        sets.iter()
+            .map(|(name, path)| (name.parse().unwrap(), define(path, |_| {}))),
+    )
+}
+
+/// The token of a volume that belongs to the key set of the first wrap.
 fn token(wraps: Vec<Wrap>) -> Token {
-    Token::new(DEFAULT, false, wraps)
+    let key_set = wraps.first().map_or(DEFAULT.into(), |w| w.key_set.clone());
+    Token::new(key_set, false, wraps)
+}
+
+fn context() -> Context {
+    Context::local(None)
+}
+
+fn wrap_all(sets: &KeySets, name: &str, dek: &Dek) -> Result<Vec<Wrap>, Error> {
+    wait(sets.wrap(&context(), name, dek, BINDING))
+}
+
+/// The only wrap by that key set.
+fn wrap(sets: &KeySets, name: &str, dek: &Dek) -> Wrap {
+    let mut wraps = wrap_all(sets, name, dek).unwrap();
+    assert_eq!(wraps.len(), 1);
+    wraps.remove(0)
+}
+
+fn unwrap_as(
+    sets: &KeySets,
+    token: &Token,
+    binding: &[u8],
+    access: Access,
+) -> Result<Opened, Error> {
+    wait(sets.unwrap(&context(), token, binding, access))
+}
+
+fn unwrap(sets: &KeySets, token: &Token) -> Result<Dek, Error> {
+    unwrap_as(sets, token, BINDING, Access::OwnKeySet).map(|opened| opened.dek)
 }
 
 #[test]
@@ -39,16 +77,16 @@ fn a_wrapped_key_comes_back_with_its_binding_only() {
     let directory = TempDir::new().unwrap();
     let sets = sets(&[(DEFAULT, &key_file(&directory, "a"))]);
     let dek = Dek::generate().unwrap();
-    let wrap = wait(sets.wrap(DEFAULT, &dek, BINDING)).unwrap();
+    let wrap = wrap(&sets, DEFAULT, &dek);
     assert_eq!(
         (wrap.key_set.as_str(), wrap.provider.as_str()),
         (DEFAULT, "file")
     );
     assert_eq!(wrap.bound, Bound::Aad);
     let token = token(vec![wrap]);
-    assert_eq!(wait(sets.unwrap(&token, BINDING)).unwrap(), dek);
+    assert_eq!(unwrap(&sets, &token).unwrap(), dek);
 
-    let error = wait(sets.unwrap(&token, b"volume 2")).unwrap_err();
+    let error = unwrap_as(&sets, &token, b"volume 2", Access::BreakGlass).unwrap_err();
     assert_eq!(error.class(), Some(Class::BadKey));
     assert_eq!(error.kind(), Kind::Key);
     let version = &token.wraps[0].key_version;
@@ -58,20 +96,25 @@ fn a_wrapped_key_comes_back_with_its_binding_only() {
 }
 
 #[test]
-fn wraps_are_tried_in_order_until_one_opens() {
+fn a_break_glass_key_opens_when_it_is_asked_for_and_not_before() {
     let directory = TempDir::new().unwrap();
     let (a, b) = (key_file(&directory, "a"), key_file(&directory, "b"));
     let sets = sets(&[(DEFAULT, &a), ("break-glass", &b)]);
     let dek = Dek::generate().unwrap();
-    let wraps = [DEFAULT, "break-glass"].map(|name| wait(sets.wrap(name, &dek, BINDING)).unwrap());
+    let wraps = [DEFAULT, "break-glass"].map(|name| wrap(&sets, name, &dek));
     let token = token(wraps.into());
 
     let version = token.wraps[0].key_version.parse().unwrap();
+    assert_eq!(unwrap(&sets, &token).unwrap(), dek);
     file::update(&a, |file| file.set_enabled(version, false)).unwrap();
-    assert_eq!(wait(sets.unwrap(&token, BINDING)).unwrap(), dek);
+    let error = unwrap(&sets, &token).unwrap_err();
+    assert_eq!(error.class(), Some(Class::Denied(Denied::Disabled)));
+    assert!(error.to_string().contains("was not tried"), "{error}");
+    let opened = unwrap_as(&sets, &token, BINDING, Access::BreakGlass).unwrap();
+    assert_eq!((opened.dek, opened.wrap), (dek, 1));
 
     std::fs::remove_file(&b).unwrap();
-    let error = wait(sets.unwrap(&token, BINDING)).unwrap_err();
+    let error = unwrap_as(&sets, &token, BINDING, Access::BreakGlass).unwrap_err();
     assert_eq!(error.class(), Some(Class::Denied(Denied::Disabled)));
     assert_eq!(
         error.help(),
@@ -100,22 +143,19 @@ fn a_pinned_version_stays() {
     let latest = sets(&[(DEFAULT, &path)]);
     let pinned = KeySets::new([(
         Name::default(),
-        Definition {
-            source: Source::File { path: path.clone() },
-            version: Some(first.to_string()),
-        },
+        define(&path, |set| set.version = Some(first.to_string())),
     )]);
     let second = file::update(&path, |file| file.add_version()).unwrap();
     let dek = Dek::generate().unwrap();
     for (sets, version) in [(&pinned, first), (&latest, second)] {
-        let wrap = wait(sets.wrap(DEFAULT, &dek, BINDING)).unwrap();
+        let wrap = wrap(sets, DEFAULT, &dek);
         assert_eq!(wrap.key_version, version.to_string());
-        let current = wait(sets.current_version(DEFAULT)).unwrap();
+        let current = wait(sets.current_version(&context(), DEFAULT)).unwrap();
         assert_eq!(current.id, version.to_string());
         // Whichever version wrapped it, every set of the key opens it.
         for other in [&pinned, &latest] {
             let token = token(vec![wrap.clone()]);
-            assert_eq!(wait(other.unwrap(&token, BINDING)).unwrap(), dek);
+            assert_eq!(unwrap(other, &token).unwrap(), dek);
         }
     }
 }
@@ -125,11 +165,11 @@ fn what_cannot_be_unwrapped_here_says_why() {
     let directory = TempDir::new().unwrap();
     let sets = sets(&[(DEFAULT, &key_file(&directory, "a"))]);
     let dek = Dek::generate().unwrap();
-    let good = wait(sets.wrap(DEFAULT, &dek, BINDING)).unwrap();
+    let good = wrap(&sets, DEFAULT, &dek);
     let refused = |change: &dyn Fn(&mut Wrap)| {
         let mut wrap = good.clone();
         change(&mut wrap);
-        let error = wait(sets.unwrap(&token(vec![wrap]), BINDING)).unwrap_err();
+        let error = unwrap(&sets, &token(vec![wrap])).unwrap_err();
         (error.kind(), error.to_string())
     };
 
@@ -152,11 +192,11 @@ fn what_cannot_be_unwrapped_here_says_why() {
     assert_eq!(kind, Kind::Corrupt);
     assert!(text.contains("says 00000000"), "{text}");
 
-    let error = wait(sets.unwrap(&token(vec![]), BINDING)).unwrap_err();
+    let error = unwrap(&sets, &token(vec![])).unwrap_err();
     assert_eq!((error.kind(), error.class()), (Kind::Key, None));
     assert!(error.to_string().contains("erased"), "{error}");
 
-    let error = wait(sets.wrap("prod", &dek, BINDING)).unwrap_err();
+    let error = wrap_all(&sets, "prod", &dek).unwrap_err();
     assert_eq!(error.kind(), Kind::NotFound);
     assert_eq!(
         error.to_string(),
@@ -170,13 +210,13 @@ fn what_is_no_key_is_refused_after_unwrapping() {
     let path = key_file(&directory, "a");
     let sets = sets(&[(DEFAULT, &path)]);
     let dek = Dek::generate().unwrap();
-    let mut wrap = wait(sets.wrap(DEFAULT, &dek, BINDING)).unwrap();
+    let mut wrap = wrap(&sets, DEFAULT, &dek);
     let short = crate::secret::Secret::random(32).unwrap();
     let provider = FileProvider::new(&path);
     wrap.bytes = wait(provider.wrap(&KeyRef::default(), &short, BINDING))
         .unwrap()
         .bytes;
-    let error = wait(sets.unwrap(&token(vec![wrap]), BINDING)).unwrap_err();
+    let error = unwrap(&sets, &token(vec![wrap])).unwrap_err();
     assert_eq!(error.kind(), Kind::Corrupt);
     assert!(error.to_string().contains("64 bytes, not 32"), "{error}");
 }
@@ -189,4 +229,195 @@ fn names_are_plain() {
     for name in ["", "-x", ".x", "a b", "a/b", "ä", &"x".repeat(65)] {
         assert!(name.parse::<Name>().is_err(), "{name:?}");
     }
+}
+
+/// Counts what it is told.
+#[derive(Debug, Default)]
+struct Count {
+    asked: std::sync::atomic::AtomicU32,
+    used: std::sync::atomic::AtomicU32,
+    broken: std::sync::atomic::AtomicBool,
+}
+
+impl Count {
+    fn asked(&self) -> u32 {
+        self.asked.load(std::sync::atomic::Ordering::SeqCst)
+    }
+}
+
+impl Witness for Count {
+    fn key_used(&self, used: &KeyUse<'_>) -> std::io::Result<()> {
+        use std::sync::atomic::Ordering::SeqCst;
+        self.asked.fetch_add(used.service_asked.into(), SeqCst);
+        self.used.fetch_add(1, SeqCst);
+        match self.broken.load(SeqCst) {
+            true => Err(std::io::Error::from(std::io::ErrorKind::StorageFull)),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Key sets with group keys, in a directory of their own.
+fn group_sets(state: &Path, key: &Path, poll: std::time::Duration) -> (KeySets, Arc<Count>) {
+    let count = Arc::new(Count::default());
+    let definition = define(key, |set| {
+        set.policy.hierarchy = Hierarchy::Group;
+        set.policy.poll = poll;
+    });
+    let sets = KeySets::new([(Name::default(), definition)])
+        .with_state(state)
+        .with_witnesses(vec![count.clone()]);
+    (sets, count)
+}
+
+const HOUR: std::time::Duration = std::time::Duration::from_secs(3600);
+
+#[test]
+fn many_volumes_of_a_group_key_cost_one_call() {
+    let directory = TempDir::new().unwrap();
+    let key = key_file(&directory, "a");
+    let (sets, count) = group_sets(directory.path(), &key, HOUR);
+    let deks: Vec<Dek> = (0..20).map(|_| Dek::generate().unwrap()).collect();
+    let tokens: Vec<Token> = deks
+        .iter()
+        .map(|dek| token(vec![wrap(&sets, DEFAULT, dek)]))
+        .collect();
+    assert_eq!(count.asked(), 1, "the group key was made");
+    assert!(tokens.iter().all(|t| t.wraps[0].bound == Bound::Group));
+    let group = tokens[0].wraps[0].group.clone();
+    assert!(tokens.iter().all(|t| t.wraps[0].group == group));
+
+    let (sets, count) = group_sets(directory.path(), &key, HOUR);
+    for (dek, token) in deks.iter().zip(&tokens) {
+        assert_eq!(unwrap(&sets, token).unwrap(), *dek);
+        unwrap_as(&sets, token, b"volume 2", Access::BreakGlass).unwrap_err();
+    }
+    assert_eq!(count.asked(), 1, "the group key was unwrapped");
+}
+
+#[test]
+fn a_volume_opens_with_the_state_directory_lost() {
+    let directory = TempDir::new().unwrap();
+    let key = key_file(&directory, "a");
+    let state = directory.path().join("state");
+    let dek = Dek::generate().unwrap();
+    let (sets, _) = group_sets(&state, &key, HOUR);
+    let wrapped = wrap(&sets, DEFAULT, &dek);
+    std::fs::remove_dir_all(&state).unwrap();
+    let (sets, _) = group_sets(&state, &key, HOUR);
+    assert_eq!(unwrap(&sets, &token(vec![wrapped.clone()])).unwrap(), dek);
+    // New volumes then have a new group key, and both open.
+    let second = wrap(&sets, DEFAULT, &dek);
+    assert_ne!(second.group.as_ref().unwrap().id, wrapped.group.unwrap().id);
+    assert_eq!(unwrap(&sets, &token(vec![second])).unwrap(), dek);
+}
+
+#[test]
+fn a_group_key_is_not_used_longer_than_the_service_was_asked_for() {
+    let directory = TempDir::new().unwrap();
+    let key = key_file(&directory, "a");
+    let (sets, _) = group_sets(directory.path(), &key, std::time::Duration::ZERO);
+    let dek = Dek::generate().unwrap();
+    let token = token(vec![wrap(&sets, DEFAULT, &dek)]);
+    assert_eq!(unwrap(&sets, &token).unwrap(), dek);
+    let version = token.wraps[0].key_version.parse().unwrap();
+    file::update(&key, |file| file.set_enabled(version, false)).unwrap();
+    let error = unwrap(&sets, &token).unwrap_err();
+    assert_eq!(error.class(), Some(Class::Denied(Denied::Disabled)));
+    file::update(&key, |file| file.set_enabled(version, true)).unwrap();
+    assert_eq!(unwrap(&sets, &token).unwrap(), dek);
+}
+
+#[test]
+fn an_edited_group_wrap_does_not_open() {
+    let directory = TempDir::new().unwrap();
+    let key = key_file(&directory, "a");
+    let (sets, _) = group_sets(directory.path(), &key, HOUR);
+    let dek = Dek::generate().unwrap();
+    let good = wrap(&sets, DEFAULT, &dek);
+    // So that the honest group key is in memory.
+    assert_eq!(unwrap(&sets, &token(vec![good.clone()])).unwrap(), dek);
+    let other_state = TempDir::new().unwrap();
+    let (others, _) = group_sets(other_state.path(), &key, HOUR);
+    let other = wrap(&others, DEFAULT, &dek);
+    #[allow(clippy::type_complexity)]
+    let edits: [(&str, &dyn Fn(&mut Wrap)); 8] = [
+        ("no group", &|w| w.group = None),
+        ("direct", &|w| w.bound = Bound::Aad),
+        ("another group id", &|w| {
+            w.group.as_mut().unwrap().id = uuid::Uuid::new_v4();
+        }),
+        ("another group key", &|w| w.group.clone_from(&other.group)),
+        ("its bytes under the name of this one", &|w| {
+            let bytes = other.group.clone().unwrap().bytes;
+            w.group.as_mut().unwrap().bytes = bytes;
+        }),
+        ("a key of another group", &|w| {
+            w.bytes.clone_from(&other.bytes)
+        }),
+        ("a bit of the group key", &|w| {
+            w.group.as_mut().unwrap().bytes[60] ^= 1;
+        }),
+        ("a bit of the key", &|w| w.bytes[40] ^= 1),
+    ];
+    for (what, edit) in edits {
+        let mut wrap = good.clone();
+        edit(&mut wrap);
+        let result = unwrap(&sets, &token(vec![wrap]));
+        assert!(result.is_err(), "{what}");
+    }
+    assert_eq!(unwrap(&sets, &token(vec![good])).unwrap(), dek);
+}
+
+#[test]
+fn a_key_whose_use_cannot_be_recorded_is_not_handed_out() {
+    let directory = TempDir::new().unwrap();
+    let key = key_file(&directory, "a");
+    let (sets, count) = group_sets(directory.path(), &key, HOUR);
+    let dek = Dek::generate().unwrap();
+    let token = token(vec![wrap(&sets, DEFAULT, &dek)]);
+    count
+        .broken
+        .store(true, std::sync::atomic::Ordering::SeqCst);
+    let error = unwrap(&sets, &token).unwrap_err();
+    assert!(error.to_string().contains("cannot be recorded"), "{error}");
+    assert_eq!(error.kind(), Kind::Io);
+    wrap_all(&sets, DEFAULT, &dek).unwrap_err();
+}
+
+#[test]
+fn a_second_wrap_stands_beside_the_first() {
+    let directory = TempDir::new().unwrap();
+    let (a, b) = (key_file(&directory, "a"), key_file(&directory, "b"));
+    let safe: Name = "safe".parse().unwrap();
+    let first = define(&a, |set| set.policy.break_glass = Some(safe.clone()));
+    let sets = KeySets::new([(Name::default(), first), (safe, define(&b, |_| {}))]);
+    let dek = Dek::generate().unwrap();
+    let wraps = wrap_all(&sets, DEFAULT, &dek).unwrap();
+    let names: Vec<&str> = wraps.iter().map(|wrap| wrap.key_set.as_str()).collect();
+    assert_eq!(names, [DEFAULT, "safe"]);
+    std::fs::remove_file(&a).unwrap();
+    let token = token(wraps);
+    unwrap(&sets, &token).unwrap_err();
+    let opened = unwrap_as(&sets, &token, BINDING, Access::BreakGlass).unwrap();
+    assert_eq!(opened.dek, dek);
+}
+
+#[test]
+fn a_check_wraps_and_unwraps_and_makes_the_group_key() {
+    let directory = TempDir::new().unwrap();
+    let key = key_file(&directory, "a");
+    let (sets, count) = group_sets(directory.path(), &key, HOUR);
+    let version = wait(sets.check(&context(), DEFAULT)).unwrap();
+    assert!(version.enabled);
+    assert_eq!(
+        count.asked(),
+        4,
+        "check, wrap, unwrap, wrap of the group key"
+    );
+    assert!(directory.path().join("groups/default.json").exists());
+    let version = version.id.parse().unwrap();
+    file::update(&key, |file| file.set_enabled(version, false)).unwrap();
+    let error = wait(sets.check(&context(), DEFAULT)).unwrap_err();
+    assert_eq!(error.class(), Some(Class::Denied(Denied::Disabled)));
 }

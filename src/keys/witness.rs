@@ -48,6 +48,8 @@ pub struct Context {
     pub volume: Option<Uuid>,
     /// Ties the record here to that of the service.
     pub correlation: Uuid,
+    /// Whether it is for break-glass access.
+    pub break_glass: bool,
 }
 
 impl Context {
@@ -57,7 +59,15 @@ impl Context {
             actor,
             volume,
             correlation: Uuid::new_v4(),
+            break_glass: false,
         }
+    }
+
+    /// The same for break-glass access.
+    #[must_use]
+    pub fn for_break_glass(mut self) -> Self {
+        self.break_glass = true;
+        self
     }
 
     /// A use by this process itself, as a command without a manager.
@@ -114,7 +124,7 @@ pub struct KeyUse<'a> {
     /// Whether the service was asked. A group key that is in memory answers
     /// without it.
     pub service_asked: bool,
-    /// Whether this was a wrap for break-glass access.
+    /// Whether this was for break-glass access.
     pub break_glass: bool,
     /// How long it took.
     pub took: Duration,

@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::call::{self, Attempt};
 use super::{Class, Error};
 
 /// How long to wait for what.
@@ -176,6 +177,14 @@ impl<E: fmt::Display> Cluster<E> {
                 Ok(result) => result,
                 Err(_) => Err(Failed::Here(silent(&endpoint.client, limit - now))),
             };
+            call::note_attempt(Attempt {
+                endpoint: endpoint.client.to_string(),
+                took: now.elapsed(),
+                failed: match &result {
+                    Ok(_) => None,
+                    Err(Failed::Here(error) | Failed::Everywhere(error)) => Some(error.class()),
+                },
+            });
             let error = match result {
                 Ok(value) => {
                     *endpoint.state() = State::default();

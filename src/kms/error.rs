@@ -63,11 +63,11 @@ const WORDS_MAX: usize = 400;
 
 /// A failed call: its class, the plain cause, the service's own words, and
 /// the next step.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("{}", .0)]
 pub struct Error(Box<Inner>);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Inner {
     class: Class,
     kind: Kind,

@@ -13,7 +13,7 @@
 pub mod call;
 pub mod cluster;
 pub mod credential;
-mod envelope;
+pub(crate) mod envelope;
 mod error;
 pub mod file;
 pub mod http;

@@ -8,7 +8,7 @@
 //! digest, which proves a key right.
 
 mod backup;
-mod base64_text;
+pub(crate) mod base64_text;
 pub mod binding;
 mod create;
 mod description;
@@ -37,4 +37,4 @@ pub use inspect::Inspection;
 pub use occupied::{Occupant, Searched};
 pub use open::Volume;
 pub use options::{CreateOptions, DEFAULT_HEADER_AREA};
-pub use token::{Bound, Token, TokenError, Wrap};
+pub use token::{Bound, Group, Token, TokenError, Wrap};

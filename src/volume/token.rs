@@ -9,6 +9,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use uuid::Uuid;
 
 use super::base64_text;
 use crate::error::{Explain, Kind};
@@ -53,6 +54,24 @@ pub struct Wrap {
     pub alg: String,
     /// How the wrap is bound to its volume.
     pub bound: Bound,
+    /// What the provider returned, or with [`Bound::Group`] what the group key
+    /// made of it. Base64 in JSON.
+    #[serde(with = "base64_text")]
+    pub bytes: Vec<u8>,
+    /// The group key, if there is one between the provider and this key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<Group>,
+    /// Fields that this version does not know. Kept as they are on a rewrite.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+/// A group key in wrapped form. Provider, key, version and algorithm of the
+/// [`Wrap`] are those that it was wrapped with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Group {
+    /// Which group key.
+    pub id: Uuid,
     /// What the provider returned. Base64 in JSON.
     #[serde(with = "base64_text")]
     pub bytes: Vec<u8>,
@@ -69,6 +88,8 @@ pub enum Bound {
     /// `aad:1`: the volume's binding, version 1, is the additional
     /// authenticated data of the wrapping algorithm.
     Aad,
+    /// `group:1`: the same, of the group key's AES-256-GCM.
+    Group,
     /// Something newer.
     Other(String),
 }
@@ -77,6 +98,7 @@ impl From<String> for Bound {
     fn from(text: String) -> Self {
         match text.as_str() {
             "aad:1" => Bound::Aad,
+            "group:1" => Bound::Group,
             _ => Bound::Other(text),
         }
     }
@@ -86,6 +108,7 @@ impl From<Bound> for String {
     fn from(bound: Bound) -> Self {
         match bound {
             Bound::Aad => "aad:1".into(),
+            Bound::Group => "group:1".into(),
             Bound::Other(text) => text,
         }
     }
@@ -197,6 +220,7 @@ mod tests {
                 alg: "A256GCM".into(),
                 bound: Bound::Aad,
                 bytes: vec![1, 2, 3, 255],
+                group: None,
                 extra: Map::new(),
             }],
         )

@@ -46,6 +46,7 @@ pub fn wrap(name: &str) -> Wrap {
         key_version: "1".into(),
         alg: "none".into(),
         bound: Bound::Aad,
+        group: None,
         bytes: vec![7; 96],
         extra: Default::default(),
     }

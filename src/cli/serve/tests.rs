@@ -38,6 +38,7 @@ fn the_defaults_are_the_documented_ones() {
     let serve = resolve("/v --socket /s", Options::default()).unwrap();
     let cores = std::thread::available_parallelism().unwrap().get();
     let expected = Serve {
+        break_glass: false,
         disks: vec![config::Disk {
             volume: "/v".into(),
             header: None,

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{LocationArgs, ask};
 use crate::cli::{print, print_json};
 use crate::error::{Failure, Kind};
-use crate::keys::KeySets;
+use crate::keys::{Context, KeySets};
 use crate::secret::Dek;
 use crate::units::{Bytes, SectorSize};
 use crate::volume::{CreateOptions, DEFAULT_HEADER_AREA, Location, Plan, Searched};
@@ -105,8 +105,10 @@ pub fn run(args: Args, keys: &KeySets) -> Result<(), Failure> {
         );
     }
     let dek = Dek::generate().map_err(no_secret_memory)?;
-    let wrap = ask(keys.wrap(&args.key_set, &dek, &plan.binding().bytes()))?;
-    let volume = plan.write(&dek, &args.key_set, vec![wrap])?;
+    let binding = plan.binding();
+    let context = Context::local(Some(binding.uuid));
+    let wraps = ask(keys.wrap(&context, &args.key_set, &dek, &binding.bytes()))?;
+    let volume = plan.write(&dek, &args.key_set, wraps)?;
     let layout = volume.layout();
     if args.json {
         return print_json(&Created {

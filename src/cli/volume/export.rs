@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::{LocationArgs, ask};
 use crate::cli::print;
 use crate::error::{Failure, Kind, io_kind};
-use crate::keys::KeySets;
+use crate::keys::{Access, Context, KeySets};
 use crate::secret::Dek;
 use crate::volume::{Inspection, Location};
 
@@ -29,6 +29,10 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     to: PathBuf,
 
+    /// Open the volume by the key of another key set than its own
+    #[arg(long)]
+    break_glass: bool,
+
     /// Required: the file will hold the bare key
     #[arg(long = "i-understand-that-this-key-decrypts-the-disk")]
     confirmed: bool,
@@ -45,7 +49,14 @@ pub fn run(args: Args, keys: &KeySets) -> Result<(), Failure> {
     let location = Location::from(args.location);
     let inspection = Inspection::of(&location)?;
     let description = inspection.description()?;
-    let dek = ask(keys.unwrap(&description.token, &description.binding().bytes()))?;
+    let binding = description.binding();
+    let context = Context::local(Some(binding.uuid));
+    let access = match args.break_glass {
+        true => Access::BreakGlass,
+        false => Access::OwnKeySet,
+    };
+    let token = &description.token;
+    let dek = ask(keys.unwrap(&context, token, &binding.bytes(), access))?.dek;
     inspection.verify_dek(&description, &dek)?;
     write(&args.to, &dek)?;
     let header = match &location.header {

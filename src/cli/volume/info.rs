@@ -73,6 +73,8 @@ struct WrapInfo {
     alg: String,
     bound: String,
     bytes: usize,
+    /// The group key between, if there is one.
+    group: Option<Uuid>,
 }
 
 impl Copies {
@@ -126,6 +128,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
                 alg: wrap.alg,
                 bound: wrap.bound.into(),
                 bytes: wrap.bytes.len(),
+                group: wrap.group.map(|group| group.id),
             })
             .collect(),
         in_use: user.is_some(),
@@ -201,6 +204,9 @@ impl fmt::Display for Info {
                 "wrapped key    by {} key {} version {} ({}, {} bytes, key set {})",
                 wrap.provider, wrap.key_id, wrap.key_version, wrap.alg, wrap.bytes, wrap.key_set
             )?;
+            if let Some(group) = wrap.group {
+                writeln!(f, "               through group key {group}")?;
+            }
         }
         match (self.in_use, self.in_use_by) {
             (false, _) => writeln!(f, "in use         no"),

@@ -1,0 +1,119 @@
+//! The settings that key sets of every provider have.
+#![forbid(unsafe_code)]
+
+use std::borrow::Cow;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::Deserialize;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::error::Error;
+use super::file::Reader;
+use super::service::Parsed;
+use crate::keys::{Hierarchy, Name, OnDenied, Policy};
+
+/// Their names, which no provider has for anything else.
+const FIELDS: [&str; 5] = [
+    "hierarchy",
+    "poll",
+    "on_denied",
+    "denied_grace",
+    "break_glass",
+];
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PolicyTable {
+    hierarchy: Option<HierarchyName>,
+    poll: Option<Parsed<Period>>,
+    on_denied: Option<OnDeniedName>,
+    denied_grace: Option<Parsed<Period>>,
+    break_glass: Option<Parsed<Name>>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum HierarchyName {
+    Group,
+    Direct,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum OnDeniedName {
+    Continue,
+    Pause,
+    Fail,
+    Detach,
+}
+
+/// A time between one second and a day, such as `60s`.
+#[derive(Clone, Copy)]
+struct Period(Duration);
+
+impl FromStr for Period {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let unit = match &text[digits.len()..] {
+            "s" => Some(1),
+            "m" => Some(60),
+            "h" => Some(3600),
+            _ => None,
+        };
+        let number: Option<u64> = digits.parse().ok();
+        match number.zip(unit).and_then(|(n, unit)| n.checked_mul(unit)) {
+            Some(seconds @ 1..=86_400) => Ok(Period(Duration::from_secs(seconds))),
+            _ => Err(format!(
+                "{text:?} is not a period: write 1s to 24h, such as \"60s\" or \"5m\""
+            )),
+        }
+    }
+}
+
+/// Takes these settings out of the table of a key set, which then has those
+/// of its provider alone.
+pub(super) fn take<'a>(value: &mut Spanned<DeValue<'a>>) -> Spanned<DeValue<'a>> {
+    let span = value.span();
+    let mut taken = DeTable::new();
+    if let DeValue::Table(table) = value.get_mut() {
+        for field in FIELDS {
+            if let Some(setting) = table.remove(field) {
+                taken.insert(Spanned::new(setting.span(), Cow::Borrowed(field)), setting);
+            }
+        }
+    }
+    Spanned::new(span, DeValue::Table(taken))
+}
+
+/// Lays what [`take`] took over `policy`.
+pub(super) fn apply<'a>(
+    reader: &Reader<'a>,
+    policy: &mut Policy,
+    taken: Spanned<DeValue<'a>>,
+) -> Result<(), Error> {
+    let table: PolicyTable = reader.table(taken)?;
+    if let Some(hierarchy) = table.hierarchy {
+        policy.hierarchy = match hierarchy {
+            HierarchyName::Group => Hierarchy::Group,
+            HierarchyName::Direct => Hierarchy::Direct,
+        };
+    }
+    if let Some(on_denied) = table.on_denied {
+        policy.on_denied = match on_denied {
+            OnDeniedName::Continue => OnDenied::Continue,
+            OnDeniedName::Pause => OnDenied::Pause,
+            OnDeniedName::Fail => OnDenied::Fail,
+            OnDeniedName::Detach => OnDenied::Detach,
+        };
+    }
+    policy.poll = table.poll.map_or(policy.poll, |period| period.0.0);
+    policy.denied_grace = table
+        .denied_grace
+        .map_or(policy.denied_grace, |period| period.0.0);
+    policy.break_glass = table.break_glass.map(|name| name.0);
+    Ok(())
+}

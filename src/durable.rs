@@ -1,0 +1,122 @@
+//! Small files that are there as a whole or not at all, whatever happens.
+//!
+//! A file is written beside its place, synced, moved there, and then its
+//! directory is synced: after a crash at any instant it has the old or the new
+//! contents. For state and configuration; never for anything of a disk.
+#![forbid(unsafe_code)]
+
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, RenameFlags};
+
+/// Makes a directory that only its owner can use, with all above it, if it is
+/// not there yet.
+///
+/// # Errors
+/// As the system says.
+pub fn directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Writes `contents` to `path`, in place of what is there.
+///
+/// # Errors
+/// As the system says. What was there is then still there.
+pub fn replace(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
+    place(path, contents, mode, RenameFlags::empty())
+}
+
+/// Writes `contents` to `path`, where nothing must be yet.
+///
+/// # Errors
+/// [`io::ErrorKind::AlreadyExists`], or as the system says.
+pub fn create(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
+    place(path, contents, mode, RenameFlags::NOREPLACE)
+}
+
+/// Removes the file at `path`.
+///
+/// # Errors
+/// As the system says.
+pub fn remove(path: &Path) -> io::Result<()> {
+    fs::remove_file(path)?;
+    sync_directory(path)
+}
+
+fn place(path: &Path, contents: &[u8], mode: u32, how: RenameFlags) -> io::Result<()> {
+    let beside = Beside::of(path)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&beside.0)?;
+    file.write_all(contents)?;
+    file.sync_all()?;
+    match rustix::fs::renameat_with(CWD, &beside.0, CWD, path, how) {
+        // Some network file systems know no flags.
+        Err(rustix::io::Errno::INVAL) if how == RenameFlags::NOREPLACE => {
+            fs::hard_link(&beside.0, path)?;
+        }
+        result => result?,
+    }
+    sync_directory(path)
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    File::open(directory)?.sync_all()
+}
+
+/// The name of a file in the making, which is removed again if it stays.
+struct Beside(PathBuf);
+
+impl Beside {
+    fn of(path: &Path) -> io::Result<Self> {
+        let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+        let mut random = [0u8; 8];
+        getrandom::fill(&mut random).map_err(io::Error::other)?;
+        let mut beside = OsString::from(".");
+        beside.push(name);
+        beside.push(format!(".{:016x}.new", u64::from_ne_bytes(random)));
+        Ok(Beside(path.with_file_name(beside)))
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        // Nothing is there after a rename.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_file_is_replaced_as_a_whole_and_nothing_stays_beside_it() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("a/b");
+        directory(path.parent().unwrap()).unwrap();
+        create(&path, b"one", 0o600).unwrap();
+        let error = create(&path, b"two", 0o600).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&path).unwrap(), b"one");
+        replace(&path, b"two", 0o640).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o640);
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+        remove(&path).unwrap();
+        assert!(!path.exists());
+        replace(&home.path().join("missing/x"), b"", 0o600).unwrap_err();
+    }
+}

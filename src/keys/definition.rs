@@ -1,0 +1,152 @@
+//! What a key set is, as it was configured and checked.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Name;
+use crate::kms::file::FileProvider;
+use crate::kms::kmip::{self, KmipProvider};
+use crate::kms::vault::{self, VaultProvider};
+use crate::kms::{KeyRef, Provider};
+
+/// A key set: a key, and how it is to be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Definition {
+    /// Who wraps and unwraps.
+    pub source: Source,
+    /// The version to wrap with; `None` is the latest one.
+    pub version: Option<String>,
+    /// How it is used.
+    pub policy: Policy,
+}
+
+impl Definition {
+    /// A key set with the usual policy for its provider.
+    pub fn new(source: Source, version: Option<String>) -> Self {
+        let policy = Policy::usual(&source);
+        Definition {
+            source,
+            version,
+            policy,
+        }
+    }
+
+    /// The key, as its provider is told.
+    pub(super) fn key(&self) -> KeyRef {
+        KeyRef {
+            id: self.source.key_id(),
+            version: self.version.clone(),
+        }
+    }
+}
+
+/// How the key of a key set is used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// What the service wraps.
+    pub hierarchy: Hierarchy,
+    /// How long an answer of the service holds: a group key that it unwrapped
+    /// is used for so long without asking it again, and the manager asks it
+    /// for the state of the key at this interval.
+    pub poll: Duration,
+    /// What becomes of running disks when the key is denied.
+    pub on_denied: OnDenied,
+    /// How long a denial has to last before that.
+    pub denied_grace: Duration,
+    /// The key set whose wrap is kept beside that of this one.
+    pub break_glass: Option<Name>,
+}
+
+impl Policy {
+    /// What holds where nothing else is configured. A group key saves calls
+    /// to a service; the platform key is on this host, and costs none.
+    pub fn usual(source: &Source) -> Self {
+        Policy {
+            hierarchy: match source {
+                Source::File { .. } => Hierarchy::Direct,
+                _ => Hierarchy::Group,
+            },
+            poll: Duration::from_secs(60),
+            on_denied: OnDenied::Continue,
+            denied_grace: Duration::from_secs(300),
+            break_glass: None,
+        }
+    }
+}
+
+/// What the service of a key set wraps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hierarchy {
+    /// The group key of the key set, which wraps the keys of the volumes.
+    Group,
+    /// The key of each volume.
+    Direct,
+}
+
+/// What becomes of running disks whose key is denied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDenied {
+    /// They run on.
+    Continue,
+    /// Their requests wait.
+    Pause,
+    /// Their requests fail.
+    Fail,
+    /// They are detached, and their keys wiped.
+    Detach,
+}
+
+/// A provider and what it needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The platform key in a file of this host.
+    File {
+        /// The key file.
+        path: PathBuf,
+    },
+    /// A key on KMIP servers.
+    Kmip {
+        /// What [`kmip::by_name`] or [`kmip::by_id`] makes of its name or id.
+        key: String,
+        /// The servers, and how they are used.
+        settings: Box<kmip::Settings>,
+    },
+    /// A key of HashiCorp Vault or OpenBao.
+    Vault {
+        /// The key.
+        key: vault::KeyName,
+        /// The service, and who we are there.
+        settings: Box<vault::Settings>,
+    },
+}
+
+impl Source {
+    /// The name of the provider.
+    pub fn provider(&self) -> &'static str {
+        match self {
+            Source::File { .. } => FileProvider::NAME,
+            Source::Kmip { .. } => KmipProvider::NAME,
+            Source::Vault { .. } => VaultProvider::NAME,
+        }
+    }
+
+    /// The key at its service. `None` where the provider is itself one key.
+    pub fn key_id(&self) -> Option<String> {
+        match self {
+            Source::File { .. } => None,
+            Source::Kmip { key, .. } => Some(key.clone()),
+            Source::Vault { key, .. } => Some(key.to_string()),
+        }
+    }
+
+    /// A client of the service. Nothing is read or connected to yet.
+    pub fn client(&self) -> Arc<dyn Provider> {
+        match self {
+            Source::File { path } => Arc::new(FileProvider::new(path)),
+            Source::Kmip { settings, .. } => Arc::new(KmipProvider::new((**settings).clone())),
+            Source::Vault { settings, .. } => Arc::new(VaultProvider::new((**settings).clone())),
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! From the key of a volume to the wraps in its token.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use uuid::Uuid;
+
+use super::ask::Use;
+use super::group::{self, cache, record::Record};
+use super::{Context, Error, Hierarchy, KeySet, KeySets, Operation};
+use crate::kms::call::Notes;
+use crate::kms::{self, Wrapped};
+use crate::secret::{Dek, Secret};
+use crate::volume::token::{Bound, Group, Wrap};
+
+/// A group key that is ready to be used, and its wrapped form.
+pub(super) struct GroupKey {
+    pub id: Uuid,
+    pub key: Arc<Secret>,
+    pub wrapped: Wrapped,
+}
+
+impl KeySets {
+    /// Wraps `dek` with the key of `key_set`, and with that of its break-glass
+    /// key set if it has one, bound to `binding` (the bytes of
+    /// [`crate::volume::Binding`]).
+    ///
+    /// # Errors
+    /// When there is no such key set, or a provider fails.
+    pub async fn wrap(
+        &self,
+        context: &Context,
+        key_set: &str,
+        dek: &Dek,
+        binding: &[u8],
+    ) -> Result<Vec<Wrap>, Error> {
+        let set = self.get(key_set)?;
+        let mut wraps = vec![self.wrap_with(context, &set, dek, binding).await?];
+        if let Some(second) = &set.definition.policy.break_glass {
+            let set = self.get(second.as_str())?;
+            let context = context.clone().for_break_glass();
+            wraps.push(self.wrap_with(&context, &set, dek, binding).await?);
+        }
+        Ok(wraps)
+    }
+
+    async fn wrap_with(
+        &self,
+        context: &Context,
+        set: &KeySet,
+        dek: &Dek,
+        binding: &[u8],
+    ) -> Result<Wrap, Error> {
+        let dek = dek.as_secret();
+        let (wrapped, bound, bytes, group) = match set.definition.policy.hierarchy {
+            Hierarchy::Direct => {
+                let mut wrapped = self
+                    .provider_wrap(context, set, dek, binding, None)
+                    .await
+                    .map_err(|error| set.failed(error))?;
+                let bytes = std::mem::take(&mut wrapped.bytes);
+                (wrapped, Bound::Aad, bytes, None)
+            }
+            Hierarchy::Group => {
+                let group = self.current_group(context, set).await?;
+                let bytes = self
+                    .seal(context, set, &group, dek, binding)
+                    .map_err(|error| set.failed(error))?;
+                let mut wrapped = group.wrapped;
+                let in_token = Group {
+                    id: group.id,
+                    bytes: std::mem::take(&mut wrapped.bytes),
+                    extra: Default::default(),
+                };
+                (wrapped, Bound::Group, bytes, Some(in_token))
+            }
+        };
+        Ok(Wrap {
+            key_set: set.name.to_string(),
+            provider: set.provider.name().into(),
+            key_id: wrapped.key_id,
+            key_version: wrapped.version,
+            alg: wrapped.alg,
+            bound,
+            bytes,
+            group,
+            extra: Default::default(),
+        })
+    }
+
+    /// Wraps the key of a volume under a group key. The service is not asked.
+    fn seal(
+        &self,
+        context: &Context,
+        set: &KeySet,
+        group: &GroupKey,
+        dek: &Secret,
+        binding: &[u8],
+    ) -> Result<Vec<u8>, kms::Error> {
+        let start = Instant::now();
+        let result = group::seal(group.id, &group.key, dek, binding)
+            .map_err(|error| kms::envelope::no_memory(&error));
+        let used = Use {
+            operation: Operation::Wrap,
+            key_id: &group.wrapped.key_id,
+            key_version: &group.wrapped.version,
+            group: Some(group.id),
+            service_asked: false,
+            took: start.elapsed(),
+            outcome: result.as_ref().map(|_| ()),
+            notes: &Notes::default(),
+        };
+        self.witnessed(context, set, used)?;
+        result
+    }
+
+    /// The group key that new volumes of `set` get: the one of the record, or
+    /// a new one if there is none that this key of the service has wrapped.
+    pub(super) async fn current_group(
+        &self,
+        context: &Context,
+        set: &KeySet,
+    ) -> Result<GroupKey, Error> {
+        let Some(records) = &self.records else {
+            return Err(Error::NoState(set.name.to_string()));
+        };
+        let fail = |source| Error::Record {
+            path: records.path(&set.name),
+            source,
+        };
+        let found = records.read(&set.name).map_err(fail)?;
+        let replaces = found.is_some();
+        if let Some(record) = found
+            && record.provider == set.provider.name()
+            && record.key == set.key.id
+        {
+            return self.group_of(context, set, &record).await;
+        }
+        let id = Uuid::new_v4();
+        let no_memory = |error| set.failed(kms::envelope::no_memory(&error));
+        let key = Arc::new(Secret::random(group::KEY_BYTES).map_err(no_memory)?);
+        let wrapped = self
+            .provider_wrap(context, set, &key, &group::binding(id), Some(id))
+            .await
+            .map_err(|error| set.failed(error))?;
+        let record = Record::new(id, set.provider.name(), set.key.id.clone(), wrapped);
+        let stored = records
+            .write(&set.name, record.clone(), replaces)
+            .map_err(fail)?;
+        if stored != record {
+            return self.group_of(context, set, &stored).await;
+        }
+        tracing::info!(key_set = %set.name, group = %id, "made a group key");
+        let wrapped = record.wrapped();
+        let place = cache::id(set.name.as_str(), set.provider.name(), &wrapped);
+        let fresh = set.definition.policy.poll;
+        self.group_keys.put(place, fresh, key.clone()).await;
+        Ok(GroupKey { id, key, wrapped })
+    }
+
+    async fn group_of(
+        &self,
+        context: &Context,
+        set: &KeySet,
+        record: &Record,
+    ) -> Result<GroupKey, Error> {
+        let wrapped = record.wrapped();
+        let key = self
+            .group_key(context, set, record.id, &wrapped)
+            .await
+            .map_err(|error| set.failed(error))?;
+        Ok(GroupKey {
+            id: record.id,
+            key,
+            wrapped,
+        })
+    }
+}
