@@ -25,7 +25,8 @@ use support::server::{Server, image_in, socket_in, succeed};
 fn configure(directory: &Path, server: &PyKmip, mode: &str, name: &str) -> PathBuf {
     let path = |name: &str| server.path(name).display().to_string();
     let text = format!(
-        "[key_sets.default]\n\
+        "state_dir = {:?}\n\
+         [key_sets.default]\n\
          provider = \"kmip\"\n\
          endpoints = [\"127.0.0.1:{}\"]\n\
          key_name = \"{name}\"\n\
@@ -34,6 +35,7 @@ fn configure(directory: &Path, server: &PyKmip, mode: &str, name: &str) -> PathB
          client_cert = \"{}\"\n\
          client_key = \"{}\"\n\
          timeout = \"20s\"\n",
+        directory.join("state"),
         server.port,
         path("ca.pem"),
         path("host.pem"),

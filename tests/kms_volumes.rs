@@ -47,6 +47,7 @@ impl Host {
         let config = home.path("sealblk.toml");
         let toml = format!(
             r#"
+            state_dir = "{state}"
             [log]
             level = "trace"
             [key_sets.prod]
@@ -57,6 +58,7 @@ impl Host {
             ca_file = "{ca}"
             deadline = "6s"
             "#,
+            state = home.path("state").display(),
             nobody = openbao::free_port(),
             url = server.url(),
             secret = server.write("secret-id", &secret_id).display(),

@@ -329,6 +329,26 @@ fn a_group_key_is_not_used_longer_than_the_service_was_asked_for() {
 }
 
 #[test]
+fn new_volumes_get_the_group_key_under_the_current_version() {
+    let directory = TempDir::new().unwrap();
+    let key = key_file(&directory, "a");
+    let dek = Dek::generate().unwrap();
+    let sets = || group_sets(directory.path(), &key, HOUR).0;
+    let old = wrap(&sets(), DEFAULT, &dek);
+    let version = file::update(&key, |file| file.add_version()).unwrap();
+    let new = wrap(&sets(), DEFAULT, &dek);
+    assert_eq!(new.key_version, version.to_string());
+    assert_ne!(old.key_version, new.key_version);
+    let id = |wrap: &Wrap| wrap.group.as_ref().unwrap().id;
+    assert_eq!(id(&old), id(&new), "it is the same group key");
+    let again = wrap(&sets(), DEFAULT, &dek);
+    assert_eq!(again.group, new.group, "it is wrapped anew once");
+    for wrap in [old, new] {
+        assert_eq!(unwrap(&sets(), &token(vec![wrap])).unwrap(), dek);
+    }
+}
+
+#[test]
 fn an_edited_group_wrap_does_not_open() {
     let directory = TempDir::new().unwrap();
     let key = key_file(&directory, "a");

@@ -7,7 +7,8 @@ use std::time::Instant;
 use uuid::Uuid;
 
 use super::ask::Use;
-use super::group::{self, cache, record::Record};
+use super::group::record::{Record, Records};
+use super::group::{self, cache};
 use super::{Context, Error, Hierarchy, KeySet, KeySets, Operation};
 use crate::kms::call::Notes;
 use crate::kms::{self, Wrapped};
@@ -115,8 +116,9 @@ impl KeySets {
         result
     }
 
-    /// The group key that new volumes of `set` get: the one of the record, or
-    /// a new one if there is none that this key of the service has wrapped.
+    /// The group key that new volumes of `set` get: the one of the record,
+    /// wrapped anew if the key has another version now, or a new one if there
+    /// is none that this key of the service has wrapped.
     pub(super) async fn current_group(
         &self,
         context: &Context,
@@ -135,7 +137,7 @@ impl KeySets {
             && record.provider == set.provider.name()
             && record.key == set.key.id
         {
-            return self.group_of(context, set, &record).await;
+            return self.refreshed(context, set, records, record).await;
         }
         let id = Uuid::new_v4();
         let no_memory = |error| set.failed(kms::envelope::no_memory(&error));
@@ -157,6 +159,57 @@ impl KeySets {
         let fresh = set.definition.policy.poll;
         self.group_keys.put(place, fresh, key.clone()).await;
         Ok(GroupKey { id, key, wrapped })
+    }
+
+    /// The group key of `record`, in the version that the service wraps with
+    /// now. It is not asked again while its last answer holds.
+    async fn refreshed(
+        &self,
+        context: &Context,
+        set: &KeySet,
+        records: &Records,
+        record: Record,
+    ) -> Result<GroupKey, Error> {
+        let fail = |error| set.failed(error);
+        let wrapped = record.wrapped();
+        let place = cache::id(set.name.as_str(), set.provider.name(), &wrapped);
+        let answered = self.group_keys.holds(&place);
+        let group = self.group_of(context, set, &record).await?;
+        if answered {
+            return Ok(group);
+        }
+        let call = set.provider.current_version(&set.key);
+        let version = self.checked(context, set, call).await.map_err(fail)?;
+        if version.id == wrapped.version {
+            return Ok(group);
+        }
+        let aad = group::binding(record.id);
+        let again = self
+            .provider_wrap(context, set, &group.key, &aad, Some(record.id))
+            .await
+            .map_err(fail)?;
+        tracing::info!(
+            key_set = %set.name,
+            group = %record.id,
+            from = wrapped.version,
+            to = again.version,
+            "wrapped the group key under another version"
+        );
+        let place = cache::id(set.name.as_str(), set.provider.name(), &again);
+        let fresh = set.definition.policy.poll;
+        self.group_keys.put(place, fresh, group.key.clone()).await;
+        let key_id = set.key.id.clone();
+        let record = Record::new(record.id, set.provider.name(), key_id, again.clone());
+        records
+            .write(&set.name, record, true)
+            .map_err(|source| Error::Record {
+                path: records.path(&set.name),
+                source,
+            })?;
+        Ok(GroupKey {
+            wrapped: again,
+            ..group
+        })
     }
 
     async fn group_of(

@@ -95,6 +95,15 @@ impl Cache {
         }
     }
 
+    /// Whether the key of that id can be had without asking for it.
+    pub fn holds(&self, id: &Id) -> bool {
+        let slot = self.slots().get(id).cloned();
+        slot.is_some_and(|slot| match slot.0.try_lock() {
+            Ok(state) => matches!(&state.key, Some((_, until)) if Instant::now() < *until),
+            Err(_) => false,
+        })
+    }
+
     /// Puts a key there that was just made.
     pub async fn put(&self, id: Id, fresh: Duration, key: Arc<Secret>) {
         let slot = self.slots().entry(id).or_default().clone();
