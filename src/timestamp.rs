@@ -17,8 +17,14 @@ pub struct Timestamp(i64);
 impl Timestamp {
     /// Now, by the system's clock.
     pub fn now() -> Self {
+        SystemTime::now().into()
+    }
+}
+
+impl From<SystemTime> for Timestamp {
+    fn from(time: SystemTime) -> Self {
         // A clock before 1970 is no reason to fail; it shows as 1970.
-        let seconds = SystemTime::now()
+        let seconds = time
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_secs());
         Timestamp(i64::try_from(seconds).unwrap_or(i64::MAX).min(MAX))

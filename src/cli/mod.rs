@@ -7,10 +7,12 @@
 #![forbid(unsafe_code)]
 
 pub mod key;
+pub mod keyset;
 pub mod serve;
 pub mod volume;
 
 use std::fmt::Display;
+use std::future::Future;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
@@ -19,6 +21,7 @@ use clap::{Parser, Subcommand};
 use crate::config::{Config, LogFormat, LogLevel, Overrides};
 use crate::error::{Failure, Kind, io_kind};
 use crate::logging;
+use crate::runtime::block_on;
 
 /// What `--help` ends with.
 const AFTER_HELP: &str = "\
@@ -101,6 +104,8 @@ pub enum Command {
     Volume(volume::Args),
     /// Serve volumes to QEMU
     Serve(serve::Args),
+    /// Make and look after key sets: which key of which service wraps what
+    Keyset(keyset::Args),
     /// Make, rotate and look after the platform key of this host
     Key(key::Args),
     /// Show the version of sealblk
@@ -124,14 +129,27 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         log_level: cli.log_level,
         log_format: cli.log_format,
     };
-    let config = Config::load(cli.config.as_deref(), overrides)?;
+    let config = Config::load(cli.config.as_deref(), overrides.clone())?;
     logging::init(config.log);
     match cli.command {
-        Command::Volume(args) => volume::run(args, &config.key_sets()),
+        Command::Volume(args) => volume::run(args, &config),
         Command::Serve(args) => crate::serve::run(&args.resolve(&config)?, &config.key_sets()),
+        Command::Keyset(args) => {
+            keyset::run(args, cli.config, overrides, &config, config.key_sets())
+        }
         Command::Key(args) => key::run(args, &config),
         Command::Version => Ok(()),
     }
+}
+
+/// Waits for a key service.
+fn ask<T, E>(answer: impl Future<Output = Result<T, E>>) -> Result<T, Failure>
+where
+    Failure: From<E>,
+{
+    let answer = block_on(answer)
+        .map_err(|error| Failure::new(Kind::Io, format!("cannot ask for a key: {error}"), None))?;
+    answer.map_err(Failure::from)
 }
 
 /// Writes the result of a command to standard output. That the reader has

@@ -10,9 +10,8 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 
-use crate::error::{Failure, Kind};
-use crate::keys::KeySets;
-use crate::runtime::block_on;
+use crate::config::Config;
+use crate::error::Failure;
 use crate::volume::Location;
 
 /// What follows `sealblk volume`.
@@ -80,28 +79,18 @@ impl From<LocationArgs> for Location {
     }
 }
 
-/// Waits for a key service.
-fn ask<T, E>(answer: impl Future<Output = Result<T, E>>) -> Result<T, Failure>
-where
-    Failure: From<E>,
-{
-    let answer = block_on(answer)
-        .map_err(|error| Failure::new(Kind::Io, format!("cannot ask for a key: {error}"), None))?;
-    Ok(answer?)
-}
-
 /// Runs one of the commands.
 ///
 /// # Errors
 /// Whatever the command fails with.
-pub fn run(args: Args, keys: &KeySets) -> Result<(), Failure> {
+pub fn run(args: Args, config: &Config) -> Result<(), Failure> {
     match args.action {
-        Action::Create(args) => create::run(args, keys),
+        Action::Create(args) => create::run(args, config),
         Action::Info(args) => info::run(args),
         Action::VerifyHeader(args) => verify::run(args),
         Action::Repair(args) => backup::repair(args),
         Action::BackupHeader(args) => backup::backup(args),
         Action::RestoreHeader(args) => backup::restore(args),
-        Action::ExportDek(args) => export::run(args, keys),
+        Action::ExportDek(args) => export::run(args, &config.key_sets()),
     }
 }

@@ -66,28 +66,19 @@ impl KeySetFiles {
         Ok(definitions)
     }
 
-    /// The settings in the file of a key set, as they stand there.
-    ///
-    /// # Errors
-    /// [`Error::Missing`], or when it cannot be read or is not TOML.
-    pub fn settings(&self, name: &Name) -> Result<toml::Table, Error> {
-        let path = self.path(name);
-        let text = file::text_of(&path)?;
-        text.parse().map_err(|error: toml::de::Error| {
-            Error::contradiction(
-                format!("{}: {}", path.display(), error.message()),
-                format!("correct {}", path.display()),
-            )
-        })
-    }
-
     /// Checks settings that are to become those of a key set.
     ///
     /// # Errors
-    /// When they are wrong. The place is that in the text which
-    /// [`KeySetFiles::write`] would write.
+    /// When they are wrong. No file is named then: there may be none yet.
     pub fn check(&self, name: &Name, settings: &toml::Table) -> Result<Definition, Error> {
-        file::parse_key_set(&self.path(name), name, &text_of(settings))
+        file::parse_key_set(&self.path(name), name, &text_of(settings)).map_err(|error| match error
+        {
+            Error::File { message, .. } => Error::contradiction(
+                format!("the settings of key set {:?}: {message}", name.as_str()),
+                "docs/kms.md lists the settings that key sets of each provider have",
+            ),
+            other => other,
+        })
     }
 
     /// Writes the file of a key set: a new one, or with `replace` in place of

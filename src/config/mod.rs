@@ -151,6 +151,40 @@ impl Config {
         check_break_glass(&self.key_sets)
     }
 
+    /// The settings of a key set, as they stand in the file that defines it.
+    ///
+    /// # Errors
+    /// When there is none of that name, or its file has changed since.
+    pub fn settings_of(&self, name: &keys::Name) -> Result<toml::Table, Error> {
+        let Some(path) = self.defined_in.get(name) else {
+            return Ok(toml::Table::from_iter([(
+                "provider".to_owned(),
+                toml::Value::from(kms::file::FileProvider::NAME),
+            )]));
+        };
+        let text = file::text_of(path)?;
+        let wrong = |message: String| {
+            Error::contradiction(
+                format!("{}: {message}", path.display()),
+                format!("correct {}", path.display()),
+            )
+        };
+        let mut table: toml::Table = text
+            .parse()
+            .map_err(|error: toml::de::Error| wrong(error.message().to_owned()))?;
+        if *path == self.key_set_files.path(name) {
+            return Ok(table);
+        }
+        let found = table
+            .get_mut("key_sets")
+            .and_then(|sets| sets.get_mut(name.as_str()))
+            .and_then(|set| set.as_table_mut());
+        match found {
+            Some(settings) => Ok(std::mem::take(settings)),
+            None => Err(wrong(format!("key set {name} is not there any more"))),
+        }
+    }
+
     /// The key sets, ready to be used.
     pub fn key_sets(&self) -> KeySets {
         KeySets::new(self.key_sets.clone()).with_state(&self.state_dir)

@@ -12,6 +12,7 @@ mod ask;
 mod definition;
 mod error;
 mod group;
+pub mod ledger;
 mod name;
 mod unwrap;
 mod witness;
@@ -115,6 +116,19 @@ impl KeySets {
             self.group_keys.clear();
         }
         *sets = new;
+    }
+
+    /// Other key sets with the same state directory and witnesses: to try out
+    /// what is not yet to be used.
+    #[must_use]
+    pub fn beside(&self, definitions: impl IntoIterator<Item = (Name, Definition)>) -> Self {
+        let other = KeySets {
+            records: self.records.clone(),
+            witnesses: self.witnesses.clone(),
+            ..KeySets::default()
+        };
+        other.replace(definitions);
+        other
     }
 
     /// The names and definitions.

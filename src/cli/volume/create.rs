@@ -1,14 +1,17 @@
 //! `sealblk volume create`.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{LocationArgs, ask};
-use crate::cli::{print, print_json};
+use super::LocationArgs;
+use crate::cli::{ask, print, print_json};
+use crate::config::Config;
 use crate::error::{Failure, Kind};
-use crate::keys::{Context, KeySets};
+use crate::keys::Context;
+use crate::keys::ledger::{Known, Ledger};
 use crate::secret::Dek;
 use crate::units::{Bytes, SectorSize};
 use crate::volume::{CreateOptions, DEFAULT_HEADER_AREA, Location, Plan, Searched};
@@ -77,7 +80,8 @@ struct Created {
     key_set: String,
 }
 
-pub fn run(args: Args, keys: &KeySets) -> Result<(), Failure> {
+pub fn run(args: Args, config: &Config) -> Result<(), Failure> {
+    let keys = config.key_sets();
     let location = Location::from(args.location);
     let options = CreateOptions {
         label: args.label.unwrap_or_default(),
@@ -108,7 +112,9 @@ pub fn run(args: Args, keys: &KeySets) -> Result<(), Failure> {
     let binding = plan.binding();
     let context = Context::local(Some(binding.uuid));
     let wraps = ask(keys.wrap(&context, &args.key_set, &dek, &binding.bytes()))?;
+    let key_sets = wraps.iter().map(|wrap| wrap.key_set.clone()).collect();
     let volume = plan.write(&dek, &args.key_set, wraps)?;
+    note(config, &location, volume.uuid(), key_sets);
     let layout = volume.layout();
     if args.json {
         return print_json(&Created {
@@ -133,6 +139,25 @@ pub fn run(args: Args, keys: &KeySets) -> Result<(), Failure> {
         layout.sector_size,
         args.key_set,
     ))
+}
+
+/// Notes that this host has a volume that needs these key sets, if one of them
+/// could be removed. The volume is made already, and opens without the note.
+fn note(config: &Config, location: &Location, uuid: Uuid, key_sets: Vec<String>) {
+    let is_defined = |name: &String| config.defined_in.contains_key(name.as_str());
+    if !key_sets.iter().any(is_defined) {
+        return;
+    }
+    let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+    let known = Known {
+        uuid,
+        path: absolute(&location.data),
+        header: location.header.as_ref().map(absolute),
+        key_sets,
+    };
+    if let Err(error) = Ledger::below(&config.state_dir).note(&known) {
+        tracing::debug!(%error, "the volume is not in the ledger");
+    }
 }
 
 pub(super) fn no_secret_memory(error: std::io::Error) -> Failure {

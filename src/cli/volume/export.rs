@@ -5,8 +5,8 @@ use std::io::Write as _;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use super::{LocationArgs, ask};
-use crate::cli::print;
+use super::LocationArgs;
+use crate::cli::{ask, print};
 use crate::error::{Failure, Kind, io_kind};
 use crate::keys::{Access, Context, KeySets};
 use crate::secret::Dek;

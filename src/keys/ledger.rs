@@ -1,0 +1,129 @@
+//! Which volumes this host knows to need which key set.
+//!
+//! One small file for each volume that was made or attached here. It answers
+//! whether a key set can go; nothing depends on it for opening a volume.
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::durable;
+
+/// A volume that is known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    /// The volume.
+    pub uuid: Uuid,
+    /// Where it was seen last.
+    pub path: PathBuf,
+    /// The file with its header, if that is detached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header: Option<PathBuf>,
+    /// The key sets that its key is wrapped by, its own one first.
+    pub key_sets: Vec<String>,
+}
+
+/// The known volumes of a host.
+#[derive(Clone, Debug)]
+pub struct Ledger(PathBuf);
+
+impl Ledger {
+    /// The ledger in the state directory `state`.
+    pub fn below(state: &Path) -> Self {
+        Ledger(state.join("volumes"))
+    }
+
+    fn path(&self, uuid: Uuid) -> PathBuf {
+        self.0.join(format!("{uuid}.json"))
+    }
+
+    /// Takes note of a volume.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn note(&self, known: &Known) -> io::Result<()> {
+        let path = self.path(known.uuid);
+        if read(&path).is_ok_and(|before| before == *known) {
+            return Ok(());
+        }
+        durable::directory(&self.0)?;
+        durable::replace(&path, &serde_json::to_vec_pretty(known)?, 0o600)
+    }
+
+    /// Forgets a volume.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn forget(&self, uuid: Uuid) -> io::Result<()> {
+        match durable::remove(&self.path(uuid)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
+    }
+
+    /// The known volumes that need `key_set`, by path.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read, or an entry is damaged: then nobody
+    /// knows what it says, and the key set may be needed.
+    pub fn needing(&self, key_set: &str) -> io::Result<Vec<Known>> {
+        let entries = match fs::read_dir(&self.0) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let path = entry?.path();
+            // What a crash left in the making has another ending.
+            if path.extension().is_none_or(|extension| extension != "json") {
+                continue;
+            }
+            let known = read(&path)
+                .map_err(|error| io::Error::new(error.kind(), format!("{path:?}: {error}")))?;
+            if known.key_sets.iter().any(|name| name == key_set) {
+                found.push(known);
+            }
+        }
+        found.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(found)
+    }
+}
+
+fn read(path: &Path) -> io::Result<Known> {
+    serde_json::from_slice(&fs::read(path)?)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn volumes_are_found_by_each_of_their_key_sets() {
+        let state = tempfile::tempdir().unwrap();
+        let ledger = Ledger::below(state.path());
+        assert_eq!(ledger.needing("prod").unwrap(), []);
+        let known = |path: &str, key_sets: &[&str]| Known {
+            uuid: Uuid::new_v4(),
+            path: path.into(),
+            header: None,
+            key_sets: key_sets.iter().map(|name| (*name).into()).collect(),
+        };
+        let (a, b) = (known("/a", &["prod", "safe"]), known("/b", &["prod"]));
+        for known in [&b, &a, &a] {
+            ledger.note(known).unwrap();
+        }
+        assert_eq!(ledger.needing("prod").unwrap(), [a.clone(), b]);
+        assert_eq!(ledger.needing("safe").unwrap(), std::slice::from_ref(&a));
+        assert_eq!(ledger.needing("other").unwrap(), []);
+        ledger.forget(a.uuid).unwrap();
+        ledger.forget(a.uuid).unwrap();
+        assert_eq!(ledger.needing("safe").unwrap(), []);
+        fs::write(state.path().join("volumes/x.json"), "{").unwrap();
+        ledger.needing("prod").unwrap_err();
+    }
+}
