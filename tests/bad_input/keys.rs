@@ -111,7 +111,8 @@ fn a_key_set_that_this_host_does_not_have() {
     let home = Home::new();
     let config = |set: &str| {
         let text = format!(
-            "[key_sets.{set}]\nprovider = \"file\"\nkey_file = {:?}\n",
+            "state_dir = {:?}\n[key_sets.{set}]\nprovider = \"file\"\nkey_file = {:?}\n",
+            home.path("state"),
             key_file(home.directory())
         );
         fs::write(home.path("sealblk.toml"), text).unwrap();
