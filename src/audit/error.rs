@@ -117,9 +117,7 @@ impl Explain for Error {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => format!(
                     "free some space in {directory}: keys are not handed out while their use cannot be recorded"
                 ),
-                io::ErrorKind::FileTooLarge => {
-                    "raise the limit on file sizes (`ulimit -f`)".into()
-                }
+                io::ErrorKind::FileTooLarge => "raise the limit on file sizes (`ulimit -f`)".into(),
                 _ => format!("check the file system that {path} is on"),
             },
         })

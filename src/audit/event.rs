@@ -456,9 +456,14 @@ mod tests {
         let members: Vec<&str> = object.keys().map(String::as_str).collect();
         assert_eq!(
             members,
-            ["actor", "disk", "event", "outcome", "prev", "seq", "time", "v"]
+            [
+                "actor", "disk", "event", "outcome", "prev", "seq", "time", "v"
+            ]
         );
-        assert_eq!((&body["event"], &body["outcome"]), (&"attach".into(), &"ok".into()));
+        assert_eq!(
+            (&body["event"], &body["outcome"]),
+            (&"attach".into(), &"ok".into())
+        );
         assert_eq!(body["actor"]["role"], "operator");
     }
 
@@ -469,7 +474,10 @@ mod tests {
             serde_json::to_value(Outcome::from(&error)).unwrap()
         };
         let denied = outcome(Class::Denied(Denied::Expired));
-        assert_eq!((&denied["outcome"], &denied["reason"]), (&"denied".into(), &"expired".into()));
+        assert_eq!(
+            (&denied["outcome"], &denied["reason"]),
+            (&"denied".into(), &"expired".into())
+        );
         let failed = outcome(Class::Unreachable);
         assert_eq!(
             (&failed["outcome"], &failed["class"], &failed["message"]),

@@ -137,7 +137,10 @@ impl fmt::Display for Unsound {
             Unsound::Altered => f.write_str("it was altered: its hash does not match its content"),
             Unsound::Senseless(why) => write!(f, "its hash is right, and it makes no sense: {why}"),
             Unsound::Newer(version) => {
-                write!(f, "it has format version {version}, made by a newer sealblk")
+                write!(
+                    f,
+                    "it has format version {version}, made by a newer sealblk"
+                )
             }
         }
     }

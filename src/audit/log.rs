@@ -15,13 +15,13 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use serde::Serialize;
 
+use super::Settings;
 use super::error::{Cause, Error};
 use super::event::{Body, Event, Outcome, Record};
 use super::head::{self, Head};
 use super::line::{Hash, LINE_MAX, TornBytes, VERSION, seal};
 use super::place::{Place, Purpose};
 use super::resume::{last_of_rotated, resume};
-use super::Settings;
 use crate::keys::Actor;
 use crate::timestamp::Moment;
 
@@ -401,7 +401,11 @@ impl Writer {
         if let Err(cause) = head::write(place, plan.last) {
             tracing::warn!(path = %place.head_path().display(), %cause, "cannot note the head of the audit log");
         }
-        if let Err(cause) = plan.remove.iter().try_for_each(|&number| place.remove(number)) {
+        if let Err(cause) = plan
+            .remove
+            .iter()
+            .try_for_each(|&number| place.remove(number))
+        {
             tracing::warn!(path = %place.path().display(), %cause, "an old audit log stays");
         }
         Ok(())

@@ -58,8 +58,7 @@ impl Place {
             Err(error) => return Err(Cause::io("open the directory of")(error.into())),
         };
         if purpose == Purpose::Write {
-            let stat =
-                rustix::fs::fstat(&directory).map_err(|e| Cause::io("examine")(e.into()))?;
+            let stat = rustix::fs::fstat(&directory).map_err(|e| Cause::io("examine")(e.into()))?;
             let mode = stat.st_mode & 0o7777;
             if mode & REFUSED_DIRECTORY != 0 {
                 return Err(Cause::DirectoryMode(mode));
@@ -103,8 +102,7 @@ impl Place {
 
     fn open(&self, name: &OsStr, access: OFlags, purpose: Purpose) -> Result<File, Cause> {
         // NONBLOCK: opening a FIFO must not wait for its other end.
-        let flags =
-            access | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let flags = access | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
         let mode = Mode::from_raw_mode(0o600);
         let file = match rustix::fs::openat(&self.directory, name, flags, mode) {
             Ok(fd) => File::from(fd),

@@ -211,8 +211,7 @@ impl Pass {
                 self.report.lines += 1;
                 self.report.first_seq.get_or_insert(line.seq);
                 self.report.head = Some(head);
-                self.report.removed_through =
-                    self.report.removed_through.max(line.removed_through);
+                self.report.removed_through = self.report.removed_through.max(line.removed_through);
                 None
             }
             Err(Unsound::Torn) => {

@@ -6,6 +6,7 @@
 //! [`Failure`], which `main` prints once.
 #![forbid(unsafe_code)]
 
+pub mod audit;
 pub mod key;
 pub mod serve;
 pub mod volume;
@@ -103,6 +104,8 @@ pub enum Command {
     Serve(serve::Args),
     /// Make, rotate and look after the platform key of this host
     Key(key::Args),
+    /// Read the record of key use, and see that nobody changed it
+    Audit(audit::Args),
     /// Show the version of sealblk
     Version,
 }
@@ -130,6 +133,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Volume(args) => volume::run(args, &config.key_sets()),
         Command::Serve(args) => crate::serve::run(&args.resolve(&config)?, &config.key_sets()),
         Command::Key(args) => key::run(args, &config),
+        Command::Audit(args) => audit::run(args, &config),
         Command::Version => Ok(()),
     }
 }

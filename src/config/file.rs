@@ -91,6 +91,7 @@ impl<'a> Reader<'a> {
                         format: log.format.unwrap_or(default.format),
                     };
                 }
+                "audit" => config.audit = super::audit::table(self, value)?,
                 "serve" => config.serve = self.table::<Options>(value)?,
                 "key_sets" => {
                     for (name, value) in self.entries(value)? {
@@ -104,7 +105,7 @@ impl<'a> Reader<'a> {
                 other => {
                     return Err(self.at(
                         key.span().start,
-                        format!("there is no setting {other:?} here: the tables are [log], [serve] and [key_sets.NAME]"),
+                        format!("there is no setting {other:?} here: the tables are [log], [audit], [serve] and [key_sets.NAME]"),
                     ));
                 }
             }

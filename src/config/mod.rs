@@ -6,6 +6,7 @@
 //! checks again, and nothing else in the program reads files or the
 //! environment to find out what to do.
 
+mod audit;
 mod choices;
 mod error;
 mod file;
@@ -17,6 +18,7 @@ mod service;
 mod values;
 mod vault;
 
+pub use audit::Audit;
 pub use choices::{Cache, Direct, Discard, LogFormat, LogLevel};
 pub use error::Error;
 pub use group::Group;
@@ -27,7 +29,9 @@ pub use values::{Engine, FilePath, Poll, QueueSize, Queues, Serial, SocketMode};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use crate::audit as audit_log;
 use crate::keys::{self, Definition, KeySets, Source};
 use crate::kms;
 
@@ -43,6 +47,8 @@ pub struct Config {
     pub key_sets: BTreeMap<keys::Name, Definition>,
     /// What and how to log.
     pub log: Log,
+    /// Whether and where uses of keys are recorded.
+    pub audit: Audit,
     /// The `[serve]` table.
     pub serve: Options,
 }
@@ -74,6 +80,7 @@ impl Default for Config {
             path: None,
             key_sets: BTreeMap::from([(keys::Name::default(), platform_key())]),
             log: Log::default(),
+            audit: Audit::default(),
             serve: Options::default(),
         }
     }
@@ -110,6 +117,13 @@ impl Config {
         config.log.level = overrides.log_level.unwrap_or(config.log.level);
         config.log.format = overrides.log_format.unwrap_or(config.log.format);
         Ok(config)
+    }
+
+    /// The audit log of a command, if one is configured. It is opened with the
+    /// first record.
+    pub fn audit_log(&self) -> Option<Arc<audit_log::Log>> {
+        let settings = self.audit.of_commands()?;
+        Some(Arc::new(audit_log::Log::new(settings)))
     }
 
     /// The key sets, ready to be used.
