@@ -117,10 +117,10 @@ pub fn verify(files: &Files, expect: Option<Expect>, partial: bool) -> Result<Re
             ..Wanted::default()
         },
     };
-    let problem = pass.all(files).and_then(|found| match found {
-        Some(problem) => Ok(Some(problem)),
-        None => Ok(pass.end(files, partial)),
-    })?;
+    let problem = match pass.all(files)? {
+        Some(problem) => Some(problem),
+        None => pass.end(files, partial),
+    };
     pass.report.ok = problem.is_none();
     pass.report.problem = problem;
     Ok(pass.report)
