@@ -4,6 +4,7 @@
 //! depend on each other, and the invariants with the test that holds each.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod crypt;

@@ -1,9 +1,10 @@
-//! Instants that are written down: whole seconds, UTC, as RFC 3339 text.
+//! Instants that are written down: UTC, as RFC 3339 text. In whole seconds
+//! where people set them, in microseconds where records are kept.
 #![forbid(unsafe_code)]
 
 use std::fmt;
 use std::str::FromStr;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,16 +19,6 @@ impl Timestamp {
     /// Now, by the system's clock.
     pub fn now() -> Self {
         SystemTime::now().into()
-    }
-}
-
-impl From<SystemTime> for Timestamp {
-    fn from(time: SystemTime) -> Self {
-        // A clock before 1970 is no reason to fail; it shows as 1970.
-        let seconds = time
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs());
-        Timestamp(i64::try_from(seconds).unwrap_or(i64::MAX).min(MAX))
     }
 }
 
@@ -127,6 +118,60 @@ impl FromStr for Timestamp {
     }
 }
 
+impl From<SystemTime> for Timestamp {
+    fn from(time: SystemTime) -> Self {
+        Moment::from(time).second
+    }
+}
+
+impl Timestamp {
+    /// The same in the system's terms.
+    pub fn to_system(self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(self.0.unsigned_abs())
+    }
+}
+
+/// A [`Timestamp`] with the microseconds since, for what follows on each other
+/// closely.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(into = "String")]
+pub struct Moment {
+    second: Timestamp,
+    micros: u32,
+}
+
+impl Moment {
+    /// Now, by the system's clock.
+    pub fn now() -> Self {
+        SystemTime::now().into()
+    }
+}
+
+impl From<SystemTime> for Moment {
+    /// What is outside of the years that a [`Timestamp`] has, is at their ends.
+    fn from(time: SystemTime) -> Self {
+        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
+        Moment {
+            second: Timestamp(seconds.min(MAX)),
+            micros: since.subsec_micros(),
+        }
+    }
+}
+
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let second = self.second.to_string();
+        write!(f, "{}.{:06}Z", second.trim_end_matches('Z'), self.micros)
+    }
+}
+
+impl From<Moment> for String {
+    fn from(moment: Moment) -> String {
+        moment.to_string()
+    }
+}
+
 impl TryFrom<String> for Timestamp {
     type Error = String;
 
@@ -172,6 +217,15 @@ mod tests {
         ] {
             assert!(text.parse::<Timestamp>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn moments_have_six_digits_after_the_point() {
+        let at = |nanos| Moment::from(UNIX_EPOCH + Duration::from_nanos(nanos)).to_string();
+        assert_eq!(at(1_000_000_000_000_042_999), "2001-09-09T01:46:40.000042Z");
+        assert_eq!(at(0), "1970-01-01T00:00:00.000000Z");
+        let before = Moment::from(UNIX_EPOCH - Duration::from_secs(1));
+        assert_eq!(before.to_string(), "1970-01-01T00:00:00.000000Z");
     }
 
     proptest! {

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use clap::Subcommand;
 use serde_json::json;
 
-use super::{ask, print, print_json};
+use super::{ask, print, print_json, record};
+use crate::audit::{Event, Outcome};
 use crate::config::{Config, Overrides};
 use crate::error::Failure;
 use crate::keys::{Context, KeySets, Name};
@@ -124,7 +125,11 @@ pub fn run(
             no_check,
             json,
         } => {
-            let made = ask(admin.create(&context, &name, settings.table()?, !no_check))?;
+            let made = ask(admin.create(&context, &name, settings.table()?, !no_check));
+            let made = recorded(config, made, |made| Event::KeySetCreated {
+                key_set: name.as_str(),
+                provider: made.map_or("", |made| made.definition.source.provider()),
+            })?;
             match json {
                 true => print_json(&show::Info::of(&made)),
                 false => print(format_args!(
@@ -146,7 +151,13 @@ pub fn run(
                 set: settings.table()?,
                 unset,
             };
-            let changed = ask(admin.edit(&context, &name, changes, !no_check))?;
+            let settings: Vec<String> = changes.set.keys().chain(&changes.unset).cloned().collect();
+            let changed = ask(admin.edit(&context, &name, changes, !no_check));
+            let changed = recorded(config, changed, |changed| Event::KeySetEdited {
+                key_set: name.as_str(),
+                provider: changed.map_or("", |changed| changed.definition.source.provider()),
+                changed: &settings,
+            })?;
             match json {
                 true => print_json(&show::Info::of(&changed)),
                 false => print(format_args!("changed key set {name}\n")),
@@ -172,8 +183,22 @@ pub fn run(
             }
         }
         Action::Remove { name, force } => {
-            admin.remove(&name, force)?;
+            recorded(config, admin.remove(&name, force), |_| {
+                Event::KeySetRemoved {
+                    key_set: name.as_str(),
+                }
+            })?;
             print(format_args!("removed key set {name}\n"))
         }
     }
+}
+
+/// Records how a change of a key set ended, and returns that.
+fn recorded<'e, T>(
+    config: &Config,
+    result: Result<T, Failure>,
+    event: impl FnOnce(Option<&T>) -> Event<'e>,
+) -> Result<T, Failure> {
+    record(config, event(result.as_ref().ok()), Outcome::of(&result))?;
+    result
 }

@@ -6,6 +6,7 @@
 //! [`Failure`], which `main` prints once.
 #![forbid(unsafe_code)]
 
+pub mod audit;
 pub mod key;
 pub mod keyset;
 pub mod serve;
@@ -18,8 +19,10 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use crate::audit as audit_log;
 use crate::config::{Config, LogFormat, LogLevel, Overrides};
 use crate::error::{Failure, Kind, io_kind};
+use crate::keys::Actor;
 use crate::logging;
 use crate::runtime::block_on;
 
@@ -108,6 +111,8 @@ pub enum Command {
     Keyset(keyset::Args),
     /// Make, rotate and look after the platform key of this host
     Key(key::Args),
+    /// Read the record of key use, and see that nobody changed it
+    Audit(audit::Args),
     /// Show the version of sealblk
     Version,
 }
@@ -138,6 +143,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
             keyset::run(args, cli.config, overrides, &config, config.key_sets())
         }
         Command::Key(args) => key::run(args, &config),
+        Command::Audit(args) => audit::run(args, &config),
         Command::Version => Ok(()),
     }
 }
@@ -150,6 +156,22 @@ where
     let answer = block_on(answer)
         .map_err(|error| Failure::new(Kind::Io, format!("cannot ask for a key: {error}"), None))?;
     answer.map_err(Failure::from)
+}
+
+/// Records what a command did or is about to do, if that is to be recorded.
+///
+/// # Errors
+/// When it cannot be: the command then ends.
+fn record(
+    config: &Config,
+    event: audit_log::Event<'_>,
+    outcome: audit_log::Outcome,
+) -> Result<(), Failure> {
+    let actor = Actor::this_process("local");
+    match config.audit_log() {
+        Some(log) => Ok(log.record(&actor, event, outcome)?),
+        None => Ok(()),
+    }
 }
 
 /// Writes the result of a command to standard output. That the reader has

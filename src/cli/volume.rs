@@ -89,8 +89,8 @@ pub fn run(args: Args, config: &Config) -> Result<(), Failure> {
         Action::Info(args) => info::run(args),
         Action::VerifyHeader(args) => verify::run(args),
         Action::Repair(args) => backup::repair(args),
-        Action::BackupHeader(args) => backup::backup(args),
-        Action::RestoreHeader(args) => backup::restore(args),
-        Action::ExportDek(args) => export::run(args, &config.key_sets()),
+        Action::BackupHeader(args) => backup::backup(args, config),
+        Action::RestoreHeader(args) => backup::restore(args, config),
+        Action::ExportDek(args) => export::run(args, config),
     }
 }

@@ -106,6 +106,7 @@ impl<'a> Reader<'a> {
                         format: log.format.unwrap_or(default.format),
                     };
                 }
+                "audit" => config.audit = super::audit::table(self, value)?,
                 "serve" => config.serve = self.table::<Options>(value)?,
                 "state_dir" => {
                     config.state_dir = self.table::<FilePath>(value)?.into();
@@ -127,7 +128,7 @@ impl<'a> Reader<'a> {
                 other => {
                     return Err(self.at(
                         key.span().start,
-                        format!("there is no setting {other:?} here: there are state_dir, key_set_dir, and the tables [log], [serve] and [key_sets.NAME]"),
+                        format!("there is no setting {other:?} here: there are state_dir, key_set_dir, and the tables [log], [audit], [serve] and [key_sets.NAME]"),
                     ));
                 }
             }

@@ -6,6 +6,7 @@
 //! checks again, and nothing else in the program reads files or the
 //! environment to find out what to do.
 
+mod audit;
 mod choices;
 mod error;
 mod file;
@@ -19,6 +20,7 @@ mod service;
 mod values;
 mod vault;
 
+pub use audit::Audit;
 pub use choices::{Cache, Direct, Discard, LogFormat, LogLevel};
 pub use error::Error;
 pub use group::Group;
@@ -30,7 +32,9 @@ pub use values::{Engine, FilePath, Poll, QueueSize, Queues, Serial, SocketMode};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use crate::audit as audit_log;
 use crate::keys::{self, Definition, KeySets, Source};
 use crate::kms;
 
@@ -59,6 +63,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// What and how to log.
     pub log: Log,
+    /// Whether and where uses of keys are recorded.
+    pub audit: Audit,
     /// The `[serve]` table.
     pub serve: Options,
 }
@@ -93,6 +99,7 @@ impl Default for Config {
             key_set_files: KeySetFiles::new(Path::new(DEFAULT_PATH).with_file_name(KEY_SET_DIR)),
             state_dir: STATE_DIR.into(),
             log: Log::default(),
+            audit: Audit::default(),
             serve: Options::default(),
         }
     }
@@ -185,9 +192,20 @@ impl Config {
         }
     }
 
-    /// The key sets, ready to be used.
+    /// The audit log of a command, if one is configured. It is opened with the
+    /// first record.
+    pub fn audit_log(&self) -> Option<Arc<audit_log::Log>> {
+        let settings = self.audit.of_commands()?;
+        Some(Arc::new(audit_log::Log::new(settings)))
+    }
+
+    /// The key sets, ready to be used by a command, which records their use if
+    /// it is to.
     pub fn key_sets(&self) -> KeySets {
-        KeySets::new(self.key_sets.clone()).with_state(&self.state_dir)
+        let log = self.audit_log().into_iter();
+        KeySets::new(self.key_sets.clone())
+            .with_state(&self.state_dir)
+            .with_witnesses(log.map(|log| log as Arc<dyn keys::Witness>).collect())
     }
 }
 

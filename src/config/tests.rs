@@ -243,7 +243,7 @@ fn each_fault_is_told_with_its_place() {
         // Not TOML, or not a setting.
         ("[serve\nqueues = 1", (1, 7), ""),
         ("queues = 1", (1, 1), "there is no setting \"queues\" here"),
-        ("\n[server]\n", (2, 2), "the tables [log], [serve] and [key_sets.NAME]"),
+        ("\n[server]\n", (2, 2), "the tables [log], [audit], [serve] and [key_sets.NAME]"),
         ("serve = 3", (1, 9), "invalid type: integer `3`"),
         ("[serve]\nqueues = 1\nqueues = 2", (3, 1), "duplicate key"),
         ("[serve]\nsocket_moed = \"0600\"", (2, 1), "unknown field `socket_moed`, expected one of `socket_mode`"),
@@ -450,5 +450,45 @@ fn a_kmip_key_set_is_read_and_its_contradictions_are_told() {
     ] {
         let error = read(more).unwrap_err().to_string();
         assert!(error.contains(told), "{more}: {error}");
+    }
+}
+
+#[test]
+fn the_audit_log_is_kept_where_it_is_asked_for() {
+    let audit = |text: &str| parse(text).map(|config| config.audit);
+    let unset = audit("").unwrap();
+    assert_eq!(unset, Audit::Unset);
+    assert_eq!(unset.of_commands(), None);
+    assert_eq!(unset.of_manager(), Some(audit_log::Settings::default()));
+
+    let on = audit("[audit]\npath = \"/a/b\"\nmax_size = \"1M\"\nkeep = 3").unwrap();
+    let settings = audit_log::Settings {
+        path: "/a/b".into(),
+        max_size: 1 << 20,
+        keep: Some(3),
+    };
+    assert_eq!(on.of_commands(), Some(settings.clone()));
+    assert_eq!(on.of_manager(), Some(settings));
+    let usual = audit("[audit]").unwrap();
+    assert_eq!(usual.of_commands(), Some(audit_log::Settings::default()));
+
+    let off = audit("[audit]\nenabled = false\npath = \"/a\"").unwrap();
+    assert_eq!((off.of_commands(), off.of_manager()), (None, None));
+
+    for (bad, line, why) in [
+        ("[audit]\nkeep = 0", 2, "at least one"),
+        ("[audit]\nmax_size = \"1K\"", 2, "64K to 4G"),
+        ("[audit]\npath = \"relative\"", 2, "absolute"),
+        ("[audit]\nrotate = true", 2, "unknown field"),
+    ] {
+        match audit(bad) {
+            Err(Error::File {
+                line: at, message, ..
+            }) => assert!(
+                at == line && message.contains(why),
+                "{bad}: {at}: {message}"
+            ),
+            other => panic!("{bad}: {other:?}"),
+        }
     }
 }

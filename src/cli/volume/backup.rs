@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use super::LocationArgs;
-use crate::cli::print;
+use crate::audit::{Event, Outcome};
+use crate::cli::{print, record};
+use crate::config::Config;
 use crate::error::Failure;
 use crate::volume::{self, Access, Location, Volume};
 
@@ -50,8 +52,13 @@ pub fn repair(args: RepairArgs) -> Result<(), Failure> {
     }
 }
 
-pub fn backup(args: BackupArgs) -> Result<(), Failure> {
+pub fn backup(args: BackupArgs, config: &Config) -> Result<(), Failure> {
     let description = volume::backup(&args.location.into(), &args.to)?;
+    let event = Event::HeaderBackup {
+        volume: Some(description.uuid),
+        path: &args.to,
+    };
+    record(config, event, Outcome::Ok)?;
     print(format_args!(
         "wrote the header of volume {} (update {}) to {}\n",
         description.uuid,
@@ -60,9 +67,14 @@ pub fn backup(args: BackupArgs) -> Result<(), Failure> {
     ))
 }
 
-pub fn restore(args: RestoreArgs) -> Result<(), Failure> {
+pub fn restore(args: RestoreArgs, config: &Config) -> Result<(), Failure> {
     let location = Location::from(args.location);
     let volume = volume::restore(&location, &args.from, args.force)?;
+    let event = Event::HeaderRestore {
+        volume: Some(volume.uuid()),
+        path: &args.from,
+    };
+    record(config, event, Outcome::Ok)?;
     print(format_args!(
         "restored the header of volume {} from {} (now update {})\n",
         volume.uuid(),

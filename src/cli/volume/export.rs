@@ -6,9 +6,11 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::LocationArgs;
-use crate::cli::{ask, print};
+use crate::audit::{Event, Outcome};
+use crate::cli::{ask, print, record};
+use crate::config::Config;
 use crate::error::{Failure, Kind, io_kind};
-use crate::keys::{Access, Context, KeySets};
+use crate::keys::{Access, Context};
 use crate::secret::Dek;
 use crate::volume::{Inspection, Location};
 
@@ -38,7 +40,7 @@ pub struct Args {
     confirmed: bool,
 }
 
-pub fn run(args: Args, keys: &KeySets) -> Result<(), Failure> {
+pub fn run(args: Args, config: &Config) -> Result<(), Failure> {
     if !args.confirmed {
         return Err(Failure::new(
             Kind::Refused,
@@ -56,8 +58,15 @@ pub fn run(args: Args, keys: &KeySets) -> Result<(), Failure> {
         false => Access::OwnKeySet,
     };
     let token = &description.token;
+    let keys = config.key_sets();
     let dek = ask(keys.unwrap(&context, token, &binding.bytes(), access))?.dek;
     inspection.verify_dek(&description, &dek)?;
+    // Before it is there: what cannot be recorded is not handed out.
+    let event = Event::KeyExported {
+        volume: binding.uuid,
+        path: &args.to,
+    };
+    record(config, event, Outcome::Ok)?;
     write(&args.to, &dek)?;
     let header = match &location.header {
         Some(header) => format!(" --header {}", header.display()),

@@ -1,0 +1,92 @@
+//! What there is to be read: the log and its rotated files, as they were at
+//! one moment.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::error::{Cause, Error};
+use super::head::{self, Head};
+use super::log::wait_for;
+use super::place::{Place, Purpose};
+
+/// The files of a log, open, with their lengths between two appends.
+#[derive(Debug)]
+pub struct Files {
+    /// The oldest first; the last one is the file that is written, if there is
+    /// one.
+    pub segments: Vec<Segment>,
+    /// What the head file says; an error where that is no head.
+    pub head: Result<Option<Head>, String>,
+    /// The path of the head file.
+    pub head_path: PathBuf,
+}
+
+/// One file of a log.
+#[derive(Debug)]
+pub struct Segment {
+    /// Its path.
+    pub path: PathBuf,
+    /// The file, open to be read.
+    pub file: File,
+    /// How many bytes of it to read.
+    pub length: u64,
+}
+
+impl Files {
+    /// The files of the log at `path`. Appends are held up for no longer than
+    /// it takes to open them.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be read.
+    pub fn of(path: &Path) -> Result<Self, Error> {
+        open(path).map_err(|cause| cause.at(path))
+    }
+}
+
+fn open(path: &Path) -> Result<Files, Cause> {
+    let place = Place::of(path, Purpose::Read).map_err(|cause| match cause {
+        Cause::NoDirectory => Cause::Missing,
+        other => other,
+    })?;
+    loop {
+        let current = match place.open_current() {
+            Ok(file) => Some(file),
+            // A crash between the two steps of a rotation leaves it so.
+            Err(Cause::Missing) => None,
+            Err(other) => return Err(other),
+        };
+        if let Some(file) = &current {
+            wait_for(file, FlockOperation::NonBlockingLockShared)?;
+            if !place.is_current(file)? {
+                continue;
+            }
+        }
+        let mut segments = Vec::new();
+        for number in place.rotated()? {
+            let file = place.open_rotated(number)?;
+            segments.push(segment(place.rotated_path(number), file)?);
+        }
+        let head = head::read(&place)?;
+        if let Some(file) = current {
+            let current = segment(path.into(), file)?;
+            // Ends with the file at the latest.
+            let _ = flock(&current.file, FlockOperation::Unlock);
+            segments.push(current);
+        }
+        if segments.is_empty() {
+            return Err(Cause::Missing);
+        }
+        return Ok(Files {
+            segments,
+            head,
+            head_path: place.head_path(),
+        });
+    }
+}
+
+fn segment(path: PathBuf, file: File) -> Result<Segment, Cause> {
+    let length = file.metadata().map_err(Cause::io("examine"))?.len();
+    Ok(Segment { path, file, length })
+}
