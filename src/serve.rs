@@ -16,6 +16,7 @@ use signal_hook::iterator::Signals;
 
 use crate::config;
 use crate::crypt::{self, SectorCipher};
+use crate::engine::stats::Stats;
 use crate::engine::{self, DiskParams, SERIAL_BYTES};
 use crate::error::{Explain, Failure, Kind, io_kind};
 use crate::keys::{self, KeySets};
@@ -293,6 +294,7 @@ fn open(
         queue_size: config.queue_size,
         write_cache: config.cache == config::Cache::Writeback,
         poll: config.poll,
+        stats: Stats::private(config.queues)?,
     });
     Ok(Opened {
         disk: Arc::new(disk),
