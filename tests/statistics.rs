@@ -60,6 +60,9 @@ fn requests_of_every_kind_are_counted_once() {
     assert_eq!(counts(&seen, Kind::GetId), (1, 0, 20));
     assert_eq!(counts(&seen, Kind::Invalid), (2, 2, 0));
     assert_eq!(seen.in_flight, 0);
+    let total = seen.total();
+    assert_eq!((total.requests, total.errors), (11, 2));
+    assert_eq!(total.latency.count(), 11);
 
     // A request of 768 KiB takes three operations, one of 1 MiB four.
     let operations = |operation| seen.operations(operation).operations;

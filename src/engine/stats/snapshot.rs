@@ -110,6 +110,19 @@ impl Latency {
     }
 }
 
+impl Requests {
+    fn add(&mut self, more: &Requests) {
+        count(&mut self.requests, more.requests);
+        count(&mut self.errors, more.errors);
+        count(&mut self.bytes, more.bytes);
+        let (to, from) = (&mut self.latency, &more.latency);
+        to.sum = to.sum.saturating_add(from.sum);
+        for (to, from) in to.buckets.iter_mut().zip(from.buckets) {
+            count(to, from);
+        }
+    }
+}
+
 impl Snapshot {
     /// Adds up the blocks of all queues.
     pub(super) fn of_queues(queues: &[QueueStats]) -> Self {
@@ -121,6 +134,13 @@ impl Snapshot {
     /// The requests of a kind.
     pub fn requests(&self, kind: Kind) -> &Requests {
         &self.kinds[kind as usize]
+    }
+
+    /// The requests of all kinds.
+    pub fn total(&self) -> Requests {
+        let mut total = Requests::default();
+        self.kinds.iter().for_each(|kind| total.add(kind));
+        total
     }
 
     /// The kernel's operations of a kind.
