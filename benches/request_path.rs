@@ -1,5 +1,6 @@
 //! What a request costs beside the cipher and the kernel: taking its chain out
-//! of the ring and parsing it, answering it, its slot, and its buffer.
+//! of the ring and parsing it, answering it, its slot, its buffer, and writing
+//! all that down in the statistics.
 //!
 //! `cargo bench --bench request_path` prints the time for one request. The
 //! chains are those of a Linux guest: a header, segments of 4096 bytes, and a
@@ -7,9 +8,12 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 use std::hint::black_box;
+use std::os::fd::AsFd;
+use std::sync::Arc;
 
-use criterion::{BenchmarkId, Criterion};
-use sealblk::engine::{Slots, Work};
+use criterion::{BenchmarkId, Criterion, Throughput};
+use sealblk::engine::stats::{Direction, Operation, Stats};
+use sealblk::engine::{Account, Meter, Slots, Work};
 use sealblk::segment::Segment;
 use sealblk::store::Arena;
 use sealblk::store::arena::MAX_BLOCK;
@@ -178,10 +182,46 @@ fn buffers(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// What is counted of a read that one operation serves, in batches of so many.
+fn statistics(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("statistics");
+    let memory = sealblk::engine::stats::create(1).unwrap();
+    let mut segments = Vec::with_capacity(MAX_SEGMENTS);
+    let parsed = Guest::new(1, false).take(&mut segments);
+    let request = parsed.request.expect("the guest reads");
+    for batch in [1, 8, 32] {
+        let stats = Stats::attach(memory.as_fd(), 1).unwrap();
+        let mut meter = Meter::new(Arc::new(stats), 0);
+        let mut accounts = Vec::with_capacity(batch);
+        let name = BenchmarkId::new("4k-read-in-batches", batch);
+        group.throughput(Throughput::Elements(batch as u64));
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                for _ in 0..batch {
+                    let arrived = meter.taken();
+                    let started = meter.now();
+                    accounts.push((Account::new(black_box(&request), arrived), started));
+                }
+                meter.expire();
+                for (account, started) in accounts.drain(..) {
+                    meter.operated(Operation::Read, started, false);
+                    meter.cipher(Direction::Decrypt, PAGE, || {
+                        black_box(());
+                    });
+                    meter.answered(&account, true);
+                }
+                meter.expire();
+            });
+        });
+    }
+    group.finish();
+}
+
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     requests(&mut criterion);
     slots(&mut criterion);
     buffers(&mut criterion);
+    statistics(&mut criterion);
     criterion.final_summary();
 }

@@ -15,6 +15,7 @@ pub mod keys;
 pub mod kms;
 pub mod logging;
 pub mod manager;
+pub mod metrics;
 pub mod runtime;
 pub mod secret;
 pub mod segment;

@@ -16,11 +16,13 @@ use signal_hook::iterator::Signals;
 
 use crate::config;
 use crate::crypt::{self, SectorCipher};
+use crate::engine::stats::{self, Stats};
 use crate::engine::{self, DiskParams, SERIAL_BYTES};
 use crate::error::{Explain, Failure, Kind, io_kind};
 use crate::keys::{self, KeySets};
 use crate::runtime::block_on;
 use crate::store::{self, DirectMode, Store};
+use crate::units::Bytes;
 use crate::vhost::{Listener, Server, SocketParams, Stopper};
 use crate::volume::{self, Access, Location, Volume};
 
@@ -123,6 +125,15 @@ impl Ready {
         let _span = tracing::error_span!("disk", path = %path.display()).entered();
         self.server.run().map_err(system("a socket failed"))?;
         let synced = self.opened.disk.sync_now();
+        let done = self.opened.disk.stats().snapshot();
+        let total = done.total();
+        tracing::info!(
+            requests = total.requests,
+            errors = total.errors,
+            read = %Bytes(done.requests(stats::Kind::Read).bytes),
+            written = %Bytes(done.requests(stats::Kind::Write).bytes),
+            "served"
+        );
         synced.map_err(|source| Error::NotDurable {
             path: path.to_owned(),
             source,
@@ -298,6 +309,7 @@ fn open(
         queue_size: config.queue_size,
         write_cache: config.cache == config::Cache::Writeback,
         poll: config.poll,
+        stats: Stats::private(config.queues)?,
     });
     Ok(Opened {
         disk: Arc::new(disk),

@@ -1,9 +1,11 @@
 //! What the queues of one disk share.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::stats::Stats;
 use crate::crypt::SectorCipher;
 use crate::store::Store;
 use crate::units::SECTOR_BYTES;
@@ -35,6 +37,8 @@ pub struct DiskParams {
     pub write_cache: bool,
     /// The longest time that a queue thread looks for work before it sleeps.
     pub poll: Duration,
+    /// Where the queues write down what they do: one block for each.
+    pub stats: Stats,
 }
 
 /// A disk that can be served. Immutable but for the few flags below.
@@ -47,6 +51,7 @@ pub struct Disk {
     queue_size: u16,
     initial_write_cache: bool,
     poll: Duration,
+    stats: Arc<Stats>,
     /// Whether writes may complete before they are durable.
     write_cache: AtomicBool,
     /// An fdatasync failed: nobody knows what is durable, so that no later
@@ -84,6 +89,7 @@ impl Disk {
             queue_size: params.queue_size,
             initial_write_cache: params.write_cache,
             poll: params.poll,
+            stats: Arc::new(params.stats),
             write_cache: AtomicBool::new(params.write_cache),
             sync_failed: AtomicBool::new(false),
             punch_refused: AtomicBool::new(false),
@@ -129,6 +135,11 @@ impl Disk {
     /// The longest busy-poll.
     pub fn poll(&self) -> Duration {
         self.poll
+    }
+
+    /// What the queues have done, and do.
+    pub fn stats(&self) -> &Arc<Stats> {
+        &self.stats
     }
 
     /// Whether writes may complete before they are durable.
@@ -234,6 +245,7 @@ mod tests {
             queue_size: 128,
             write_cache: true,
             poll: Duration::ZERO,
+            stats: Stats::private(1).unwrap(),
         })
     }
 

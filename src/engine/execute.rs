@@ -4,6 +4,7 @@ use std::io;
 
 use super::queue::QueueThread;
 use super::slots::{Op, OpKind, Piece, Work};
+use super::stats::{Direction, Operation};
 use crate::segment::SegmentCursor;
 use crate::store::Block;
 use crate::store::arena::{MAX_BLOCK, PAGE};
@@ -80,6 +81,7 @@ impl QueueThread {
             piece: Piece::NONE,
             block: None,
             done: 0,
+            started: self.meter.now(),
         };
         let Ok(op) = self.ops.insert(op) else {
             return Ok(false);
@@ -123,6 +125,7 @@ impl QueueThread {
             piece,
             block,
             done: 0,
+            started: self.meter.now(),
         };
         let Ok(op) = self.ops.insert(op) else {
             return Ok(false);
@@ -157,12 +160,16 @@ impl QueueThread {
         match work {
             Work::Write => {
                 let mut from = SegmentCursor::at(&slot.segments, piece.data_offset as usize);
-                // SAFETY: the segments were found to be mapped when the request
-                // was parsed, and the memory stays while it is in flight. The
-                // arena is ours, and never part of guest memory.
-                unsafe { self.disk.cipher().encrypt(piece.sector, &mut from, bytes) };
+                self.meter.cipher(Direction::Encrypt, piece.len, || {
+                    // SAFETY: the segments were found to be mapped when the
+                    // request was parsed, and the memory stays while it is in
+                    // flight. The arena is ours, and never part of guest memory.
+                    unsafe { self.disk.cipher().encrypt(piece.sector, &mut from, bytes) }
+                });
             }
-            Work::Zero => self.disk.cipher().encrypt_zeroes(piece.sector, bytes),
+            Work::Zero => self.meter.cipher(Direction::Encrypt, piece.len, || {
+                self.disk.cipher().encrypt_zeroes(piece.sector, bytes);
+            }),
             Work::Read | Work::Punch | Work::Sync => {}
         }
     }
@@ -214,6 +221,9 @@ impl QueueThread {
         let Some(op) = self.ops.remove(number) else {
             return Ok(());
         };
+        let refused = |error| op.kind == OpKind::Punch && cannot_punch(error);
+        let failed = outcome.as_ref().is_err_and(|error| !refused(error));
+        self.meter.operated(op.kind.into(), op.started, failed);
         match outcome {
             Ok(()) => self.operation_succeeded(&op),
             Err(error) => self.operation_failed(&op, &error),
@@ -237,8 +247,10 @@ impl QueueThread {
         // SAFETY: the kernel has reported the end of its read into the block.
         let bytes = unsafe { self.ring.arena().bytes(block, op.piece.len as usize) };
         let mut to = SegmentCursor::at(&slot.segments, op.piece.data_offset as usize);
-        // SAFETY: as for encryption in `fill_block`.
-        unsafe { self.disk.cipher().decrypt(op.piece.sector, bytes, &mut to) };
+        self.meter.cipher(Direction::Decrypt, op.piece.len, || {
+            // SAFETY: as for encryption in `fill_block`.
+            unsafe { self.disk.cipher().decrypt(op.piece.sector, bytes, &mut to) }
+        });
         self.unannounced += op.piece.len;
     }
 
@@ -312,13 +324,27 @@ impl QueueThread {
             self.slots.get(number).in_flight = 0;
             self.answer(number, Err(Reject::IoError));
         }
-        self.vring.notify();
+        self.notify();
     }
 
     /// Completes a request, successfully with so many bytes of data for the guest.
     fn answer(&mut self, number: u16, outcome: Result<u32, Reject>) {
+        let account = self.slots.get(number).account;
         if let Some(completion) = self.slots.release(number) {
+            // First, so that whoever has the answer finds it counted.
+            self.meter.answered(&account, outcome.is_ok());
             self.vring.push(&completion, outcome);
+        }
+    }
+}
+
+impl From<OpKind> for Operation {
+    fn from(kind: OpKind) -> Self {
+        match kind {
+            OpKind::Read => Operation::Read,
+            OpKind::Write => Operation::Write,
+            OpKind::Punch => Operation::Punch,
+            OpKind::Sync => Operation::Sync,
         }
     }
 }

@@ -14,18 +14,24 @@
 //! A request is cut into operations of at most [`MAX_BLOCK`] bytes, so that
 //! what a queue can have in flight is bounded by its arena, whatever the
 //! guest asks for. No lock is taken and nothing is allocated per request.
+//! What was done is written down in [`stats`], where others may read it.
 //!
 //! [`MAX_BLOCK`]: crate::store::arena::MAX_BLOCK
 
 mod disk;
 mod execute;
+mod meter;
 mod poll;
 mod queue;
 mod slots;
+pub mod stats;
 mod vring;
 
 pub use disk::{Disk, DiskParams, SERIAL_BYTES};
 pub use queue::{QueueStart, RunningQueue, start_queue};
-/// For benchmarks: the tables of a queue thread, without the thread.
+/// For benchmarks: the parts of a queue thread, without the thread.
 #[doc(hidden)]
-pub use slots::{Slots, Table, Work};
+pub use {
+    meter::{Account, Meter},
+    slots::{Slots, Table, Work},
+};

@@ -1,7 +1,7 @@
 //! How long to look for work before sleeping.
 #![forbid(unsafe_code)]
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The first step up from no polling at all.
 const FIRST: Duration = Duration::from_micros(4);
@@ -24,12 +24,16 @@ impl Poll {
         }
     }
 
-    /// Looks until `found` is true or the window is over. True when found.
-    pub fn look(&self, mut found: impl FnMut() -> bool) -> bool {
+    /// Looks until `found` is true or the window is over, by the time that has
+    /// `elapsed` meanwhile. True when found.
+    pub fn look(
+        &self,
+        mut elapsed: impl FnMut() -> Duration,
+        mut found: impl FnMut() -> bool,
+    ) -> bool {
         if !self.is_open() {
             return false;
         }
-        let start = Instant::now();
         loop {
             // Looking costs less than asking for the time.
             for _ in 0..16 {
@@ -38,7 +42,7 @@ impl Poll {
                 }
                 std::hint::spin_loop();
             }
-            if start.elapsed() >= self.window {
+            if elapsed() >= self.window {
                 return false;
             }
         }
@@ -73,12 +77,14 @@ mod tests {
     fn short_sleeps_widen_the_window_and_long_ones_close_it() {
         let most = Duration::from_micros(32);
         let mut poll = Poll::new(most);
-        assert!(!poll.look(|| true), "no polling before it has paid");
+        let soon = || Duration::ZERO;
+        assert!(!poll.look(soon, || true), "no polling before it has paid");
         for _ in 0..10 {
             poll.slept(Duration::from_micros(20));
         }
         assert_eq!(poll.window, most);
-        assert!(poll.look(|| true));
+        assert!(poll.look(soon, || true));
+        assert!(!poll.look(|| most, || false));
         for _ in 0..10 {
             poll.slept(Duration::from_millis(5));
         }

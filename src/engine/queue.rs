@@ -7,12 +7,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::thread::JoinHandle;
-use std::time::Instant;
 
 use rustix::event::{EventfdFlags, eventfd};
 use virtio_queue::{Queue, QueueT};
 
 use super::disk::Disk;
+use super::meter::{Account, Meter};
 use super::poll::Poll;
 use super::slots::{Op, Slots, Table};
 use super::vring::Vring;
@@ -149,6 +149,7 @@ fn run(
         Ok(ring) => {
             let mut thread = QueueThread {
                 poll: Poll::new(disk.poll()),
+                meter: Meter::new(disk.stats().clone(), index),
                 disk,
                 vring,
                 ring,
@@ -197,6 +198,7 @@ pub(super) struct QueueThread {
     pub(super) unsubmitted: u64,
     /// Bytes given to the guest since it was last told.
     pub(super) unannounced: u64,
+    pub(super) meter: Meter,
     poll: Poll,
     stopping: bool,
 }
@@ -212,7 +214,7 @@ impl QueueThread {
             self.reap(kick, wake, control)?;
             self.resume_waiting()?;
             self.take_requests()?;
-            self.vring.notify();
+            self.notify();
             if self.stopping && self.slots.all_free() {
                 return Ok(());
             }
@@ -223,17 +225,21 @@ impl QueueThread {
     /// Handles everything that the kernel has reported.
     fn reap(&mut self, kick: &File, wake: &OwnedFd, control: &Receiver<Control>) -> io::Result<()> {
         self.ring.collect()?;
+        let mut ended = false;
         while let Some(event) = self.ring.next_event() {
             match event {
                 Event::Done(op, result) => {
+                    ended = true;
                     self.operation_done(op as u16, result)?;
                     if self.unannounced >= BATCH_BYTES {
                         self.unannounced = 0;
-                        self.vring.notify();
+                        self.notify();
+                        self.meter.expire();
                     }
                 }
                 // A kick says only that there is work; the loop looks anyway.
                 Event::Ready { number, more } if number == KICK => {
+                    self.meter.kicked();
                     if !more {
                         self.ring.poll(KICK, kick.as_fd())?;
                     }
@@ -250,7 +256,17 @@ impl QueueThread {
                 Event::Lost(_) => return Err(io::Error::other("the session is out of reach")),
             }
         }
+        if ended {
+            self.meter.expire();
+        }
         Ok(())
+    }
+
+    /// Tells the driver what has been returned, if it wants to know.
+    pub(super) fn notify(&mut self) {
+        if self.vring.notify() {
+            self.meter.notified();
+        }
     }
 
     fn obey(&mut self, control: &Receiver<Control>) {
@@ -293,16 +309,23 @@ impl QueueThread {
             let Some(parsed) = self.vring.pop(self.disk.limits(), &mut slot.segments) else {
                 return Ok(());
             };
+            let arrived = self.meter.taken();
             match parsed.request {
                 Ok(request) => {
+                    slot.account = Account::new(&request, arrived);
                     self.slots.take(number, parsed.completion);
                     self.begin(number, request)?;
                 }
-                Err(reject) => self.vring.push(&parsed.completion, Err(reject)),
+                Err(reject) => {
+                    self.meter.rejected(arrived);
+                    self.vring.push(&parsed.completion, Err(reject));
+                }
             }
             if self.unsubmitted >= BATCH_BYTES {
                 self.unsubmitted = 0;
                 self.ring.submit()?;
+                // The kernel may have done some of it at once.
+                self.meter.expire();
             }
         }
         Ok(())
@@ -313,16 +336,20 @@ impl QueueThread {
     fn sleep(&mut self) -> io::Result<()> {
         self.unsubmitted = 0;
         self.unannounced = 0;
+        self.meter.expire();
         let takes = self.can_take();
         if self.poll.is_open() {
             if self.ring.has_unsubmitted() {
                 self.ring.submit()?;
             }
-            let (ring, vring) = (&mut self.ring, &self.vring);
-            if self
-                .poll
-                .look(|| ring.has_events() || (takes && vring.has_work()))
-            {
+            let start = self.meter.read();
+            let (ring, vring, meter) = (&mut self.ring, &self.vring, &mut self.meter);
+            let found = self.poll.look(
+                || meter.since(start),
+                || ring.has_events() || (takes && vring.has_work()),
+            );
+            self.meter.polled(start);
+            if found {
                 return Ok(());
             }
         }
@@ -330,12 +357,15 @@ impl QueueThread {
             self.vring.disable_kicks();
             return Ok(());
         }
+        self.meter.sleeps();
         if self.poll.is_on() {
-            let start = Instant::now();
+            let start = self.meter.now();
             self.ring.wait()?;
-            self.poll.slept(start.elapsed());
+            let slept = self.meter.since(start);
+            self.poll.slept(slept);
         } else {
             self.ring.wait()?;
+            self.meter.expire();
         }
         if takes {
             self.vring.disable_kicks();

@@ -2,6 +2,7 @@
 //! tables that are made once.
 #![forbid(unsafe_code)]
 
+use super::meter::{Account, Moment};
 use crate::segment::Segment;
 use crate::store::Block;
 use crate::units::{SECTOR_BYTES, Sector};
@@ -41,6 +42,8 @@ pub struct Slot {
     started: u64,
     /// Operations that have not ended.
     pub in_flight: u32,
+    /// For the statistics, once it is answered.
+    pub account: Account,
     /// Why the request fails, once it is known.
     pub failed: Option<Reject>,
     /// The file system cannot deallocate: do it again with zeroes.
@@ -80,6 +83,7 @@ impl Slot {
             next: (0, 0),
             started: 0,
             in_flight: 0,
+            account: Account::NONE,
             failed: None,
             fall_back: false,
         }
@@ -154,6 +158,8 @@ pub struct Op {
     pub block: Option<Block>,
     /// Bytes that are done, after a short read or write.
     pub done: u32,
+    /// When it was handed over.
+    pub started: Moment,
 }
 
 /// A fixed number of things that are taken and given back by number.

@@ -80,10 +80,11 @@ impl Vring {
         }
     }
 
-    /// Tells the driver, if it wants to know, what has been returned.
-    pub fn notify(&mut self) {
+    /// Tells the driver, if it wants to know, what has been returned. True when
+    /// it was told.
+    pub fn notify(&mut self) -> bool {
         if !self.returned {
-            return;
+            return false;
         }
         self.returned = false;
         let wanted = match self.queue.event_idx_enabled() {
@@ -99,9 +100,13 @@ impl Vring {
         };
         match wanted {
             Ok(true) => signal(self.call.as_mut()),
-            Ok(false) => {}
-            Err(error) => self.break_down(&error),
+            Ok(false) => return false,
+            Err(error) => {
+                self.break_down(&error);
+                return false;
+            }
         }
+        true
     }
 
     /// Whether chains are waiting. Only a look, for busy polling.

@@ -2,13 +2,14 @@
 //! parts: for what cannot be seen from outside of the server.
 
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use sealblk::crypt::{Engine, Params, SectorCipher};
+use sealblk::engine::stats::{self, Reader, Stats};
 use sealblk::engine::{Disk, DiskParams};
 use sealblk::secret::Dek;
 use sealblk::store::{DirectMode, Store};
@@ -27,6 +28,7 @@ pub struct Served {
     directory: TempDir,
     dek: Dek,
     params: Params,
+    stats: OwnedFd,
     stopper: Stopper,
     thread: Option<JoinHandle<()>>,
 }
@@ -44,6 +46,7 @@ impl Served {
             (false, DirectMode::Auto),
             2,
         );
+        let stats = stats::create(2).unwrap();
         let disk = Disk::new(DiskParams {
             cipher: SectorCipher::new(Engine::Portable, &dek, params).unwrap(),
             store: store.unwrap_or_else(|error| panic!("{error}: {file:?}")),
@@ -55,6 +58,7 @@ impl Served {
             queue_size: 256,
             write_cache: true,
             poll: Duration::from_micros(20),
+            stats: Stats::attach(stats.as_fd(), 2).unwrap(),
         });
         let listener = Listener::bind(&SocketParams {
             path: directory.path().join("socket"),
@@ -66,6 +70,7 @@ impl Served {
             directory,
             dek,
             params,
+            stats,
             stopper: server.stopper(),
             thread: Some(std::thread::spawn(move || server.run().unwrap())),
         }
@@ -81,6 +86,11 @@ impl Served {
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
+    }
+
+    /// The statistics, as another process would see them.
+    pub fn stats(&self) -> Reader {
+        Reader::open(self.stats.as_fd()).unwrap()
     }
 
     /// The disk, decrypted without the data path.

@@ -1,0 +1,134 @@
+//! The disks: their states, and where their statistics are.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
+use uuid::Uuid;
+
+use super::disk_io;
+use super::encode::About;
+use crate::engine::stats::Reader;
+
+/// The states of a disk, as the API names them.
+pub const DISK_STATES: [&str; 6] = [
+    "waiting",
+    "attaching",
+    "running",
+    "restarting",
+    "stopping",
+    "failed",
+];
+
+/// What is told of a disk, beside its statistics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskView {
+    /// Its name.
+    pub disk: String,
+    /// The UUID of its volume, as soon as it is known.
+    pub volume: Option<Uuid>,
+    /// One of [`DISK_STATES`].
+    pub state: &'static str,
+    /// Whether a front end is connected.
+    pub front_end: bool,
+    /// Times that its worker was started again.
+    pub restarts: u32,
+}
+
+#[derive(Debug, Default)]
+pub struct Disks(Mutex<BTreeMap<String, Known>>);
+
+#[derive(Clone, Debug, Default)]
+struct Known {
+    view: Option<DiskView>,
+    stats: Option<Arc<Reader>>,
+}
+
+/// The labels of everything that is told of one disk.
+pub type Labels = [(&'static str, String); 2];
+
+impl Disks {
+    fn table(&self) -> MutexGuard<'_, BTreeMap<String, Known>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn changed(&self, view: DiskView) {
+        let disk = view.disk.clone();
+        self.table().entry(disk).or_default().view = Some(view);
+    }
+
+    pub fn started(&self, disk: &str, stats: Reader) {
+        self.table().entry(disk.into()).or_default().stats = Some(Arc::new(stats));
+    }
+
+    pub fn gone(&self, disk: &str) {
+        self.table().remove(disk);
+    }
+}
+
+impl Collector for Disks {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let encoder = &mut encoder;
+        // What follows takes a while for a thousand disks.
+        let table = self.table().clone();
+        let views: Vec<(Labels, &DiskView)> = table
+            .iter()
+            .filter_map(|(name, known)| {
+                let view = known.view.as_ref()?;
+                Some((labels(name, view.volume), view))
+            })
+            .collect();
+        let counts = DISK_STATES.map(|state| {
+            let count = views.iter().filter(|(_, view)| view.state == state).count();
+            ([("state", state)], count as f64)
+        });
+        About("disks", "Disks in each state.", None).gauges(encoder, counts)?;
+        if views.is_empty() {
+            return Ok(());
+        }
+        let states = views.iter().flat_map(|(labels, view)| {
+            DISK_STATES.map(|state| {
+                let labels = (labels.as_slice(), [("state", state)]);
+                (labels, f64::from(u8::from(state == view.state)))
+            })
+        });
+        About(
+            "disk_state",
+            "Whether the disk is in this state (1) or not (0).",
+            None,
+        )
+        .gauges(encoder, states)?;
+        let connected = views
+            .iter()
+            .map(|(labels, view)| (labels.as_slice(), f64::from(u8::from(view.front_end))));
+        About(
+            "disk_front_end_connected",
+            "Whether a front end (QEMU) is connected to the disk (1) or not (0).",
+            None,
+        )
+        .gauges(encoder, connected)?;
+        let restarts = views
+            .iter()
+            .map(|(labels, view)| (labels.as_slice(), u64::from(view.restarts)));
+        About(
+            "disk_worker_restarts",
+            "Times that the worker of the disk was started again after it had ended.",
+            None,
+        )
+        .counters(encoder, restarts)?;
+        let counted = table.iter().filter_map(|(name, known)| {
+            let volume = known.view.as_ref().and_then(|view| view.volume);
+            let snapshot = known.stats.as_ref()?.snapshot();
+            Some((labels(name, volume), snapshot))
+        });
+        disk_io::encode(encoder, &counted.collect::<Vec<_>>())
+    }
+}
+
+fn labels(disk: &str, volume: Option<Uuid>) -> Labels {
+    let volume = volume.map(|uuid| uuid.to_string()).unwrap_or_default();
+    [("disk", disk.to_owned()), ("volume", volume)]
+}
