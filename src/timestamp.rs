@@ -18,7 +18,15 @@ impl Timestamp {
     /// Now, by the system's clock.
     pub fn now() -> Self {
         // A clock before 1970 is no reason to fail; it shows as 1970.
-        let seconds = SystemTime::now()
+        SystemTime::now().into()
+    }
+}
+
+impl From<SystemTime> for Timestamp {
+    /// What is outside the years 1970 to 9999 becomes the nearest instant
+    /// within them.
+    fn from(time: SystemTime) -> Self {
+        let seconds = time
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_secs());
         Timestamp(i64::try_from(seconds).unwrap_or(i64::MAX).min(MAX))

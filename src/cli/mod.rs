@@ -16,7 +16,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{Config, LogFormat, LogLevel, Overrides};
+use crate::config::{Config, FilePath, LogFormat, LogLevel, Overrides, path_parser};
 use crate::error::{Failure, Kind, io_kind};
 use crate::logging;
 
@@ -89,6 +89,16 @@ pub struct Cli {
     )]
     pub log_format: Option<LogFormat>,
 
+    /// Socket of the daemon [default: /run/sealblk/sealblk.sock]
+    #[arg(
+        long,
+        global = true,
+        value_name = "SOCKET",
+        value_parser = path_parser(),
+        help_heading = "Global options"
+    )]
+    pub daemon: Option<FilePath>,
+
     /// What to do
     #[command(subcommand)]
     pub command: Command,
@@ -123,6 +133,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         key_file: cli.key_file,
         log_level: cli.log_level,
         log_format: cli.log_format,
+        daemon: cli.daemon,
     };
     let config = Config::load(cli.config.as_deref(), overrides)?;
     logging::init(config.log);

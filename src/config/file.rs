@@ -92,19 +92,21 @@ impl<'a> Reader<'a> {
                     };
                 }
                 "serve" => config.serve = self.table::<Options>(value)?,
+                "daemon" => config.daemon = super::daemon::settings(self, value)?,
                 "key_sets" => {
                     for (name, value) in self.entries(value)? {
                         let at = name.span().start;
                         let name: Name =
                             name.get_ref().parse().map_err(|e: String| self.at(at, e))?;
-                        let definition = self.key_set(&name, value)?;
+                        let definition = self.key_set(&name, value.clone())?;
+                        config.tables.insert(name.clone(), self.table(value)?);
                         config.key_sets.insert(name, definition);
                     }
                 }
                 other => {
                     return Err(self.at(
                         key.span().start,
-                        format!("there is no setting {other:?} here: the tables are [log], [serve] and [key_sets.NAME]"),
+                        format!("there is no setting {other:?} here: the tables are [log], [serve], [daemon] and [key_sets.NAME]"),
                     ));
                 }
             }

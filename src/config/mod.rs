@@ -7,6 +7,7 @@
 //! environment to find out what to do.
 
 mod choices;
+pub mod daemon;
 mod error;
 mod file;
 mod group;
@@ -14,10 +15,12 @@ mod kmip;
 mod options;
 mod serve;
 mod service;
+pub mod user;
 mod values;
 mod vault;
 
 pub use choices::{Cache, Direct, Discard, LogFormat, LogLevel};
+pub use daemon::Daemon;
 pub use error::Error;
 pub use group::Group;
 pub use options::Options;
@@ -26,7 +29,10 @@ pub use serve::{Disk, Serve};
 pub use values::{Engine, FilePath, Poll, QueueSize, Queues, Serial, SocketMode};
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
 
 use crate::keys::{self, Definition, KeySets, Source};
 use crate::kms;
@@ -41,10 +47,14 @@ pub struct Config {
     pub path: Option<PathBuf>,
     /// What the key sets are. There is always one named [`keys::DEFAULT`].
     pub key_sets: BTreeMap<keys::Name, Definition>,
+    /// The same as the tables that they were read from, for those that were.
+    pub tables: BTreeMap<keys::Name, Map<String, Value>>,
     /// What and how to log.
     pub log: Log,
     /// The `[serve]` table.
     pub serve: Options,
+    /// The `[daemon]` table.
+    pub daemon: Daemon,
 }
 
 /// What and how to log.
@@ -65,6 +75,8 @@ pub struct Overrides {
     pub log_level: Option<LogLevel>,
     /// The log format.
     pub log_format: Option<LogFormat>,
+    /// The socket of the manager.
+    pub daemon: Option<FilePath>,
 }
 
 impl Default for Config {
@@ -73,8 +85,10 @@ impl Default for Config {
         Config {
             path: None,
             key_sets: BTreeMap::from([(keys::Name::default(), platform_key())]),
+            tables: BTreeMap::new(),
             log: Log::default(),
             serve: Options::default(),
+            daemon: Daemon::default(),
         }
     }
 }
@@ -109,7 +123,55 @@ impl Config {
         }
         config.log.level = overrides.log_level.unwrap_or(config.log.level);
         config.log.format = overrides.log_format.unwrap_or(config.log.format);
+        if let Some(socket) = overrides.daemon {
+            let socket = PathBuf::from(socket);
+            daemon::check_socket(&socket).map_err(|why| {
+                Error::contradiction(
+                    why,
+                    "put it into a directory with a shorter path, such as /run/sealblk",
+                )
+            })?;
+            config.daemon.socket = socket;
+        }
         Ok(config)
+    }
+
+    /// Every setting that has a value, by its name in the file, as text. Two
+    /// that are the same here are the same.
+    pub fn settings(&self) -> BTreeMap<String, String> {
+        fn put(all: &mut BTreeMap<String, String>, name: &str, value: &dyn fmt::Debug) {
+            all.insert(name.into(), format!("{value:?}"));
+        }
+        let mut all = BTreeMap::new();
+        // Taken apart, so that a new setting cannot be forgotten here.
+        let Daemon {
+            socket,
+            socket_group,
+            socket_mode,
+            state_dir,
+            run_dir,
+            attach_concurrency,
+            keep_deks,
+            poll,
+            roles,
+        } = &self.daemon;
+        put(&mut all, "daemon.socket", socket);
+        put(&mut all, "daemon.socket_group", socket_group);
+        put(&mut all, "daemon.socket_mode", socket_mode);
+        put(&mut all, "daemon.state_dir", state_dir);
+        put(&mut all, "daemon.run_dir", run_dir);
+        put(&mut all, "daemon.attach_concurrency", attach_concurrency);
+        put(&mut all, "daemon.keep_deks", keep_deks);
+        put(&mut all, "daemon.poll", poll);
+        put(&mut all, "daemon.roles", roles);
+        let Log { level, format } = &self.log;
+        put(&mut all, "log.level", level);
+        put(&mut all, "log.format", format);
+        put(&mut all, "serve", &self.serve);
+        for (name, definition) in &self.key_sets {
+            put(&mut all, &format!("key_sets.{name}"), definition);
+        }
+        all
     }
 
     /// The key sets, ready to be used.
