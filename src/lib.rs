@@ -12,6 +12,7 @@ pub mod error;
 pub mod keys;
 pub mod kms;
 pub mod logging;
+pub mod manager;
 pub mod runtime;
 pub mod secret;
 pub mod segment;

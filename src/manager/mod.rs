@@ -1,0 +1,12 @@
+//! The manager (`sealblk daemon`): the control plane of a host.
+//!
+//! It holds the credentials of the key services and answers the API; each disk
+//! is a process of its own. [`model`] is what goes over the API, [`api`] the
+//! HTTP server, [`roles`] and [`peer`] say who may do what, [`services`] what
+//! the API stands on. Nothing here touches a guest's memory or data.
+
+pub mod api;
+pub mod model;
+pub mod peer;
+pub mod roles;
+pub mod services;
