@@ -3,10 +3,19 @@
 //! It holds the credentials of the key services and answers the API; each disk
 //! is a process of its own. [`model`] is what goes over the API, [`api`] the
 //! HTTP server, [`roles`] and [`peer`] say who may do what, [`services`] what
-//! the API stands on. Nothing here touches a guest's memory or data.
+//! the API stands on, [`control`] and [`run()`] the life of the manager itself,
+//! [`client`] the other end. Nothing here touches a guest's memory or data.
 
 pub mod api;
+pub mod client;
+pub mod configured;
+pub mod control;
 pub mod model;
 pub mod peer;
 pub mod roles;
+mod run;
 pub mod services;
+pub mod socket;
+mod wiring;
+
+pub use run::{Setup, run};
