@@ -8,29 +8,47 @@
 use std::io::{self, IsTerminal};
 
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Registry, fmt, reload};
 
 use crate::config::{Log, LogFormat, LogLevel};
 
-/// Logs from now on as `log` says. For `main` alone: the first call of a
-/// process wins, and later ones change nothing.
-pub fn init(log: Log) {
-    let level = match log.level {
+/// Changes what is logged while the process runs.
+#[derive(Clone, Debug)]
+pub struct Handle(reload::Handle<LevelFilter, Registry>);
+
+impl Handle {
+    /// Logs from now on what is at least as severe as `level`.
+    pub fn set_level(&self, level: LogLevel) {
+        // Fails only when nothing is logged any more.
+        let _ = self.0.reload(filter(level));
+    }
+}
+
+fn filter(level: LogLevel) -> LevelFilter {
+    match level {
         LogLevel::Off => LevelFilter::OFF,
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
-    };
-    let builder = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(io::stderr);
+    }
+}
+
+/// Logs from now on as `log` says. For `main` alone: the first call of a
+/// process wins, and later ones change nothing.
+pub fn init(log: Log) -> Handle {
+    let (level, handle) = reload::Layer::new(filter(log.level));
+    let lines = fmt::layer().with_writer(io::stderr);
+    let registry = tracing_subscriber::registry().with(level);
     // A second subscriber is refused, which is what is promised.
     let _ = match log.format {
-        LogFormat::Text => builder
-            .with_ansi(io::stderr().is_terminal())
-            .try_init()
-            .map_err(drop),
-        LogFormat::Json => builder.json().flatten_event(true).try_init().map_err(drop),
+        LogFormat::Text => registry
+            .with(lines.with_ansi(io::stderr().is_terminal()))
+            .try_init(),
+        LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
     };
+    Handle(handle)
 }

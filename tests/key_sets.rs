@@ -35,7 +35,7 @@ impl Host {
         let home = Home::new();
         let config = home.path("sealblk.toml");
         let text = format!(
-            "state_dir = {:?}\n[key_sets.safe]\nprovider = \"file\"\nkey_file = {:?}\n",
+            "[daemon]\nstate_dir = {:?}\n[key_sets.safe]\nprovider = \"file\"\nkey_file = {:?}\n",
             home.path("state"),
             home.path("safe.key"),
         );

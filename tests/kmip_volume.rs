@@ -25,7 +25,7 @@ use support::server::{Server, image_in, socket_in, succeed};
 fn configure(directory: &Path, server: &PyKmip, mode: &str, name: &str) -> PathBuf {
     let path = |name: &str| server.path(name).display().to_string();
     let text = format!(
-        "state_dir = {:?}\n\
+        "[daemon]\nstate_dir = {:?}\n\
          [key_sets.default]\n\
          provider = \"kmip\"\n\
          endpoints = [\"127.0.0.1:{}\"]\n\

@@ -47,6 +47,7 @@ impl Host {
         let config = home.path("sealblk.toml");
         let toml = format!(
             r#"
+            [daemon]
             state_dir = "{state}"
             [log]
             level = "trace"

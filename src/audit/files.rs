@@ -1,10 +1,13 @@
 //! What there is to be read: the log and its rotated files, as they were at
 //! one moment.
 
+use std::collections::VecDeque;
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
+use serde_json::{Map, Value};
 
 use super::error::{Cause, Error};
 use super::head::{self, Head};
@@ -89,4 +92,31 @@ fn open(path: &Path) -> Result<Files, Cause> {
 fn segment(path: PathBuf, file: File) -> Result<Segment, Cause> {
     let length = file.metadata().map_err(Cause::io("examine"))?.len();
     Ok(Segment { path, file, length })
+}
+
+/// The last `count` lines of the log at `path`, oldest first.
+///
+/// # Errors
+/// When there is none, or it cannot be read. Lines that are not whole are left
+/// out.
+pub fn last(path: &Path, count: usize) -> Result<Vec<Map<String, Value>>, Error> {
+    let files = Files::of(path)?;
+    let mut found = VecDeque::new();
+    'files: for segment in files.segments.iter().rev() {
+        let length = usize::try_from(segment.length).unwrap_or(usize::MAX);
+        let mut bytes = vec![0; length];
+        segment
+            .file
+            .read_exact_at(&mut bytes, 0)
+            .map_err(|error| Cause::io("read")(error).at(&segment.path))?;
+        for line in bytes.split(|&c| c == b'\n').rev() {
+            if found.len() == count {
+                break 'files;
+            }
+            if let Ok(line) = serde_json::from_slice(line) {
+                found.push_front(line);
+            }
+        }
+    }
+    Ok(found.into())
 }

@@ -101,6 +101,11 @@ impl Log {
         Ok(log)
     }
 
+    /// The file that is written.
+    pub fn path(&self) -> &std::path::Path {
+        &self.settings.path
+    }
+
     /// Records that `actor` did something. It is on disk when this returns.
     ///
     /// # Errors

@@ -25,7 +25,7 @@ mod witness;
 
 pub use error::{Cause, Error};
 pub use event::{Event, Outcome, Record};
-pub use files::{Files, Segment};
+pub use files::{Files, Segment, last};
 pub use head::Head;
 pub use line::{Hash, LINE_MAX, Line, TornBytes, Unsound};
 pub use log::Log;

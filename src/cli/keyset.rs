@@ -13,7 +13,7 @@ use super::{ask, print, print_json, record};
 use crate::audit::{Event, Outcome};
 use crate::config::{Config, Overrides};
 use crate::error::Failure;
-use crate::keys::{Context, KeySets, Name};
+use crate::keys::{Context, Name};
 use crate::manager::key_sets::{Admin, Changes};
 use crate::timestamp::Timestamp;
 use settings::SettingArgs;
@@ -110,13 +110,13 @@ pub enum Action {
 /// Whatever the command fails with.
 pub fn run(
     args: Args,
-    file: Option<PathBuf>,
+    named: Option<PathBuf>,
     overrides: Overrides,
     config: &Config,
-    keys: KeySets,
 ) -> Result<(), Failure> {
-    let keys = Arc::new(keys);
-    let admin = Admin::new(file.or_else(|| config.path.clone()), overrides, keys);
+    let keys = Arc::new(config.key_sets());
+    let load = move || Config::load(named.as_deref(), overrides.clone());
+    let admin = Admin::new(Arc::new(load), keys);
     let context = Context::local(None);
     match args.action {
         Action::Create {

@@ -6,10 +6,17 @@
 //! [`Failure`], which `main` prints once.
 #![forbid(unsafe_code)]
 
+pub mod attach;
 pub mod audit;
+pub mod daemon;
+pub mod detach;
+mod disk;
 pub mod key;
 pub mod keyset;
+pub mod list;
 pub mod serve;
+pub mod show;
+pub mod status;
 pub mod volume;
 
 use std::fmt::Display;
@@ -20,10 +27,11 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::audit as audit_log;
-use crate::config::{Config, LogFormat, LogLevel, Overrides};
+use crate::config::{Config, FilePath, LogFormat, LogLevel, Overrides, path_parser};
 use crate::error::{Failure, Kind, io_kind};
 use crate::keys::Actor;
 use crate::logging;
+use crate::manager::client::Client;
 use crate::runtime::block_on;
 
 /// What `--help` ends with.
@@ -32,7 +40,8 @@ First steps:
   sealblk key init                                    make the platform key, once per host;
                                                       then back it up
   sealblk volume create --size 10G disk.img           make an encrypted volume
-  sealblk serve disk.img --socket /run/disk.sock      serve it to QEMU
+  sealblk serve disk.img --socket /run/disk.sock      serve it to QEMU; or, where
+  sealblk attach disk.img --socket /run/disk.sock     the daemon runs, let it do that
   sealblk help COMMAND                                explain a command
 
 Exit status:
@@ -45,7 +54,7 @@ Exit status:
    6  it would destroy something; an explicit flag is needed
    7  stored bytes are damaged or have been tampered with
    8  the key is wrong, denied, or its version is gone
-   9  a key management service does not answer
+   9  a key management service, or the daemon, does not answer
   10  reading or writing failed, or no space or memory is left
   11  this kernel, CPU or sealblk version cannot do it";
 
@@ -95,6 +104,16 @@ pub struct Cli {
     )]
     pub log_format: Option<LogFormat>,
 
+    /// Socket of the daemon [default: /run/sealblk/sealblk.sock]
+    #[arg(
+        long,
+        global = true,
+        value_name = "SOCKET",
+        value_parser = path_parser(),
+        help_heading = "Global options"
+    )]
+    pub daemon: Option<FilePath>,
+
     /// What to do
     #[command(subcommand)]
     pub command: Command,
@@ -105,8 +124,22 @@ pub struct Cli {
 pub enum Command {
     /// Make volumes, and look after their headers
     Volume(volume::Args),
-    /// Serve volumes to QEMU
+    /// Serve volumes to QEMU, without a daemon
     Serve(serve::Args),
+    /// Run the daemon that attaches disks and looks after them
+    Daemon(daemon::Args),
+    /// Let the daemon serve a volume to QEMU
+    Attach(attach::Args),
+    /// Let the daemon serve a volume no longer
+    Detach(detach::Args),
+    /// List the daemon's disks
+    List(list::Args),
+    /// Show one of the daemon's disks
+    Show(show::Args),
+    /// Show what the daemon is doing
+    Status(status::Args),
+    /// Let the daemon read its configuration again
+    Reload(status::Args),
     /// Make and look after key sets: which key of which service wraps what
     Keyset(keyset::Args),
     /// Make, rotate and look after the platform key of this host
@@ -133,17 +166,24 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         key_file: cli.key_file,
         log_level: cli.log_level,
         log_format: cli.log_format,
+        daemon: cli.daemon,
     };
-    let config = Config::load(cli.config.as_deref(), overrides.clone())?;
-    logging::init(config.log);
+    let named = cli.config;
+    let config = Config::load(named.as_deref(), overrides.clone())?;
+    let log = logging::init(config.log);
     match cli.command {
         Command::Volume(args) => volume::run(args, &config),
         Command::Serve(args) => crate::serve::run(&args.resolve(&config)?, &config.key_sets()),
-        Command::Keyset(args) => {
-            keyset::run(args, cli.config, overrides, &config, config.key_sets())
-        }
+        Command::Keyset(args) => keyset::run(args, named, overrides, &config),
         Command::Key(args) => key::run(args, &config),
         Command::Audit(args) => audit::run(args, &config),
+        Command::Daemon(args) => daemon::run(args, named.as_deref(), overrides, config, log),
+        Command::Attach(args) => attach::run(args, &Ask::of(&config)),
+        Command::Detach(args) => detach::run(args, &Ask::of(&config)),
+        Command::List(args) => list::run(args, &Ask::of(&config)),
+        Command::Show(args) => show::run(args, &Ask::of(&config)),
+        Command::Status(args) => status::run(args, &Ask::of(&config)),
+        Command::Reload(args) => status::reload(args, &Ask::of(&config)),
         Command::Version => Ok(()),
     }
 }
@@ -171,6 +211,35 @@ fn record(
     match config.audit_log() {
         Some(log) => Ok(log.record(&actor, event, outcome)?),
         None => Ok(()),
+    }
+}
+
+/// Asks the daemon, for the commands that are its clients.
+#[derive(Debug)]
+pub struct Ask {
+    socket: PathBuf,
+}
+
+impl Ask {
+    /// The daemon that is configured.
+    pub fn of(config: &Config) -> Self {
+        Ask {
+            socket: config.daemon.socket.clone(),
+        }
+    }
+
+    /// Asks it something, and waits for the answer.
+    ///
+    /// # Errors
+    /// When it does not answer, or with a problem.
+    pub fn daemon<T>(
+        &self,
+        question: impl AsyncFnOnce(Client) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let client = Client::new(&self.socket)?;
+        block_on(question(client)).map_err(|error| {
+            Failure::new(Kind::Io, format!("cannot ask the daemon: {error}"), None)
+        })?
     }
 }
 
@@ -213,19 +282,7 @@ mod tests {
 
     #[test]
     fn the_help_lists_every_exit_status() {
-        for kind in [
-            Kind::Internal,
-            Kind::Usage,
-            Kind::NotFound,
-            Kind::Permission,
-            Kind::Busy,
-            Kind::Refused,
-            Kind::Corrupt,
-            Kind::Key,
-            Kind::Unreachable,
-            Kind::Io,
-            Kind::Unsupported,
-        ] {
+        for kind in Kind::ALL {
             let line = format!("\n  {:2}  ", kind.exit_status());
             assert_eq!(AFTER_HELP.matches(&line).count(), 1, "{kind:?}");
         }

@@ -108,9 +108,7 @@ impl<'a> Reader<'a> {
                 }
                 "audit" => config.audit = super::audit::table(self, value)?,
                 "serve" => config.serve = self.table::<Options>(value)?,
-                "state_dir" => {
-                    config.state_dir = self.table::<FilePath>(value)?.into();
-                }
+                "daemon" => config.daemon = super::daemon::settings(self, value)?,
                 "key_set_dir" => {
                     let path: FilePath = self.table(value)?;
                     config.key_set_files = KeySetFiles::new(PathBuf::from(path));
@@ -128,7 +126,7 @@ impl<'a> Reader<'a> {
                 other => {
                     return Err(self.at(
                         key.span().start,
-                        format!("there is no setting {other:?} here: there are state_dir, key_set_dir, and the tables [log], [audit], [serve] and [key_sets.NAME]"),
+                        format!("there is no setting {other:?} here: there is key_set_dir, and the tables [log], [audit], [serve], [daemon] and [key_sets.NAME]"),
                     ));
                 }
             }

@@ -8,6 +8,7 @@
 
 mod audit;
 mod choices;
+pub mod daemon;
 mod error;
 mod file;
 mod group;
@@ -17,11 +18,13 @@ mod options;
 mod policy;
 mod serve;
 mod service;
+pub mod user;
 mod values;
 mod vault;
 
 pub use audit::Audit;
 pub use choices::{Cache, Direct, Discard, LogFormat, LogLevel};
+pub use daemon::Daemon;
 pub use error::Error;
 pub use group::Group;
 pub use key_set_files::KeySetFiles;
@@ -31,6 +34,7 @@ pub use serve::{Disk, Serve};
 pub use values::{Engine, FilePath, Poll, QueueSize, Queues, Serial, SocketMode};
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -40,9 +44,6 @@ use crate::kms;
 
 /// The configuration file that is read if it exists and no other is named.
 pub const DEFAULT_PATH: &str = "/etc/sealblk/sealblk.toml";
-
-/// Where the state is unless something else is configured.
-const STATE_DIR: &str = "/var/lib/sealblk";
 
 /// The directory of key set files, beside the configuration file unless
 /// something else is configured.
@@ -59,14 +60,14 @@ pub struct Config {
     pub defined_in: BTreeMap<keys::Name, PathBuf>,
     /// Where those of the key sets are that have a file of their own.
     pub key_set_files: KeySetFiles,
-    /// What sealblk writes for itself: wrapped group keys, which disks to serve.
-    pub state_dir: PathBuf,
     /// What and how to log.
     pub log: Log,
     /// Whether and where uses of keys are recorded.
     pub audit: Audit,
     /// The `[serve]` table.
     pub serve: Options,
+    /// The `[daemon]` table.
+    pub daemon: Daemon,
 }
 
 /// What and how to log.
@@ -87,6 +88,8 @@ pub struct Overrides {
     pub log_level: Option<LogLevel>,
     /// The log format.
     pub log_format: Option<LogFormat>,
+    /// The socket of the manager.
+    pub daemon: Option<FilePath>,
 }
 
 impl Default for Config {
@@ -97,10 +100,10 @@ impl Default for Config {
             key_sets: BTreeMap::from([(keys::Name::default(), platform_key())]),
             defined_in: BTreeMap::new(),
             key_set_files: KeySetFiles::new(Path::new(DEFAULT_PATH).with_file_name(KEY_SET_DIR)),
-            state_dir: STATE_DIR.into(),
             log: Log::default(),
             audit: Audit::default(),
             serve: Options::default(),
+            daemon: Daemon::default(),
         }
     }
 }
@@ -132,6 +135,16 @@ impl Config {
         }
         config.log.level = overrides.log_level.unwrap_or(config.log.level);
         config.log.format = overrides.log_format.unwrap_or(config.log.format);
+        if let Some(socket) = overrides.daemon {
+            let socket = PathBuf::from(socket);
+            daemon::check_socket(&socket).map_err(|why| {
+                Error::contradiction(
+                    why,
+                    "put it into a directory with a shorter path, such as /run/sealblk",
+                )
+            })?;
+            config.daemon.socket = socket;
+        }
         Ok(config)
     }
 
@@ -199,18 +212,53 @@ impl Config {
         Some(Arc::new(audit_log::Log::new(settings)))
     }
 
+    /// Every setting that has a value, by its name in the file, as text. Two
+    /// that are the same here are the same.
+    pub fn settings(&self) -> BTreeMap<String, String> {
+        fn put(all: &mut BTreeMap<String, String>, name: &str, value: &dyn fmt::Debug) {
+            all.insert(name.into(), format!("{value:?}"));
+        }
+        let mut all = BTreeMap::new();
+        // Taken apart, so that a new setting cannot be forgotten here.
+        let Daemon {
+            socket,
+            socket_group,
+            socket_mode,
+            state_dir,
+            run_dir,
+            attach_concurrency,
+            keep_deks,
+            poll,
+            roles,
+        } = &self.daemon;
+        put(&mut all, "daemon.socket", socket);
+        put(&mut all, "daemon.socket_group", socket_group);
+        put(&mut all, "daemon.socket_mode", socket_mode);
+        put(&mut all, "daemon.state_dir", state_dir);
+        put(&mut all, "daemon.run_dir", run_dir);
+        put(&mut all, "daemon.attach_concurrency", attach_concurrency);
+        put(&mut all, "daemon.keep_deks", keep_deks);
+        put(&mut all, "daemon.poll", poll);
+        put(&mut all, "daemon.roles", roles);
+        let Log { level, format } = &self.log;
+        put(&mut all, "log.level", level);
+        put(&mut all, "log.format", format);
+        put(&mut all, "serve", &self.serve);
+        for (name, definition) in &self.key_sets {
+            put(&mut all, &format!("key_sets.{name}"), definition);
+        }
+        all
+    }
+
     /// The key sets, ready to be used by a command, which records their use if
     /// it is to.
     pub fn key_sets(&self) -> KeySets {
         let log = self.audit_log().into_iter();
         KeySets::new(self.key_sets.clone())
-            .with_state(&self.state_dir)
+            .with_state(&self.daemon.state_dir)
             .with_witnesses(log.map(|log| log as Arc<dyn keys::Witness>).collect())
     }
 }
-
-#[cfg(test)]
-mod tests;
 
 /// Checks that the key set for break-glass access of each key set is another
 /// one that exists.
@@ -239,3 +287,6 @@ pub fn check_break_glass(key_sets: &BTreeMap<keys::Name, Definition>) -> Result<
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,7 @@ use super::options::Options;
 use super::values::{Engine, Queues, Serial, SocketMode};
 
 /// The longest path that fits into a socket address with its final zero.
-const SOCKET_PATH_MAX: usize = 107;
+pub(super) const SOCKET_PATH_MAX: usize = 107;
 
 /// Which disks to serve, and how. Complete, and free of contradictions.
 #[derive(Clone, Debug, PartialEq)]

@@ -243,7 +243,7 @@ fn each_fault_is_told_with_its_place() {
         // Not TOML, or not a setting.
         ("[serve\nqueues = 1", (1, 7), ""),
         ("queues = 1", (1, 1), "there is no setting \"queues\" here"),
-        ("\n[server]\n", (2, 2), "the tables [log], [audit], [serve] and [key_sets.NAME]"),
+        ("\n[server]\n", (2, 2), "the tables [log], [audit], [serve], [daemon] and [key_sets.NAME]"),
         ("serve = 3", (1, 9), "invalid type: integer `3`"),
         ("[serve]\nqueues = 1\nqueues = 2", (3, 1), "duplicate key"),
         ("[serve]\nsocket_moed = \"0600\"", (2, 1), "unknown field `socket_moed`, expected one of `socket_mode`"),
@@ -365,6 +365,7 @@ fn flags_override_the_file() {
         key_file: Some("/c".into()),
         log_level: Some(LogLevel::Trace),
         log_format: None,
+        daemon: None,
     };
     let config = Config::load(Some(&path), overrides).unwrap();
     assert_eq!(config.path, Some(path));
@@ -491,4 +492,124 @@ fn the_audit_log_is_kept_where_it_is_asked_for() {
             other => panic!("{bad}: {other:?}"),
         }
     }
+}
+
+#[test]
+fn everything_of_the_daemon_can_be_set() {
+    let text = r#"
+        [daemon]
+        socket = "/s"
+        socket_group = "0"
+        socket_mode = "0666"
+        state_dir = "/state"
+        run_dir = "/run/x"
+        attach_concurrency = 3
+        keep_deks = false
+        poll = "2m"
+
+        [daemon.roles]
+        root = false
+        reader = ["@100", "carol"]
+        operator = ["1000"]
+        key-admin = []
+        "#;
+    let daemon = parse(text).unwrap().daemon;
+    let user = |name: &str| daemon::Principal::User(name.into());
+    let expected = Daemon {
+        socket: "/s".into(),
+        socket_group: Some("0".parse().unwrap()),
+        socket_mode: Some("0666".parse().unwrap()),
+        state_dir: "/state".into(),
+        run_dir: "/run/x".into(),
+        attach_concurrency: 3,
+        keep_deks: false,
+        poll: Duration::from_secs(120),
+        roles: daemon::Roles {
+            root: false,
+            reader: vec![daemon::Principal::Group("100".into()), user("carol")],
+            operator: vec![user("1000")],
+            key_admin: vec![],
+        },
+    };
+    assert_eq!(daemon, expected);
+    // Nothing of it is the default, so that the above shows something.
+    let (a, b) = (
+        parse(text).unwrap().settings(),
+        parse("").unwrap().settings(),
+    );
+    for (name, value) in a.iter().filter(|(name, _)| name.starts_with("daemon.")) {
+        assert_ne!(Some(value), b.get(name), "{name}");
+    }
+    assert_eq!(parse("[daemon]").unwrap().daemon, Daemon::default());
+    let roles = parse("[daemon.roles]\noperator = [\"a\"]")
+        .unwrap()
+        .daemon
+        .roles;
+    assert_eq!(roles.reader, daemon::Roles::default().reader);
+}
+
+#[test]
+fn each_fault_of_the_daemon_is_told() {
+    let long = format!("socket = \"/{}\"", "x".repeat(107));
+    for (line, told) in [
+        ("socket = \"s\"", "not an absolute path"),
+        (long.as_str(), "has 108 bytes, and the system takes 107"),
+        ("socket_mode = \"0778\"", "not a mode"),
+        ("socket_mode = \"1777\"", "not a mode"),
+        ("socket_group = \"no-such-group-here\"", "there is no group"),
+        ("attach_concurrency = 0", "from 1 to 256"),
+        ("attach_concurrency = -1", "invalid value"),
+        ("poll = \"0s\"", "1s to 24h"),
+        ("poll = 60", "text in quotes"),
+        ("poll = \"25h\"", "1s to 24h"),
+        ("keep_deks = \"yes\"", "expected a boolean"),
+        ("keep_dek = true", "keep_dek"),
+        ("roles = { reader = [\"@\"] }", "neither a user"),
+        ("roles = { operator = [\"a b\"] }", "neither a user"),
+        ("roles = { operator = \"a\" }", "expected a sequence"),
+        ("roles = { key_admin = [] }", "key_admin"),
+    ] {
+        let error = parse(&format!("[daemon]\n{line}")).expect_err(line);
+        assert!(error.to_string().contains(told), "{line}: {error}");
+        assert!(error.to_string().contains(":2:"), "{line}: {error}");
+        assert_eq!(error.kind(), Kind::Usage);
+    }
+}
+
+#[test]
+fn the_daemons_socket_can_be_a_flag() {
+    let socket = |path: &str| {
+        let overrides = Overrides {
+            daemon: Some(FilePath::from_flag(path.into()).unwrap()),
+            ..Overrides::default()
+        };
+        Config::load(None, overrides).map(|config| config.daemon.socket)
+    };
+    assert_eq!(socket("/x").unwrap(), Path::new("/x"));
+    assert!(socket(&format!("/{}", "x".repeat(107))).is_err());
+}
+
+#[test]
+fn options_are_written_as_they_are_read() {
+    let text = r#"
+        socket_mode = "0660"
+        socket_group = "0"
+        queues = 3
+        queue_size = 128
+        read_only = false
+        discard = "pass"
+        direct = "never"
+        cache = "writethrough"
+        poll_us = 1000
+        engine = "portable"
+        serial = "disk-1"
+        pid_file = "/run/x.pid"
+        "#;
+    let options: Options = toml::from_str(text).unwrap();
+    let json = serde_json::to_value(&options).unwrap();
+    assert_eq!(json.as_object().unwrap().len(), 12, "{json}");
+    assert_eq!(json["poll_us"], 1000);
+    assert_eq!(serde_json::from_value::<Options>(json).unwrap(), options);
+    let none = serde_json::to_value(Options::default()).unwrap();
+    assert_eq!(none, serde_json::json!({}));
 }

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde::de::{self, Deserialize, Deserializer, Visitor};
+use serde::ser::{Serialize, Serializer};
 
 use super::group::Group;
 use crate::crypt;
@@ -96,6 +97,28 @@ deserialize!(
     true,
     "a number of microseconds from 0 to 1000"
 );
+
+/// What was read is written the same way.
+macro_rules! serialize {
+    ($type:ty, |$this:ident, $to:ident| $written:expr) => {
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, $to: S) -> Result<S::Ok, S::Error> {
+                let $this = self;
+                $written
+            }
+        }
+    };
+}
+
+serialize!(SocketMode, |mode, to| to.collect_str(mode));
+serialize!(Group, |group, to| to.collect_str(group));
+serialize!(Serial, |serial, to| to.serialize_str(&serial.0));
+serialize!(Engine, |engine, to| to.serialize_str(engine.name()));
+serialize!(Queues, |queues, to| to.serialize_u16(queues.0));
+serialize!(QueueSize, |size, to| to.serialize_u16(size.0));
+serialize!(Poll, |poll, to| to.serialize_u32(poll.0.subsec_micros()));
+// Fails for a name that is no text: neither TOML nor JSON can hold it.
+serialize!(FilePath, |path, to| path.0.serialize(to));
 
 /// The permission bits of the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -274,11 +297,16 @@ pub struct Engine(Option<crypt::Engine>);
 
 impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0.map_or("auto", crypt::Engine::name))
+        f.write_str(self.name())
     }
 }
 
 impl Engine {
+    /// As it is configured.
+    fn name(&self) -> &'static str {
+        self.0.map_or("auto", crypt::Engine::name)
+    }
+
     /// The engine to use on this host.
     pub fn resolve(self) -> crypt::Engine {
         self.0.unwrap_or_else(crypt::Engine::best)

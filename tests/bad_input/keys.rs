@@ -111,7 +111,7 @@ fn a_key_set_that_this_host_does_not_have() {
     let home = Home::new();
     let config = |set: &str| {
         let text = format!(
-            "state_dir = {:?}\n[key_sets.{set}]\nprovider = \"file\"\nkey_file = {:?}\n",
+            "[daemon]\nstate_dir = {:?}\n[key_sets.{set}]\nprovider = \"file\"\nkey_file = {:?}\n",
             home.path("state"),
             key_file(home.directory())
         );

@@ -155,7 +155,7 @@ fn note(config: &Config, location: &Location, uuid: Uuid, key_sets: Vec<String>)
         header: location.header.as_ref().map(absolute),
         key_sets,
     };
-    if let Err(error) = Ledger::below(&config.state_dir).note(&known) {
+    if let Err(error) = Ledger::below(&config.daemon.state_dir).note(&known) {
         tracing::debug!(%error, "the volume is not in the ledger");
     }
 }

@@ -8,12 +8,16 @@
 //! is left to whoever wrote that.
 #![forbid(unsafe_code)]
 
+mod service;
+
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::{self, Config, Overrides, check_break_glass};
+use super::control::Load;
+use crate::config::{Config, check_break_glass};
 use crate::error::{Explain, Failure, Kind, io_kind};
 use crate::keys::ledger::{Known, Ledger};
 use crate::keys::{Context, Definition, KeySets, Name};
@@ -153,27 +157,22 @@ pub struct Changes {
 }
 
 /// Who looks after the key sets.
-#[derive(Debug)]
 pub struct Admin {
-    config: Option<PathBuf>,
-    overrides: Overrides,
+    load: Load,
     key_sets: Arc<KeySets>,
 }
 
-impl Admin {
-    /// Looks after the key sets of the configuration at `config`, which
-    /// `key_sets` has in use.
-    pub fn new(config: Option<PathBuf>, overrides: Overrides, key_sets: Arc<KeySets>) -> Self {
-        Admin {
-            config,
-            overrides,
-            key_sets,
-        }
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin").finish_non_exhaustive()
     }
+}
 
-    /// The configuration as it is on disk now: others may have changed it.
-    fn load(&self) -> Result<Config, config::Error> {
-        Config::load(self.config.as_deref(), self.overrides.clone())
+impl Admin {
+    /// Looks after the key sets of the configuration that `load` reads, which
+    /// `key_sets` has in use. It is read anew each time: others may change it.
+    pub fn new(load: Load, key_sets: Arc<KeySets>) -> Self {
+        Admin { load, key_sets }
     }
 
     /// All key sets, by name.
@@ -181,7 +180,7 @@ impl Admin {
     /// # Errors
     /// When the configuration cannot be read.
     pub fn list(&self) -> Result<Vec<Shown>, Failure> {
-        let config = self.load()?;
+        let config = (self.load)()?;
         config
             .key_sets
             .keys()
@@ -194,7 +193,7 @@ impl Admin {
     /// # Errors
     /// When there is none of that name, or the configuration cannot be read.
     pub fn show(&self, name: &Name) -> Result<Shown, Failure> {
-        shown(&self.load()?, name)
+        shown(&(self.load)()?, name)
     }
 
     /// Makes a key set. With `check`, its service has to wrap and unwrap
@@ -210,7 +209,7 @@ impl Admin {
         settings: toml::Table,
         check: bool,
     ) -> Result<Shown, Failure> {
-        let config = self.load()?;
+        let config = (self.load)()?;
         if let Some(path) = config.defined_in.get(name) {
             return Err(Error::Exists {
                 name: name.to_string(),
@@ -235,7 +234,7 @@ impl Admin {
         changes: Changes,
         check: bool,
     ) -> Result<Shown, Failure> {
-        let config = self.load()?;
+        let config = (self.load)()?;
         let before = ours(&config, name)?;
         let mut settings = before.settings;
         settings.extend(changes.set);
@@ -256,7 +255,7 @@ impl Admin {
     /// # Errors
     /// When there is none of that name in a file of its own, or it is in use.
     pub fn remove(&self, name: &Name, force: bool) -> Result<(), Failure> {
-        let mut config = self.load()?;
+        let mut config = (self.load)()?;
         ours(&config, name)?;
         let by = config
             .key_sets
@@ -279,7 +278,7 @@ impl Admin {
         self.key_sets.forget_group(name)?;
         config.key_sets.remove(name);
         // The built-in one may come back in its place.
-        self.key_sets.replace(self.load()?.key_sets);
+        self.key_sets.replace((self.load)()?.key_sets);
         Ok(())
     }
 
@@ -322,7 +321,7 @@ impl Admin {
                     source,
                 },
             })?;
-        let config = self.load()?;
+        let config = (self.load)()?;
         self.key_sets.replace(config.key_sets.clone());
         shown(&config, name)
     }
@@ -357,10 +356,10 @@ fn ours(config: &Config, name: &Name) -> Result<Shown, Failure> {
 
 /// Fails if volumes that are still there need the key set.
 fn refuse_if_needed(config: &Config, name: &Name) -> Result<(), Failure> {
-    let ledger = Ledger::below(&config.state_dir);
+    let ledger = Ledger::below(&config.daemon.state_dir);
     let needing = ledger
         .needing(name.as_str())
-        .map_err(file_error(config.state_dir.clone()))?;
+        .map_err(file_error(config.daemon.state_dir.clone()))?;
     let volumes: Vec<PathBuf> = needing
         .iter()
         .filter(|known| is_there(known))

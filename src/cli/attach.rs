@@ -1,0 +1,126 @@
+//! `sealblk attach`.
+
+use std::path::PathBuf;
+
+use super::disk::{Row, by_name, changes};
+use super::{Ask, print, print_json};
+use crate::config::{FilePath, Options, path_parser};
+use crate::error::{Failure, Kind};
+use crate::manager::client::Client;
+use crate::manager::model::{Attach, DiskInfo, DiskState};
+
+/// What follows `sealblk attach`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  sealblk attach /var/lib/vm/disk.img --socket /run/sealblk/disk.sock --name vm1
+
+The daemon serves the volume until it is detached, also after a restart of the
+host. What is not given here is taken from the [serve] table of its
+configuration.")]
+pub struct Args {
+    /// Volume to serve: a file or block device that `sealblk volume create` made
+    #[arg(value_name = "VOLUME", value_parser = path_parser())]
+    volume: FilePath,
+
+    /// Socket that QEMU connects to
+    #[arg(long, value_name = "PATH", value_parser = path_parser())]
+    socket: FilePath,
+
+    /// Detached header [default: in the volume]
+    #[arg(long, value_name = "PATH", value_parser = path_parser())]
+    header: Option<FilePath>,
+
+    /// What to call the disk [default: the volume's UUID]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+
+    /// Keep trying while something is away, and wait until the disk is served
+    ///
+    /// The daemon goes on trying also when this command is ended.
+    #[arg(long)]
+    wait: bool,
+
+    /// With --wait: leave the waiting to the daemon
+    #[arg(long, requires = "wait")]
+    no_block: bool,
+
+    /// Use the break-glass key set if the volume's own one yields no key
+    #[arg(long)]
+    break_glass: bool,
+
+    /// As JSON, for scripts
+    #[arg(long)]
+    json: bool,
+
+    /// How to serve it.
+    #[command(flatten)]
+    options: Options,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When the disk cannot be served, or the daemon does not answer.
+pub fn run(args: Args, ask: &Ask) -> Result<(), Failure> {
+    let request = Attach {
+        volume: args.volume.into(),
+        header: args.header.map(PathBuf::from),
+        socket: args.socket.into(),
+        name: args.name,
+        options: args.options,
+        wait: args.wait,
+        break_glass: args.break_glass,
+    };
+    let disk = ask.daemon(async |client| {
+        let disk = client.attach(&request).await?;
+        match request.wait && !args.no_block {
+            true => until_served(&client, disk).await,
+            false => Ok(disk),
+        }
+    })?;
+    match args.json {
+        true => print_json(&disk),
+        false => print(Row(&disk)),
+    }
+}
+
+/// Follows a disk until it is served, or never will be.
+async fn until_served(client: &Client, mut disk: DiskInfo) -> Result<DiskInfo, Failure> {
+    let name = disk.name.clone();
+    let mut told = None;
+    let mut changes = changes(client);
+    loop {
+        match disk.state {
+            DiskState::Running => return Ok(disk),
+            DiskState::Failed | DiskState::Stopping => return Err(lost(&disk)),
+            DiskState::Waiting | DiskState::Attaching | DiskState::Restarting => {}
+        }
+        if disk.last_error != told {
+            if let Some(problem) = &disk.last_error {
+                tracing::info!(disk = name, "waiting: {}", problem.message);
+            }
+            told = disk.last_error.clone();
+        }
+        let list = changes.next().await?;
+        disk = by_name(list.disks, &name).ok_or_else(|| {
+            Failure::new(
+                Kind::NotFound,
+                format!("disk {name:?} was detached by somebody else"),
+                Some("attach it again".into()),
+            )
+        })?;
+    }
+}
+
+/// Why a disk will not be served.
+fn lost(disk: &DiskInfo) -> Failure {
+    match &disk.last_error {
+        Some(problem) => Failure::new(problem.kind, &problem.message, problem.help.clone()),
+        None => Failure::new(
+            Kind::Internal,
+            format!("disk {:?} is {}", disk.name, disk.state.as_str()),
+            Some(format!("see `sealblk show {}`", disk.name)),
+        ),
+    }
+}

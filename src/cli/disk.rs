@@ -1,0 +1,234 @@
+//! What the commands about disks share: which disk is meant, how disks look,
+//! and following their changes.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Failure, Kind};
+use crate::manager::client::Client;
+use crate::manager::model::{DiskInfo, DiskList};
+use crate::units::Bytes;
+
+/// The disk that somebody means, by its name or the path of its volume.
+pub async fn named(client: &Client, text: &str) -> Result<DiskInfo, Failure> {
+    let disks = client.disks().await?.disks;
+    let path = std::path::absolute(text).unwrap_or_else(|_| PathBuf::from(text));
+    pick(disks, text, &path)
+}
+
+/// The disk of that name.
+pub fn by_name(disks: Vec<DiskInfo>, name: &str) -> Option<DiskInfo> {
+    disks.into_iter().find(|disk| disk.name == name)
+}
+
+/// Names go before paths: a file beside us may be called as a disk is.
+fn pick(disks: Vec<DiskInfo>, text: &str, path: &Path) -> Result<DiskInfo, Failure> {
+    let named = disks.iter().position(|disk| disk.name == text);
+    let found = named.or_else(|| disks.iter().position(|disk| disk.volume == path));
+    let none = || {
+        Failure::new(
+            Kind::NotFound,
+            format!(
+                "no disk has the name {text:?} or the volume {}",
+                path.display()
+            ),
+            Some("`sealblk list` shows those that there are".into()),
+        )
+    };
+    let index = found.ok_or_else(none)?;
+    disks.into_iter().nth(index).ok_or_else(none)
+}
+
+/// The states of the disks, one after the other.
+pub struct Changes<'a> {
+    client: &'a Client,
+    seen: Option<u64>,
+}
+
+/// Follows the disks, beginning with how they are now.
+pub fn changes(client: &Client) -> Changes<'_> {
+    Changes { client, seen: None }
+}
+
+impl Changes<'_> {
+    /// The next state that is different from the last one.
+    pub async fn next(&mut self) -> Result<DiskList, Failure> {
+        loop {
+            let list = match self.seen {
+                None => self.client.disks().await?,
+                Some(seen) => self.client.disks_after(seen).await?,
+            };
+            if self.seen.replace(list.revision) != Some(list.revision) {
+                return Ok(list);
+            }
+        }
+    }
+}
+
+/// A disk on one line.
+pub struct Row<'a>(pub &'a DiskInfo);
+
+impl fmt::Display for Row<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let disk = self.0;
+        writeln!(
+            f,
+            "{}: {}, {} at {}",
+            disk.name,
+            disk.state.as_str(),
+            disk.volume.display(),
+            disk.socket.display()
+        )
+    }
+}
+
+/// Disks in columns.
+pub struct Table<'a>(pub &'a [DiskInfo]);
+
+impl fmt::Display for Table<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let heading = ["NAME", "STATE", "SIZE", "KEY SET", "SOCKET", "VOLUME"];
+        let mut rows = vec![heading.map(str::to_owned)];
+        rows.extend(self.0.iter().map(|disk| {
+            [
+                disk.name.clone(),
+                disk.state.as_str().into(),
+                disk.size.map_or("-".into(), |size| Bytes(size).to_string()),
+                disk.key_set.clone().unwrap_or_else(|| "-".into()),
+                disk.socket.display().to_string(),
+                disk.volume.display().to_string(),
+            ]
+        }));
+        let mut widths = [0; 6];
+        for row in &rows {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = (*width).max(cell.chars().count());
+            }
+        }
+        for row in &rows {
+            let cells = row.iter().zip(widths);
+            let line: Vec<String> = cells
+                .map(|(cell, width)| format!("{cell:width$}"))
+                .collect();
+            writeln!(f, "{}", line.join("  ").trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+/// All that is known of a disk.
+pub struct Details<'a>(pub &'a DiskInfo);
+
+impl fmt::Display for Details<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let disk = self.0;
+        let mut line = |name: &str, value: &dyn fmt::Display| writeln!(f, "{name:<14} {value}");
+        line("name", &disk.name)?;
+        if let Some(uuid) = disk.uuid {
+            line("uuid", &uuid)?;
+        }
+        line("volume", &disk.volume.display())?;
+        if let Some(header) = &disk.header {
+            line("header", &header.display())?;
+        }
+        line("socket", &disk.socket.display())?;
+        line(
+            "state",
+            &format_args!("{}, since {}", disk.state.as_str(), disk.since),
+        )?;
+        if let Some(problem) = &disk.last_error {
+            line("last error", &problem.message)?;
+            if let Some(help) = &problem.help {
+                line("", &format_args!("help: {help}"))?;
+            }
+        }
+        line(
+            "front end",
+            &if disk.front_end { "connected" } else { "none" },
+        )?;
+        if let Some(pid) = disk.pid {
+            let restarts = match disk.restarts {
+                0 => String::new(),
+                1 => ", started again once".into(),
+                times => format!(", started again {times} times"),
+            };
+            line("worker", &format_args!("process {pid}{restarts}"))?;
+        }
+        if let Some(size) = disk.size {
+            line("size", &format_args!("{} ({size} bytes)", Bytes(size)))?;
+        }
+        if let Some(bytes) = disk.sector_size {
+            line("sector size", &bytes)?;
+        }
+        line("writable", &if disk.read_only { "no" } else { "yes" })?;
+        if let Some(engine) = &disk.engine {
+            line("engine", engine)?;
+        }
+        if let Some(key_set) = &disk.key_set {
+            line("key set", key_set)?;
+        }
+        if let (Some(provider), Some(id)) = (&disk.provider, &disk.key_id) {
+            let version = disk.key_version.as_deref().unwrap_or("unknown");
+            line("key", &format_args!("{provider} {id}, version {version}"))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manager::model::DiskState;
+
+    fn disk(name: &str, volume: &str) -> DiskInfo {
+        DiskInfo {
+            name: name.into(),
+            uuid: None,
+            volume: volume.into(),
+            header: None,
+            socket: "/run/s".into(),
+            state: DiskState::Waiting,
+            key_set: None,
+            provider: None,
+            key_id: None,
+            key_version: None,
+            size: Some(10 << 30),
+            sector_size: None,
+            read_only: false,
+            engine: None,
+            pid: None,
+            since: "2031-02-28T23:59:59Z".into(),
+            restarts: 0,
+            last_error: None,
+            front_end: false,
+        }
+    }
+
+    #[test]
+    fn a_disk_is_meant_by_name_or_volume() {
+        let disks = || vec![disk("a", "/here/b"), disk("b", "/here/c")];
+        let named =
+            |text: &str| pick(disks(), text, &Path::new("/here").join(text)).map(|disk| disk.name);
+        assert_eq!(named("a").unwrap(), "a");
+        assert_eq!(named("b").unwrap(), "b", "the name, not the volume of a");
+        assert_eq!(named("c").unwrap(), "b");
+        assert_eq!(named("/here/b").unwrap(), "a");
+        assert_eq!(named("d").unwrap_err().kind(), Kind::NotFound);
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let disks = [disk("é", "/v"), disk("a-longer-name", "/w")];
+        let table = Table(&disks).to_string();
+        let columns: Vec<usize> = table
+            .lines()
+            .map(|line| {
+                let at = line.find("waiting").or(line.find("STATE")).unwrap();
+                line[..at].chars().count()
+            })
+            .collect();
+        assert_eq!(columns, [15; 3], "{table}");
+        assert!(!table.contains(" \n"), "{table}");
+        assert!(table.contains("10 GiB"), "{table}");
+    }
+}

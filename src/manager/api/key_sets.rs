@@ -1,0 +1,177 @@
+//! `/v1/key-sets`.
+#![forbid(unsafe_code)]
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use utoipa::IntoParams;
+
+use super::Api;
+use super::caller::Caller;
+use super::extract::{Body, Named, Query};
+use super::problem::Problem;
+use crate::manager::model::{KeySetCheck, KeySetInfo, NewKeySet};
+use crate::manager::roles::Operation;
+
+/// All key sets
+#[utoipa::path(
+    get, path = "/v1/key-sets", operation_id = "list_key_sets", tag = "key sets",
+    responses((status = 200, description = "The key sets, by name", body = [KeySetInfo])),
+)]
+pub async fn list(State(api): State<Api>, _: Caller) -> Result<Json<Vec<KeySetInfo>>, Problem> {
+    Ok(Json(api.services().key_sets.list().await?))
+}
+
+/// One key set
+#[utoipa::path(
+    get, path = "/v1/key-sets/{name}", operation_id = "show_key_set", tag = "key sets",
+    params(("name" = String, Path, description = "The name of the key set")),
+    responses((status = 200, description = "The key set", body = KeySetInfo)),
+)]
+pub async fn show(
+    State(api): State<Api>,
+    _: Caller,
+    Named(name): Named,
+) -> Result<Json<KeySetInfo>, Problem> {
+    Ok(Json(api.services().key_sets.show(&name).await?))
+}
+
+/// How a key set is made or changed.
+#[derive(Clone, Copy, Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct Putting {
+    /// Have the service wrap and unwrap first, and change nothing if it fails.
+    #[serde(default = "yes")]
+    #[param(default = true)]
+    check: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// How a key set is removed.
+#[derive(Clone, Copy, Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct Removing {
+    /// Also if volumes that this host knows need it.
+    #[serde(default)]
+    force: bool,
+}
+
+/// Make a key set
+#[utoipa::path(
+    post, path = "/v1/key-sets", operation_id = "create_key_set", tag = "key sets",
+    params(Putting),
+    request_body = NewKeySet,
+    responses((status = 201, description = "It was made", body = KeySetInfo)),
+)]
+pub async fn create(
+    State(api): State<Api>,
+    caller: Caller,
+    Query(how): Query<Putting>,
+    Body(new): Body<NewKeySet>,
+) -> Result<(StatusCode, Json<KeySetInfo>), Problem> {
+    let object = new.name.clone();
+    let made = api
+        .carry_out(
+            &caller,
+            Operation::KeySetCreate,
+            object,
+            move |services, context| async move {
+                let NewKeySet { name, definition } = new;
+                services
+                    .key_sets
+                    .create(&context, &name, definition, how.check)
+                    .await
+            },
+        )
+        .await?;
+    Ok((StatusCode::CREATED, Json(made)))
+}
+
+/// Change settings of a key set
+///
+/// The body is a merge patch (RFC 7396) to its definition: settings that it
+/// has are changed, those that are null are taken away, all others stay.
+#[utoipa::path(
+    patch, path = "/v1/key-sets/{name}", operation_id = "edit_key_set", tag = "key sets",
+    params(("name" = String, Path, description = "The name of the key set"), Putting),
+    request_body(content((Object = "application/merge-patch+json"), (Object = "application/json"))),
+    responses((status = 200, description = "It was changed", body = KeySetInfo)),
+)]
+pub async fn edit(
+    State(api): State<Api>,
+    caller: Caller,
+    Named(name): Named,
+    Query(how): Query<Putting>,
+    Body(changes): Body<Map<String, Value>>,
+) -> Result<Json<KeySetInfo>, Problem> {
+    let object = name.clone();
+    let changed = api
+        .carry_out(
+            &caller,
+            Operation::KeySetEdit,
+            object,
+            move |services, context| async move {
+                services
+                    .key_sets
+                    .edit(&context, &name, changes, how.check)
+                    .await
+            },
+        )
+        .await?;
+    Ok(Json(changed))
+}
+
+/// Remove a key set
+#[utoipa::path(
+    delete, path = "/v1/key-sets/{name}", operation_id = "remove_key_set", tag = "key sets",
+    params(("name" = String, Path, description = "The name of the key set"), Removing),
+    responses((status = 204, description = "It was removed")),
+)]
+pub async fn remove(
+    State(api): State<Api>,
+    caller: Caller,
+    Named(name): Named,
+    Query(how): Query<Removing>,
+) -> Result<StatusCode, Problem> {
+    let object = name.clone();
+    api.carry_out(
+        &caller,
+        Operation::KeySetRemove,
+        object,
+        move |services, context| async move {
+            services.key_sets.remove(&context, &name, how.force).await
+        },
+    )
+    .await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Ask the service for the state of a key set's key
+#[utoipa::path(
+    post, path = "/v1/key-sets/{name}/check", operation_id = "check_key_set", tag = "key sets",
+    params(("name" = String, Path, description = "The name of the key set")),
+    responses((status = 200, description = "What the service says", body = KeySetCheck)),
+)]
+pub async fn check(
+    State(api): State<Api>,
+    caller: Caller,
+    Named(name): Named,
+) -> Result<Json<KeySetCheck>, Problem> {
+    let object = name.clone();
+    let said = api
+        .carry_out(
+            &caller,
+            Operation::KeySetCheck,
+            object,
+            move |services, context| async move { services.key_sets.check(&context, &name).await },
+        )
+        .await?;
+    Ok(Json(said))
+}

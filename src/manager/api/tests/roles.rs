@@ -1,0 +1,164 @@
+//! Each operation, by each role.
+
+use super::*;
+use crate::manager::roles::Role;
+
+/// Every route, and a request to it that is good.
+fn routes() -> Vec<(&'static str, &'static str, Option<Value>, Operation)> {
+    let set = serde_json::json!({"name": "k", "definition": {"provider": "file"}});
+    let change = serde_json::json!({"version": "1"});
+    vec![
+        ("GET", "/v1/status", None, Operation::Look),
+        ("GET", "/v1/audit", None, Operation::Look),
+        ("GET", "/v1/openapi.json", None, Operation::Look),
+        ("GET", "/metrics", None, Operation::Look),
+        ("POST", "/v1/reload", None, Operation::Reload),
+        ("GET", "/v1/disks", None, Operation::Look),
+        ("POST", "/v1/disks", Some(attach("d")), Operation::Attach),
+        ("GET", "/v1/disks/d", None, Operation::Look),
+        ("DELETE", "/v1/disks/d", None, Operation::Detach),
+        ("GET", "/v1/key-sets", None, Operation::Look),
+        ("POST", "/v1/key-sets", Some(set), Operation::KeySetCreate),
+        ("GET", "/v1/key-sets/k", None, Operation::Look),
+        (
+            "PATCH",
+            "/v1/key-sets/k",
+            Some(change),
+            Operation::KeySetEdit,
+        ),
+        ("POST", "/v1/key-sets/k/check", None, Operation::KeySetCheck),
+        ("DELETE", "/v1/key-sets/k", None, Operation::KeySetRemove),
+    ]
+}
+
+#[tokio::test]
+async fn each_role_may_do_what_it_is_for_and_nothing_else() {
+    for (uid, role) in [
+        (READER, Some(Role::Reader)),
+        (OPERATOR, Some(Role::Operator)),
+        (KEY_ADMIN, Some(Role::KeyAdmin)),
+        (NOBODY, None),
+    ] {
+        let asked = Asked::new();
+        // So that what is looked at, changed or taken away is there.
+        asked.post(0, "/v1/disks", attach("d")).await;
+        let set = serde_json::json!({"name": "k", "definition": {}});
+        asked.post(0, "/v1/key-sets", set).await;
+        asked.world.records.lock().unwrap().clear();
+        let mut refusals = 0;
+        for (method, path, body, operation) in routes() {
+            let answer = asked.ask(uid, request(method, path, body)).await;
+            let may = role.is_some_and(|role| operation.roles().contains(&role));
+            let what = format!("{method} {path} as {role:?}: {answer:?}");
+            if may {
+                assert!(answer.status != StatusCode::FORBIDDEN, "{what}");
+                continue;
+            }
+            assert_eq!(answer.status, StatusCode::FORBIDDEN, "{what}");
+            assert_eq!(answer.kind, PROBLEM_TYPE);
+            assert_eq!(answer.json["kind"], "permission");
+            let needs = answer.json["needs"].as_array().unwrap();
+            assert!(!needs.is_empty(), "{what}");
+            refusals += 1;
+            // And it is on record.
+            let record = asked.world.records.lock().unwrap().last().cloned().unwrap();
+            assert_eq!((record.0, record.1.as_str()), (uid, "none"));
+            assert_eq!(record.4, "refused", "{what}");
+            assert_eq!(Some(record.5), answer.correlation);
+            if role.is_some() {
+                assert_eq!(record.2, operation.as_str());
+                let object = path.split('/').nth(3).unwrap_or_default();
+                assert_eq!(record.3, object, "{what}");
+            }
+        }
+        let refused = asked.world.records.lock().unwrap();
+        let refused = refused.iter().filter(|record| record.4 == "refused");
+        assert_eq!(refused.count(), refusals);
+        let expected = match role {
+            None => 15,
+            Some(Role::Reader) => 7,
+            Some(Role::Operator) => 4,
+            Some(Role::KeyAdmin) => 2,
+        };
+        assert_eq!(refusals, expected, "{role:?}");
+        // What was refused has not happened.
+        let disk = asked.world.get("d").is_some();
+        assert_eq!(disk, role != Some(Role::Operator), "{role:?}");
+        let set = asked.world.show("k").await.is_ok();
+        assert_eq!(set, role != Some(Role::KeyAdmin), "{role:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_routes_above_are_all_there_are() {
+    let asked = Asked::new();
+    let document: Value = serde_json::from_str(&asked.api.document().unwrap()).unwrap();
+    let mut described: Vec<(String, String)> = document["paths"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .flat_map(|(path, item)| {
+            let methods = item.as_object().unwrap().keys();
+            methods.map(|method| (method.to_uppercase(), path.clone()))
+        })
+        .collect();
+    let mut tested: Vec<(String, String)> = routes()
+        .into_iter()
+        .map(|(method, path, ..)| {
+            let path = path.replace("/d", "/{name}").replace("{name}isks", "disks");
+            let path = path.replace("key-sets/k", "key-sets/{name}");
+            (method.to_owned(), path)
+        })
+        .collect();
+    described.sort();
+    tested.sort();
+    assert_eq!(described, tested);
+}
+
+#[tokio::test]
+async fn somebody_without_a_role_does_not_learn_what_there_is() {
+    let asked = Asked::new();
+    for path in ["/v1/disks", "/v1/nothing", "/"] {
+        let answer = asked.get(NOBODY, path).await;
+        assert_eq!(answer.status, StatusCode::FORBIDDEN, "{path}");
+    }
+    let body = "x".repeat(BODY_MAX + 1);
+    let huge = Request::post("/v1/disks").body(Body::from(body)).unwrap();
+    let answer = asked.ask(READER, huge).await;
+    assert_eq!(
+        answer.status,
+        StatusCode::FORBIDDEN,
+        "before the body is read"
+    );
+}
+
+#[tokio::test]
+async fn what_was_done_is_recorded_with_its_role() {
+    let asked = Asked::new();
+    asked.post(0, "/v1/disks", attach("a")).await;
+    asked.post(OPERATOR, "/v1/disks", attach("a")).await;
+    let set = serde_json::json!({"name": "k", "definition": {}});
+    asked.post(KEY_ADMIN, "/v1/key-sets", set).await;
+    let records = asked.world.records.lock().unwrap();
+    let told: Vec<_> = records
+        .iter()
+        .map(|r| (r.0, r.1.as_str(), r.2.as_str(), r.3.as_str(), r.4.as_str()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (0, "operator", "attach", "a", "done"),
+            (OPERATOR, "operator", "attach", "a", "failed: a is taken"),
+            (KEY_ADMIN, "key-admin", "key-set-create", "k", "done"),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn roles_can_change_while_it_runs() {
+    let asked = Asked::new();
+    assert_eq!(asked.get(READER, "/v1/status").await.status, StatusCode::OK);
+    asked.api.set_roles(Roles::default());
+    let answer = asked.get(READER, "/v1/status").await;
+    assert_eq!(answer.status, StatusCode::FORBIDDEN);
+}

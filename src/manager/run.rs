@@ -1,0 +1,240 @@
+//! The life of the manager: start, signals, end.
+#![forbid(unsafe_code)]
+
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+
+use super::api::{self, Api, Limits};
+use super::control::{Load, Manager};
+use super::services::Services;
+use super::socket::Socket;
+use super::wiring;
+use crate::config::Config;
+use crate::error::{Explain, Failure, Kind, io_kind};
+use crate::logging;
+
+/// How long to wait, at the end, for work that is still being done.
+const LAST: Duration = Duration::from_secs(5);
+
+/// What the manager starts with.
+pub struct Setup {
+    /// The configuration.
+    pub config: Config,
+    /// Reads it again.
+    pub load: Load,
+    /// The logs.
+    pub log: logging::Handle,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("cannot make the directory {}", path.display())]
+    Directory { path: PathBuf, source: io::Error },
+    #[error("another daemon uses the state in {}", .0.display())]
+    StateTaken(PathBuf),
+    #[error("cannot lock {}", path.display())]
+    Lock { path: PathBuf, source: io::Error },
+    #[error("{what}")]
+    System {
+        what: &'static str,
+        source: io::Error,
+    },
+}
+
+impl Explain for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Error::StateTaken(_) => Kind::Busy,
+            Error::Directory { source, .. }
+            | Error::Lock { source, .. }
+            | Error::System { source, .. } => io_kind(source),
+        }
+    }
+
+    fn help(&self) -> Option<String> {
+        Some(match self {
+            Error::Directory { .. } | Error::Lock { .. } => {
+                "run the daemon as root, or set state_dir and run_dir in [daemon] to directories that it may write".into()
+            }
+            Error::StateTaken(_) => "one daemon serves all disks of a host: use it, or stop it first (`systemctl stop sealblk`)".into(),
+            Error::System { .. } => "check the limits of the process (`ulimit -a`)".into(),
+        })
+    }
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::System { what, source }
+}
+
+/// Runs the manager until a signal ends it. Disks are served on.
+///
+/// # Errors
+/// When it cannot start.
+pub fn run(setup: Setup) -> Result<(), Failure> {
+    let daemon = &setup.config.daemon;
+    make_directory(&daemon.run_dir, 0o755)?;
+    make_directory(&daemon.state_dir, 0o700)?;
+    let _alone = lock(&daemon.state_dir)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("manager")
+        .enable_all()
+        .build()
+        .map_err(system("cannot start threads"))?;
+    let result = runtime.block_on(manage(setup));
+    // A name look-up that hangs is not waited for.
+    runtime.shutdown_timeout(LAST);
+    result
+}
+
+async fn manage(setup: Setup) -> Result<(), Failure> {
+    let Setup { config, load, log } = setup;
+    let mut signals = Signals::new().map_err(system("cannot handle signals"))?;
+    let socket = Socket::open(&config.daemon)?;
+    let listener = socket
+        .listener()
+        .and_then(tokio::net::UnixListener::from_std)
+        .map_err(system("cannot accept connections"))?;
+    let (roles, warnings) = Manager::roles(&config);
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
+    let manager = Arc::new(Manager::new(&config, socket.path().to_owned(), load, log));
+    let services: Services = wiring::services(&config, manager.clone()).await?;
+    let (stop, stopping) = watch::channel(false);
+    let limits = Limits::default();
+    let api = Api::new(services, roles, stopping.clone(), limits);
+    manager.connect(api.clone());
+    let server = tokio::spawn(api::serve(listener, api.router(), limits, stopping));
+
+    notify(&[NotifyState::Ready]);
+    tracing::info!(
+        socket = %socket.path().display(),
+        activated = socket.is_inherited(),
+        "ready"
+    );
+    let watchdog = tokio::spawn(watchdog());
+    while let What::Reload = signals.next().await {
+        reload(&manager).await;
+    }
+    tracing::info!("stopping: disks are served on");
+    notify(&[NotifyState::Stopping]);
+    watchdog.abort();
+    let _ = stop.send(true);
+    if let Err(error) = server.await {
+        tracing::error!(%error, "the API ended early");
+    }
+    Ok(())
+}
+
+async fn reload(manager: &Arc<Manager>) {
+    // `Type=notify-reload` wants to know when it began.
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Err(_) => notify(&[NotifyState::Reloading]),
+    }
+    let manager = manager.clone();
+    let reading = tokio::task::spawn_blocking(move || manager.read_again());
+    match reading.await {
+        Ok(Ok(reloaded)) => tracing::info!(
+            changed = reloaded.changed.len(),
+            needs_restart = reloaded.needs_restart.len(),
+            "the configuration was read again"
+        ),
+        Ok(Err(failure)) => {
+            let help = failure.help();
+            tracing::error!(help, "the configuration stays as it was: {failure}");
+        }
+        Err(error) => tracing::error!(%error, "reading the configuration ended early"),
+    }
+    notify(&[NotifyState::Ready]);
+}
+
+/// What a signal means.
+enum What {
+    Reload,
+    End,
+}
+
+struct Signals {
+    hang_up: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Signals {
+            hang_up: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> What {
+        tokio::select! {
+            _ = self.terminate.recv() => What::End,
+            _ = self.interrupt.recv() => What::End,
+            _ = self.hang_up.recv() => What::Reload,
+        }
+    }
+}
+
+/// Tells systemd, if it asks for that, that this runtime still does its work.
+async fn watchdog() {
+    let Some(period) = sd_notify::watchdog_enabled() else {
+        return;
+    };
+    let mut ticks = tokio::time::interval(period / 3);
+    loop {
+        ticks.tick().await;
+        notify(&[NotifyState::Watchdog]);
+    }
+}
+
+fn notify(state: &[NotifyState<'_>]) {
+    // Without systemd there is nobody to tell.
+    let _ = sd_notify::notify(state);
+}
+
+/// Makes a directory of ours, unless it is there: as systemd made it, or
+/// somebody who knows why.
+fn make_directory(path: &Path, mode: u32) -> Result<(), Error> {
+    match DirBuilder::new().mode(mode).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(Error::Directory {
+            path: path.to_owned(),
+            source: error,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Takes the state for this process, as long as the file is open.
+fn lock(state_dir: &Path) -> Result<File, Error> {
+    let path = state_dir.join("lock");
+    let failed = |source| Error::Lock {
+        path: path.clone(),
+        source,
+    };
+    let file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(failed)?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(Errno::AGAIN) => Err(Error::StateTaken(state_dir.to_owned())),
+        Err(errno) => Err(failed(errno.into())),
+    }
+}

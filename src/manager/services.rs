@@ -1,0 +1,208 @@
+//! What the API stands on, as object-safe traits: whoever implements one is
+//! plugged in by [`super::run`], and the API's own tests bring others.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::{Map, Value};
+use tokio::sync::watch;
+
+use super::model::{Attach, Detach, DiskInfo, KeySetCheck, KeySetInfo, Reloaded};
+use super::roles::Operation;
+use crate::config::Config;
+use crate::error::Failure;
+use crate::keys::Context;
+use crate::timestamp::Timestamp;
+
+/// The disks of this host.
+///
+/// Calls that change something are carried to their end, also when the one
+/// who asked has gone away meanwhile.
+#[async_trait]
+pub trait Disks: fmt::Debug + Send + Sync {
+    /// Attaches a disk. Paths are absolute and a name is a good one.
+    ///
+    /// # Errors
+    /// When it cannot be served, unless `attach.wait` says to keep trying.
+    async fn attach(&self, context: &Context, attach: Attach) -> Result<DiskInfo, Failure>;
+
+    /// Takes a disk away, and returns when it is no longer served.
+    ///
+    /// # Errors
+    /// When there is none of that name, or it does not end.
+    async fn detach(&self, context: &Context, name: &str, how: Detach) -> Result<(), Failure>;
+
+    /// All disks, sorted by name.
+    fn list(&self) -> Vec<DiskInfo>;
+
+    /// One disk.
+    fn get(&self, name: &str) -> Option<DiskInfo>;
+
+    /// A number that changes whenever a disk does.
+    fn subscribe(&self) -> watch::Receiver<u64>;
+
+    /// Takes the settings of a configuration that was read again, as far as
+    /// they can change, and returns the names of those that can: of single
+    /// settings or of whole tables.
+    fn reconfigure(&self, config: &Config) -> Vec<String>;
+}
+
+/// The key sets of this host.
+#[async_trait]
+pub trait KeySets: fmt::Debug + Send + Sync {
+    /// All key sets, sorted by name.
+    ///
+    /// # Errors
+    /// When their definitions cannot be read.
+    async fn list(&self) -> Result<Vec<KeySetInfo>, Failure>;
+
+    /// One key set.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    async fn show(&self, name: &str) -> Result<KeySetInfo, Failure>;
+
+    /// Makes a key set from a table as the configuration would have it. With
+    /// `check`, its service has to wrap and unwrap first.
+    ///
+    /// # Errors
+    /// When there is one of that name, or the table is wrong.
+    async fn create(
+        &self,
+        context: &Context,
+        name: &str,
+        definition: Map<String, Value>,
+        check: bool,
+    ) -> Result<KeySetInfo, Failure>;
+
+    /// Changes settings of a key set: `changes` is a merge patch (RFC 7396) to
+    /// its table, in which null takes a setting away.
+    ///
+    /// # Errors
+    /// When there is none of that name, it is not defined here, or the result
+    /// would be wrong.
+    async fn edit(
+        &self,
+        context: &Context,
+        name: &str,
+        changes: Map<String, Value>,
+        check: bool,
+    ) -> Result<KeySetInfo, Failure>;
+
+    /// Removes a key set. With `force`, also one that known volumes need.
+    ///
+    /// # Errors
+    /// When there is none of that name, it is not defined here, or is in use.
+    async fn remove(&self, context: &Context, name: &str, force: bool) -> Result<(), Failure>;
+
+    /// Asks the service for the state of the key.
+    ///
+    /// # Errors
+    /// As the service answers.
+    async fn check(&self, context: &Context, name: &str) -> Result<KeySetCheck, Failure>;
+
+    /// As [`Disks::reconfigure`].
+    fn reconfigure(&self, config: &Config) -> Vec<String>;
+}
+
+/// What can be measured.
+pub trait Metrics: fmt::Debug + Send + Sync {
+    /// All metrics, in the OpenMetrics text format.
+    ///
+    /// # Errors
+    /// When they cannot be written down.
+    fn render(&self) -> Result<String, Failure>;
+
+    /// Takes note of a request that was answered.
+    fn request(&self, method: &str, route: &str, status: u16, took: Duration);
+}
+
+/// The record of who did what.
+#[async_trait]
+pub trait Audit: fmt::Debug + Send + Sync {
+    /// Takes note of an event. It is called before anybody gets an answer.
+    ///
+    /// # Errors
+    /// When it cannot be kept.
+    fn record(&self, event: &Event<'_>) -> io::Result<()>;
+
+    /// The last records, oldest first.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    async fn tail(&self, lines: usize) -> Result<Vec<Map<String, Value>>, Failure>;
+}
+
+/// Something that somebody did, or was not permitted to do.
+#[derive(Clone, Copy, Debug)]
+pub struct Event<'a> {
+    /// Who, and under which correlation id.
+    pub context: &'a Context,
+    /// What.
+    pub operation: Operation,
+    /// To which disk or key set. Empty where it is to none.
+    pub object: &'a str,
+    /// How it ended.
+    pub outcome: Outcome<'a>,
+}
+
+/// How something ended.
+#[derive(Clone, Copy, Debug)]
+pub enum Outcome<'a> {
+    /// It was done.
+    Done,
+    /// They had not the role for it, and nothing was done.
+    Refused(&'a str),
+    /// It was tried, and failed.
+    Failed(&'a Failure),
+}
+
+/// The manager itself: what it was told, and to be told anew.
+#[async_trait]
+pub trait Control: fmt::Debug + Send + Sync {
+    /// What it runs with.
+    fn facts(&self) -> Facts;
+
+    /// Reads the configuration again.
+    ///
+    /// # Errors
+    /// When it is wrong. Everything stays as it was then.
+    async fn reload(&self) -> Result<Reloaded, Failure>;
+}
+
+/// What the manager runs with.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// When it was started.
+    pub since: Timestamp,
+    /// The configuration file, if there is one.
+    pub config: Option<PathBuf>,
+    /// Where the API is.
+    pub socket: PathBuf,
+    /// Where the desired state is kept.
+    pub state_dir: PathBuf,
+    /// Where sockets of workers are.
+    pub run_dir: PathBuf,
+    /// Settings that were changed in the file and wait for a restart.
+    pub needs_restart: Vec<String>,
+}
+
+/// Everything that the API stands on.
+#[derive(Clone, Debug)]
+pub struct Services {
+    /// The disks.
+    pub disks: Arc<dyn Disks>,
+    /// The key sets.
+    pub key_sets: Arc<dyn KeySets>,
+    /// What can be measured.
+    pub metrics: Arc<dyn Metrics>,
+    /// The record of who did what. `None` keeps none.
+    pub audit: Option<Arc<dyn Audit>>,
+    /// The manager.
+    pub control: Arc<dyn Control>,
+}
