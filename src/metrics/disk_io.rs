@@ -104,7 +104,8 @@ fn requests(encoder: &mut DescriptorEncoder<'_>, disks: &[(Labels, Snapshot)]) -
         for (labels, seen) in disks {
             for kind in Kind::ALL {
                 let latency = &seen.requests(kind).latency;
-                if latency.count() == 0 || kind == Kind::Invalid {
+                let of_interest = !matches!(kind, Kind::GetId | Kind::Invalid);
+                if latency.count() == 0 || !of_interest {
                     continue;
                 }
                 let labels = (labels.as_slice(), [("operation", kind.as_str())]);

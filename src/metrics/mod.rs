@@ -146,7 +146,9 @@ impl Metrics {
         }
     }
 
-    /// Everything, as it is now, in the format of [`CONTENT_TYPE`].
+    /// Everything, as it is now, in the format of [`CONTENT_TYPE`]. For a
+    /// thousand busy disks that is a tenth of a second and 20 MB: call it where
+    /// a thread may be kept (`spawn_blocking`).
     pub fn render(&self) -> String {
         let mut text = String::new();
         match prometheus_client::encoding::text::encode(&mut text, &self.registry) {
