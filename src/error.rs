@@ -8,8 +8,12 @@
 use std::error::Error;
 use std::fmt;
 
-/// The stable classes of failure. Each has its own exit status.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+use serde::{Deserialize, Serialize};
+
+/// The stable classes of failure. Each has its own exit status, and its own
+/// name in what the manager answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Kind {
     /// A defect of sealblk itself. Exit status 1.
@@ -28,7 +32,7 @@ pub enum Kind {
     Corrupt,
     /// The key is wrong, denied, or its version is gone. Exit status 8.
     Key,
-    /// A key management service does not answer. Exit status 9.
+    /// A key management service, or the manager, does not answer. Exit status 9.
     Unreachable,
     /// Reading or writing failed, or there is no space left. Exit status 10.
     Io,
@@ -37,6 +41,21 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Every kind, in the order of the exit statuses.
+    pub const ALL: [Kind; 11] = [
+        Kind::Internal,
+        Kind::Usage,
+        Kind::NotFound,
+        Kind::Permission,
+        Kind::Busy,
+        Kind::Refused,
+        Kind::Corrupt,
+        Kind::Key,
+        Kind::Unreachable,
+        Kind::Io,
+        Kind::Unsupported,
+    ];
+
     /// The exit status of the process for this kind.
     pub fn exit_status(self) -> u8 {
         match self {

@@ -2,7 +2,8 @@
 #![forbid(unsafe_code)]
 
 use clap::builder::TypedValueParser;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::choices::{Cache, Direct, Discard};
 use super::error::Error;
@@ -14,57 +15,77 @@ use super::values::{Engine, FilePath, Poll, QueueSize, Queues, Serial, SocketMod
 //
 // One structure for both: a setting cannot exist in one and not in the other.
 // The doc comments are the help texts of the flags.
-#[derive(Clone, Debug, Default, PartialEq, clap::Args, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, clap::Args, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Options {
     /// Permissions of the socket, in octal [default: 0600, or 0660 with a socket group]
     ///
     /// Whoever can connect reads and writes the disk in clear.
     #[arg(long, value_name = "MODE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, pattern = "^0?[0-7]{3}$", example = "0660")]
     pub socket_mode: Option<SocketMode>,
 
     /// Group that the socket belongs to, by name or number
     #[arg(long, value_name = "GROUP")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "libvirt-qemu")]
     pub socket_group: Option<Group>,
 
     /// Number of virtqueues, 1 to 64 [default: as many as this host has cores]
     #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u16>, minimum = 1, maximum = 64)]
     pub queues: Option<Queues>,
 
     /// Largest size of a virtqueue, a power of two from 16 to 1024 [default: 1024]
     #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u16>, minimum = 16, maximum = 1024)]
     pub queue_size: Option<QueueSize>,
 
     /// Serve a disk that cannot be written
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub read_only: Option<bool>,
 
     /// What a guest's DISCARD does [default: ignore]
     #[arg(long, value_name = "WHAT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub discard: Option<Discard>,
 
     /// Go around the host's page cache [default: auto]
     #[arg(long, value_name = "WHEN")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub direct: Option<Direct>,
 
     /// When a write is durable, unless the guest chooses [default: writeback]
     #[arg(long, value_name = "WHEN")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<Cache>,
 
     /// How many microseconds an idle queue looks for work before it sleeps, 0 to 1000 [default: 20]
     #[arg(long, value_name = "MICROSECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u16>, minimum = 0, maximum = 1000)]
     pub poll_us: Option<Poll>,
 
     /// AES-XTS implementation: auto, vaes512, aesni or portable [default: auto]
     #[arg(long, value_name = "NAME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "auto")]
     pub engine: Option<Engine>,
 
     /// Serial number that the guest sees, up to 20 characters [default: from the volume's UUID]
     #[arg(long, value_name = "TEXT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 20)]
     pub serial: Option<Serial>,
 
     /// File to write the process id to
     #[arg(long, value_name = "PATH", value_parser = path_parser())]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "/run/sealblk/disk.pid")]
     pub pid_file: Option<FilePath>,
 }
 

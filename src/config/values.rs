@@ -8,6 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde::de::{self, Deserialize, Deserializer, Visitor};
+use serde::ser::{Serialize, Serializer};
 
 use super::group::Group;
 use crate::crypt;
@@ -96,6 +97,54 @@ deserialize!(
     true,
     "a number of microseconds from 0 to 1000"
 );
+
+/// What was read is written the same way.
+macro_rules! serialize {
+    ($type:ty, $method:ident, $value:expr) => {
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                let value: fn(&$type) -> _ = $value;
+                to.$method(value(self))
+            }
+        }
+    };
+}
+
+serialize!(Queues, serialize_u16, |queues| queues.0);
+serialize!(QueueSize, serialize_u16, |size| size.0);
+serialize!(Engine, serialize_str, |engine| engine.name());
+
+impl Serialize for Serial {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&self.0)
+    }
+}
+
+impl Serialize for SocketMode {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl Serialize for Group {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl Serialize for Poll {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        // At most 1000.
+        to.serialize_u128(self.0.as_micros())
+    }
+}
+
+impl Serialize for FilePath {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        // Fails for a name that is no text: neither TOML nor JSON can hold it.
+        self.0.serialize(to)
+    }
+}
 
 /// The permission bits of the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -274,11 +323,16 @@ pub struct Engine(Option<crypt::Engine>);
 
 impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0.map_or("auto", crypt::Engine::name))
+        f.write_str(self.name())
     }
 }
 
 impl Engine {
+    /// As it is configured.
+    fn name(&self) -> &'static str {
+        self.0.map_or("auto", crypt::Engine::name)
+    }
+
     /// The engine to use on this host.
     pub fn resolve(self) -> crypt::Engine {
         self.0.unwrap_or_else(crypt::Engine::best)
