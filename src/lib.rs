@@ -12,6 +12,8 @@ pub mod error;
 pub mod keys;
 pub mod kms;
 pub mod logging;
+pub mod plane;
+pub mod prepare;
 pub mod runtime;
 pub mod secret;
 pub mod segment;
