@@ -24,3 +24,4 @@ pub mod units;
 pub mod vhost;
 pub mod virtio;
 pub mod volume;
+pub mod worker;

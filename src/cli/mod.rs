@@ -9,6 +9,7 @@
 pub mod key;
 pub mod serve;
 pub mod volume;
+pub mod worker;
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -103,6 +104,9 @@ pub enum Command {
     Serve(serve::Args),
     /// Make, rotate and look after the platform key of this host
     Key(key::Args),
+    /// Serve the disk of an attached volume, started by the manager
+    #[command(hide = true)]
+    Worker(worker::Args),
     /// Show the version of sealblk
     Version,
 }
@@ -115,6 +119,10 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
     // So that it works with a configuration that is broken.
     if matches!(cli.command, Command::Version) {
         return print(concat!("sealblk ", env!("CARGO_PKG_VERSION"), "\n"));
+    }
+    // The manager that started it says everything, and no file is read.
+    if matches!(cli.command, Command::Worker(_)) {
+        return crate::worker::run();
     }
     if let (Command::Key(args), Some(_)) = (&cli.command, &cli.key_file) {
         args.refuse_key_file()?;
@@ -130,7 +138,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Volume(args) => volume::run(args, &config.key_sets()),
         Command::Serve(args) => crate::serve::run(&args.resolve(&config)?, &config.key_sets()),
         Command::Key(args) => key::run(args, &config),
-        Command::Version => Ok(()),
+        Command::Version | Command::Worker(_) => Ok(()),
     }
 }
 

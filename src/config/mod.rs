@@ -28,6 +28,8 @@ pub use values::{Engine, FilePath, Poll, QueueSize, Queues, Serial, SocketMode};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::keys::{self, Definition, KeySets, Source};
 use crate::kms;
 
@@ -48,7 +50,7 @@ pub struct Config {
 }
 
 /// What and how to log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Log {
     /// The least severe level that is logged.
     pub level: LogLevel,

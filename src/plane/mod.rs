@@ -10,6 +10,8 @@
 mod spec;
 
 pub use spec::Spec;
+#[cfg(test)]
+pub(crate) use spec::tests::sample as sample_spec;
 
 use std::io;
 use std::path::PathBuf;
