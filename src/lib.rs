@@ -12,6 +12,7 @@ pub mod error;
 pub mod keys;
 pub mod kms;
 pub mod logging;
+pub mod manager;
 pub mod plane;
 pub mod prepare;
 pub mod runtime;

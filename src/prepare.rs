@@ -16,6 +16,7 @@ use crate::keys::{self, KeySets};
 use crate::plane::Spec;
 use crate::secret::Dek;
 use crate::store::{self, DirectMode, Store};
+use crate::vhost::SocketParams;
 use crate::volume::{self, Access, Location, Volume};
 
 /// Why a volume cannot be served. What the rooms below say is passed on.
@@ -112,13 +113,20 @@ fn is_readable(location: &Location) -> bool {
     paths.all(|path| fs::File::open(path).is_ok())
 }
 
-/// Asks the key sets for the key of a volume. It is not proven yet: see
+/// Asks the key sets for the key of a volume; with `break_glass`, also for
+/// that which is kept for emergencies. It is not proven yet: see
 /// [`Volume::verify_dek`].
 ///
 /// # Errors
 /// [`Error::Key`].
-pub async fn unwrap(key_sets: &KeySets, volume: &Volume) -> Result<Dek, Error> {
+pub async fn unwrap(
+    key_sets: &KeySets,
+    context: &keys::Context,
+    volume: &Volume,
+    break_glass: bool,
+) -> Result<Dek, Error> {
     let binding = volume.binding();
+    tracing::debug!(correlation = %context.correlation, break_glass, "asking for the key");
     let unwrapping = key_sets.unwrap(volume.token(), &binding);
     unwrapping.await.map_err(|source| Error::Key {
         path: volume.data_path().to_owned(),
@@ -179,6 +187,17 @@ pub fn open_store(spec: &Spec, data: &File, path: &Path) -> Result<Store, Error>
         "opened"
     );
     Ok(store)
+}
+
+impl SocketParams {
+    /// The socket of `disk`, as `config` has it.
+    pub fn of(disk: &config::Disk, config: &config::Serve) -> Self {
+        SocketParams {
+            path: disk.socket.clone(),
+            mode: config.socket_mode.bits(),
+            group: config.socket_group.as_ref().map(|group| group.gid),
+        }
+    }
 }
 
 impl From<config::Direct> for DirectMode {

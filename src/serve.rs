@@ -17,7 +17,7 @@ use signal_hook::iterator::Signals;
 use crate::config;
 use crate::engine;
 use crate::error::{Explain, Failure, Kind, io_kind};
-use crate::keys::KeySets;
+use crate::keys::{Context, KeySets};
 use crate::plane::{self, Plane};
 use crate::prepare;
 use crate::runtime::block_on;
@@ -184,7 +184,8 @@ fn open(
     let path = &disk.volume;
     let _span = tracing::error_span!("disk", path = %path.display()).entered();
     let volume = prepare::open_volume(disk, config)?;
-    let dek = block_on(prepare::unwrap(key_sets, &volume))
+    let context = Context::local(Some(volume.uuid()));
+    let dek = block_on(prepare::unwrap(key_sets, &context, &volume, false))
         .map_err(system("cannot start asking for the key"))??;
     volume.verify_dek(&dek)?;
     let spec = prepare::spec(disk, config, &volume);
@@ -198,11 +199,7 @@ fn open(
 
 /// Makes the socket.
 fn listen(disk: &config::Disk, config: &config::Serve, opened: Opened) -> Result<Ready, Failure> {
-    let listener = Listener::bind(&SocketParams {
-        path: disk.socket.clone(),
-        mode: config.socket_mode.bits(),
-        group: config.socket_group.as_ref().map(|group| group.gid),
-    })?;
+    let listener = Listener::bind(&SocketParams::of(disk, config))?;
     let server =
         Server::new(opened.disk.clone(), listener).map_err(system("cannot make an eventfd"))?;
     tracing::info!(

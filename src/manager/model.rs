@@ -1,0 +1,177 @@
+//! What goes over the API, in both directions. The names of fields and values
+//! are part of the interface: `docs/api.md` has them, and the OpenAPI document
+//! is made from these types.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::config::Options;
+use crate::error::{Failure, Kind};
+
+/// The most characters that the name of a disk has.
+pub const DISK_NAME_MAX: usize = 64;
+
+/// Whether a disk may have that name: 1 to 64 of `A-Z a-z 0-9 . _ -`. The two
+/// that are directories everywhere are left out.
+pub fn is_disk_name(name: &str) -> bool {
+    let good = |c: u8| c.is_ascii_alphanumeric() || b"._-".contains(&c);
+    (1..=DISK_NAME_MAX).contains(&name.len())
+        && name.bytes().all(good)
+        && name != "."
+        && name != ".."
+}
+
+/// A volume that is to be served.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Attach {
+    /// The file or block device: an absolute path.
+    #[schema(value_type = String, example = "/var/lib/vm/disk.img")]
+    pub volume: PathBuf,
+    /// The file with its detached header: an absolute path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub header: Option<PathBuf>,
+    /// The socket that QEMU connects to: an absolute path.
+    #[schema(value_type = String, example = "/run/sealblk/disk.sock")]
+    pub socket: PathBuf,
+    /// What to call the disk: 1 to 64 letters, digits, `.`, `_` and `-`. The
+    /// volume's UUID unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9._-]+$")]
+    pub name: Option<String>,
+    /// How it is served. What is not given is taken from `[serve]` of the
+    /// configuration.
+    #[serde(default)]
+    pub options: Options,
+    /// Answer at once with state `waiting`, and keep trying until it succeeds.
+    #[serde(default)]
+    pub wait: bool,
+    /// Use the break-glass key set if the volume's own one yields no key.
+    #[serde(default)]
+    pub break_glass: bool,
+}
+
+/// How a disk is to be taken away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Detach {
+    /// Also with a front end connected, and without waiting for requests that
+    /// do not end.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// What is known of an attached disk.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct DiskInfo {
+    /// What it is called here.
+    pub name: String,
+    /// The UUID of its volume. Unknown until its header was read.
+    pub uuid: Option<Uuid>,
+    /// The file or block device.
+    #[schema(value_type = String)]
+    pub volume: PathBuf,
+    /// The file with its header, if that is detached.
+    #[schema(value_type = Option<String>)]
+    pub header: Option<PathBuf>,
+    /// The socket that QEMU connects to.
+    #[schema(value_type = String)]
+    pub socket: PathBuf,
+    /// What it is doing.
+    pub state: DiskState,
+    /// The key set of its volume.
+    pub key_set: Option<String>,
+    /// The provider that unwrapped its key.
+    pub provider: Option<String>,
+    /// The key that wraps its key.
+    pub key_id: Option<String>,
+    /// The version of that key.
+    pub key_version: Option<String>,
+    /// What the guest sees, in bytes.
+    pub size: Option<u64>,
+    /// Bytes of a data unit.
+    pub sector_size: Option<u32>,
+    /// Whether it cannot be written.
+    pub read_only: bool,
+    /// The cipher engine.
+    pub engine: Option<String>,
+    /// Its worker process.
+    pub pid: Option<u32>,
+    /// Since when it has been in this state: UTC, as `2031-02-28T23:59:59Z`.
+    #[schema(example = "2031-02-28T23:59:59Z")]
+    pub since: String,
+    /// How often its worker was started again after it died.
+    pub restarts: u32,
+    /// Why it is not running, or was not before.
+    pub last_error: Option<Problem>,
+    /// Whether a front end is connected.
+    pub front_end: bool,
+}
+
+/// What a disk is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskState {
+    /// Something that it needs is away, and is tried again.
+    Waiting,
+    /// Its volume is being opened, its key asked for, or its worker started.
+    Attaching,
+    /// It is served.
+    Running,
+    /// Its worker died and is being started again.
+    Restarting,
+    /// Its worker was told to end.
+    Stopping,
+    /// It is not served, and nothing is tried before somebody mends it.
+    Failed,
+}
+
+impl DiskState {
+    /// Every state.
+    pub const ALL: [DiskState; 6] = [
+        DiskState::Waiting,
+        DiskState::Attaching,
+        DiskState::Running,
+        DiskState::Restarting,
+        DiskState::Stopping,
+        DiskState::Failed,
+    ];
+
+    /// As it stands in answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            DiskState::Waiting => "waiting",
+            DiskState::Attaching => "attaching",
+            DiskState::Running => "running",
+            DiskState::Restarting => "restarting",
+            DiskState::Stopping => "stopping",
+            DiskState::Failed => "failed",
+        }
+    }
+}
+
+/// What went wrong with a disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Problem {
+    /// The cause.
+    pub message: String,
+    /// The next step.
+    pub help: Option<String>,
+    /// Its class.
+    pub kind: Kind,
+}
+
+impl From<&Failure> for Problem {
+    fn from(failure: &Failure) -> Self {
+        Problem {
+            message: failure.to_string(),
+            help: failure.help().map(str::to_owned),
+            kind: failure.kind(),
+        }
+    }
+}

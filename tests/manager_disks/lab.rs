@@ -1,0 +1,204 @@
+//! A directory with volumes and managers for them, whose workers do not
+//! outlive the test.
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sealblk::config::{Config, Overrides};
+use sealblk::keys::{Actor, KeySets};
+use sealblk::manager::disks::{Disks, Pace, Settings};
+use sealblk::manager::model::{Attach, Detach, DiskInfo, DiskState};
+
+use super::support::front_end::{FrontEnd, Options};
+use super::support::home::Home;
+use super::support::server::{DEADLINE, key_file};
+
+pub struct Lab {
+    pub home: Home,
+}
+
+impl Lab {
+    pub fn new() -> Lab {
+        Lab { home: Home::new() }
+    }
+
+    /// With a volume of that name.
+    pub fn with_volume(name: &str) -> Lab {
+        let lab = Lab::new();
+        lab.home.create(name, &[]);
+        lab
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.home.path(name)
+    }
+
+    pub fn settings(&self) -> Settings {
+        settings(self.home.directory())
+    }
+
+    pub fn keys(&self) -> Arc<KeySets> {
+        keys(self.home.directory())
+    }
+
+    pub async fn open(&self) -> Arc<Disks> {
+        self.open_with(self.settings()).await
+    }
+
+    pub async fn open_with(&self, settings: Settings) -> Arc<Disks> {
+        Disks::open(settings, self.keys()).await.unwrap()
+    }
+
+    /// Takes the platform key away, as if its service were gone.
+    pub fn hide_key(&self) {
+        std::fs::rename(key_file(self.home.directory()), self.path("hidden.key")).unwrap();
+    }
+
+    pub fn show_key(&self) {
+        std::fs::rename(self.path("hidden.key"), key_file(self.home.directory())).unwrap();
+    }
+
+    /// What attaches the volume of that name, as a disk of that name.
+    pub fn request(&self, name: &str) -> Attach {
+        request(self.home.directory(), name)
+    }
+
+    pub async fn connect(&self, name: &str) -> FrontEnd {
+        connect(&self.path(&format!("{name}.sock"))).await
+    }
+
+    /// The processes that are workers of this directory's disks.
+    pub fn workers(&self) -> Vec<u32> {
+        workers(self.home.directory())
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for pid in self.workers() {
+            kill(pid);
+        }
+    }
+}
+
+pub fn settings(directory: &Path) -> Settings {
+    Settings {
+        worker: env!("CARGO_BIN_EXE_sealblk").into(),
+        poll: Duration::from_millis(300),
+        retry: Pace {
+            first: Duration::from_millis(50),
+            most: Duration::from_millis(300),
+        },
+        ..Settings::new(directory.join("state"), directory.join("run"))
+    }
+}
+
+pub fn keys(directory: &Path) -> Arc<KeySets> {
+    let overrides = Overrides {
+        key_file: Some(key_file(directory)),
+        ..Overrides::default()
+    };
+    let config = Config::load(Some(Path::new("/dev/null")), overrides).unwrap();
+    Arc::new(config.key_sets())
+}
+
+pub fn request(directory: &Path, name: &str) -> Attach {
+    Attach {
+        volume: directory.join(name),
+        header: None,
+        socket: directory.join(format!("{name}.sock")),
+        name: Some(name.to_owned()),
+        options: Default::default(),
+        wait: false,
+        break_glass: false,
+    }
+}
+
+pub fn actor() -> Actor {
+    Actor::this_process("operator")
+}
+
+pub const GENTLY: Detach = Detach { force: false };
+pub const BY_FORCE: Detach = Detach { force: true };
+
+/// A front end connects, off the runtime: it blocks.
+pub async fn connect(socket: &Path) -> FrontEnd {
+    let socket = socket.to_owned();
+    tokio::task::block_in_place(|| FrontEnd::connect(&socket, &Options::default()).unwrap())
+}
+
+/// Runs a test on a runtime like the manager's.
+pub fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(test);
+}
+
+/// Waits until `done` says so of the disk, and returns what is known of it.
+pub async fn until(
+    disks: &Disks,
+    name: &str,
+    what: &str,
+    done: impl Fn(&DiskInfo) -> bool,
+) -> DiskInfo {
+    let mut changes = disks.subscribe();
+    let waiting = async {
+        loop {
+            changes.borrow_and_update();
+            if let Some(info) = disks.get(name).filter(|info| done(info)) {
+                return info;
+            }
+            changes.changed().await.unwrap();
+        }
+    };
+    match tokio::time::timeout(DEADLINE, waiting).await {
+        Ok(info) => info,
+        Err(_) => panic!("still not so: {what}: {:?}", disks.get(name)),
+    }
+}
+
+pub async fn until_running(disks: &Disks, name: &str) -> DiskInfo {
+    until(disks, name, "it runs", |info| {
+        info.state == DiskState::Running
+    })
+    .await
+}
+
+/// Ends a process that this test has caused.
+pub fn kill(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
+    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+}
+
+/// The processes that have a file of that directory open, and are workers.
+pub fn workers(directory: &Path) -> Vec<u32> {
+    let directory = directory.canonicalize().unwrap();
+    let is_worker = |pid: &u32| {
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        command.starts_with(b"sealblk\0worker\0") && has_open(*pid, &directory)
+    };
+    let mut found: Vec<u32> = std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(is_worker)
+        .collect();
+    found.sort_unstable();
+    found
+}
+
+fn has_open(pid: u32, directory: &Path) -> bool {
+    let fds = std::fs::read_dir(format!("/proc/{pid}/fd"));
+    fds.is_ok_and(|mut fds| {
+        fds.any(|fd| {
+            fd.is_ok_and(|fd| {
+                std::fs::read_link(fd.path()).is_ok_and(|target| target.starts_with(directory))
+            })
+        })
+    })
+}
