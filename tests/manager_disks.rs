@@ -5,7 +5,15 @@
 
 #[path = "manager_disks/attach.rs"]
 mod attach;
+#[path = "manager_disks/crash.rs"]
+mod crash;
 #[path = "manager_disks/lab.rs"]
 mod lab;
+#[path = "manager_disks/managers.rs"]
+mod managers;
+#[path = "manager_disks/process.rs"]
+mod process;
+#[path = "manager_disks/workers.rs"]
+mod workers;
 
 mod support;

@@ -60,16 +60,23 @@ impl Lab {
         std::fs::rename(self.path("hidden.key"), key_file(self.home.directory())).unwrap();
     }
 
-    /// What attaches the volume of that name, as a disk of that name.
-    pub fn request(&self, name: &str) -> Attach {
-        request(self.home.directory(), name)
+    /// What the disk of the volume `file` is called: as no disk of any other
+    /// test.
+    pub fn name(&self, file: &str) -> String {
+        name(self.home.directory(), file)
     }
 
-    pub async fn connect(&self, name: &str) -> FrontEnd {
-        connect(&self.path(&format!("{name}.sock"))).await
+    /// What attaches the volume `file`.
+    pub fn request(&self, file: &str) -> Attach {
+        request(self.home.directory(), file)
     }
 
-    /// The processes that are workers of this directory's disks.
+    /// A front end at the socket of the volume `file`.
+    pub async fn connect(&self, file: &str) -> FrontEnd {
+        connect(&self.path(&format!("{file}.sock"))).await
+    }
+
+    /// The workers of this directory's disks.
     pub fn workers(&self) -> Vec<u32> {
         workers(self.home.directory())
     }
@@ -104,12 +111,17 @@ pub fn keys(directory: &Path) -> Arc<KeySets> {
     Arc::new(config.key_sets())
 }
 
-pub fn request(directory: &Path, name: &str) -> Attach {
+pub fn name(directory: &Path, file: &str) -> String {
+    let directory = directory.file_name().unwrap().to_str().unwrap();
+    format!("{directory}-{file}")
+}
+
+pub fn request(directory: &Path, file: &str) -> Attach {
     Attach {
-        volume: directory.join(name),
+        volume: directory.join(file),
         header: None,
-        socket: directory.join(format!("{name}.sock")),
-        name: Some(name.to_owned()),
+        socket: directory.join(format!("{file}.sock")),
+        name: Some(name(directory, file)),
         options: Default::default(),
         wait: false,
         break_glass: false,
@@ -139,7 +151,7 @@ pub fn run(test: impl Future<Output = ()>) {
     runtime.block_on(test);
 }
 
-/// Waits until `done` says so of the disk, and returns what is known of it.
+/// Waits until `done` says so of the disk `name`, and returns what is known of it.
 pub async fn until(
     disks: &Disks,
     name: &str,
@@ -175,12 +187,12 @@ pub fn kill(pid: u32) {
     let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
 }
 
-/// The processes that have a file of that directory open, and are workers.
+/// The processes that serve a disk whose name begins with that directory's.
 pub fn workers(directory: &Path) -> Vec<u32> {
-    let directory = directory.canonicalize().unwrap();
+    let wanted = format!("sealblk\0worker\0{}", name(directory, ""));
     let is_worker = |pid: &u32| {
         let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        command.starts_with(b"sealblk\0worker\0") && has_open(*pid, &directory)
+        command.starts_with(wanted.as_bytes())
     };
     let mut found: Vec<u32> = std::fs::read_dir("/proc")
         .unwrap()
@@ -190,15 +202,4 @@ pub fn workers(directory: &Path) -> Vec<u32> {
         .collect();
     found.sort_unstable();
     found
-}
-
-fn has_open(pid: u32, directory: &Path) -> bool {
-    let fds = std::fs::read_dir(format!("/proc/{pid}/fd"));
-    fds.is_ok_and(|mut fds| {
-        fds.any(|fd| {
-            fd.is_ok_and(|fd| {
-                std::fs::read_link(fd.path()).is_ok_and(|target| target.starts_with(directory))
-            })
-        })
-    })
 }

@@ -214,11 +214,11 @@ impl Supervisor {
             self.dek = None;
         }
         let pid = worker.process.pid;
+        self.entry.set_status(worker.status);
         self.entry.update(|info| {
             info.state = DiskState::Running;
             info.pid = Some(pid);
         });
-        self.entry.set_status(worker.status);
         tracing::info!(pid, "the disk is served");
         self.tell_begun();
         Fate::Served(Box::new(worker))
