@@ -140,14 +140,19 @@ impl<E: Explain + Send + Sync + 'static> From<E> for Failure {
 impl fmt::Display for Failure {
     /// The whole source chain on one line, outermost first.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.source)?;
-        let mut source = self.source.source();
-        while let Some(inner) = source {
-            write!(f, ": {inner}")?;
-            source = inner.source();
-        }
-        Ok(())
+        f.write_str(&chain(&*self.source))
     }
+}
+
+/// An error with all that caused it, on one line, outermost first.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text.push_str(&format!(": {inner}"));
+        source = inner.source();
+    }
+    text
 }
 
 #[cfg(test)]

@@ -6,11 +6,14 @@
 //! dumps (`MADV_DONTDUMP`), not inherited by `fork` (`MADV_DONTFORK`), and
 //! overwritten before they are given back.
 
+mod passing;
+
 use std::fmt;
 use std::io;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut};
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
 
 use subtle::ConstantTimeEq;
@@ -50,15 +53,7 @@ impl SecretPages {
     }
 
     fn map_secret(len: usize) -> io::Result<NonNull<u8>> {
-        // SAFETY: no pointers are passed; the result is checked.
-        let fd = unsafe { libc::syscall(libc::SYS_memfd_secret, libc::O_CLOEXEC) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the descriptor was just returned to us and nobody else has it.
-        let fd =
-            unsafe { <std::os::fd::OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(fd as i32) };
-        rustix::fs::ftruncate(&fd, len as u64)?;
+        let fd = memfd_secret(len)?;
         // SAFETY: a fresh mapping at an address of the kernel's choice.
         let start = unsafe {
             rustix::mm::mmap(
@@ -93,6 +88,19 @@ impl SecretPages {
         }
         Ok(start)
     }
+}
+
+/// Memory of `len` bytes that is in nobody's direct map, not even the kernel's.
+fn memfd_secret(len: usize) -> io::Result<OwnedFd> {
+    // SAFETY: no pointers are passed; the result is checked.
+    let fd = unsafe { libc::syscall(libc::SYS_memfd_secret, libc::O_CLOEXEC) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor was just returned to us and nobody else has it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+    rustix::fs::ftruncate(&fd, len as u64)?;
+    Ok(fd)
 }
 
 impl Drop for SecretPages {

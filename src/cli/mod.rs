@@ -18,6 +18,7 @@ pub mod serve;
 pub mod show;
 pub mod status;
 pub mod volume;
+pub mod worker;
 
 use std::fmt::Display;
 use std::future::Future;
@@ -146,6 +147,9 @@ pub enum Command {
     Key(key::Args),
     /// Read the record of key use, and see that nobody changed it
     Audit(audit::Args),
+    /// Serve the disk of an attached volume, started by the manager
+    #[command(hide = true)]
+    Worker(worker::Args),
     /// Show the version of sealblk
     Version,
 }
@@ -158,6 +162,10 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
     // So that it works with a configuration that is broken.
     if matches!(cli.command, Command::Version) {
         return print(concat!("sealblk ", env!("CARGO_PKG_VERSION"), "\n"));
+    }
+    // The manager that started it says everything, and no file is read.
+    if matches!(cli.command, Command::Worker(_)) {
+        return crate::worker::run();
     }
     if let (Command::Key(args), Some(_)) = (&cli.command, &cli.key_file) {
         args.refuse_key_file()?;
@@ -184,7 +192,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Show(args) => show::run(args, &Ask::of(&config)),
         Command::Status(args) => status::run(args, &Ask::of(&config)),
         Command::Reload(args) => status::reload(args, &Ask::of(&config)),
-        Command::Version => Ok(()),
+        Command::Version | Command::Worker(_) => Ok(()),
     }
 }
 

@@ -38,6 +38,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::audit as audit_log;
 use crate::keys::{self, Definition, KeySets, Source};
 use crate::kms;
@@ -71,7 +73,7 @@ pub struct Config {
 }
 
 /// What and how to log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Log {
     /// The least severe level that is logged.
     pub level: LogLevel,

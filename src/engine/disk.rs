@@ -41,6 +41,9 @@ pub struct DiskParams {
     pub stats: Stats,
 }
 
+/// Is told that an fdatasync has failed.
+type FailureHook = Box<dyn Fn() + Send + Sync>;
+
 /// A disk that can be served. Immutable but for the few flags below.
 pub struct Disk {
     cipher: SectorCipher,
@@ -57,6 +60,9 @@ pub struct Disk {
     /// An fdatasync failed: nobody knows what is durable, so that no later
     /// flush may claim it.
     sync_failed: AtomicBool,
+    /// Makes sure that this outlives the process, where somebody else will
+    /// serve the disk after it.
+    on_sync_failure: Option<FailureHook>,
     /// The file system cannot deallocate: zeroes are written instead.
     punch_refused: AtomicBool,
     /// Operations that failed, for the log.
@@ -92,9 +98,21 @@ impl Disk {
             stats: Arc::new(params.stats),
             write_cache: AtomicBool::new(params.write_cache),
             sync_failed: AtomicBool::new(false),
+            on_sync_failure: None,
             punch_refused: AtomicBool::new(false),
             errors: AtomicU64::new(0),
         }
+    }
+
+    /// The same disk, whose fdatasync `has_failed` in an earlier process or
+    /// not, and which calls `hook` once when it fails in this one. The next
+    /// process that serves the disk shall know of it: what the guest was told
+    /// to be lost must not pass for durable after a restart.
+    #[must_use]
+    pub fn remembering(mut self, has_failed: bool, hook: FailureHook) -> Self {
+        self.sync_failed = AtomicBool::new(has_failed);
+        self.on_sync_failure = Some(hook);
+        self
     }
 
     /// The cipher.
@@ -173,13 +191,16 @@ impl Disk {
     }
 
     /// Whether an fdatasync has failed since the disk was opened.
-    pub(super) fn sync_has_failed(&self) -> bool {
+    pub fn sync_has_failed(&self) -> bool {
         self.sync_failed.load(Ordering::SeqCst)
     }
 
     /// Remembers that an fdatasync failed.
     pub(super) fn note_sync_failure(&self, error: &io::Error) {
         if !self.sync_failed.swap(true, Ordering::SeqCst) {
+            if let Some(hook) = &self.on_sync_failure {
+                hook();
+            }
             tracing::error!(
                 %error,
                 "fdatasync failed: flushes of this disk fail from now on, since what was \
@@ -223,6 +244,7 @@ mod tests {
     use crate::secret::Dek;
     use crate::store::DirectMode;
     use std::os::fd::AsFd;
+    use std::sync::Arc;
 
     const BYTES: u64 = 1 << 20;
 
@@ -258,6 +280,26 @@ mod tests {
         assert!(disk.store().sync().is_ok());
         assert!(disk.sync_now().is_err());
         assert!(disk.sync_has_failed());
+    }
+
+    #[test]
+    fn a_failed_fdatasync_outlives_the_process_that_saw_it() {
+        let calls = Arc::new(AtomicU64::new(0));
+        let hook = |calls: &Arc<AtomicU64>| -> FailureHook {
+            let calls = calls.clone();
+            Box::new(move || {
+                calls.fetch_add(1, Ordering::SeqCst);
+            })
+        };
+        let first = disk(false, false).remembering(false, hook(&calls));
+        assert!(first.sync_now().is_ok());
+        for _ in 0..2 {
+            first.note_sync_failure(&io::Error::from_raw_os_error(libc::EIO));
+        }
+        assert_eq!(calls.load(Ordering::SeqCst), 1);
+        let second = disk(false, false).remembering(true, hook(&calls));
+        assert!(second.sync_has_failed());
+        assert!(second.sync_now().is_err());
     }
 
     #[test]

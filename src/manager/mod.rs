@@ -4,19 +4,30 @@
 //! is a process of its own. [`model`] is what goes over the API, [`api`] the
 //! HTTP server, [`roles`] and [`peer`] say who may do what, [`services`] what
 //! the API stands on, [`control`] and [`run()`] the life of the manager itself,
-//! [`client`] the other end. Nothing here touches a guest's memory or data.
+//! [`client`] the other end. [`disks`] is who is attached: `supervise` looks after
+//! each, `state` keeps what shall be attached, `worker_process` starts and finds
+//! the processes. Workers go on without a manager, and the next one finds them.
+//! Nothing here touches a guest's memory or data.
 
 pub mod api;
 pub mod client;
 pub mod control;
+pub mod disks;
+mod held;
 pub mod key_sets;
+mod link;
 pub mod model;
 pub mod peer;
+mod poll;
 mod recorder;
 pub mod roles;
 mod run;
 pub mod services;
 pub mod socket;
+mod state;
+mod supervise;
+mod watched;
 mod wiring;
+mod worker_process;
 
 pub use run::{Setup, run};

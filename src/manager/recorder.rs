@@ -12,7 +12,7 @@ use super::roles::Operation;
 use super::services::{self, Outcome};
 use crate::audit::{self, Event, Record};
 use crate::error::{Failure, Kind};
-use crate::keys::{KeyUse, Witness};
+use crate::keys::{Actor, KeyUse, Witness};
 use crate::metrics::Metrics;
 
 /// The audit log, and who counts its lines.
@@ -34,6 +34,20 @@ impl Recorder {
     /// When it cannot be recorded.
     pub fn append(&self, record: &Record<'_>) -> io::Result<()> {
         let result = self.log.append(record);
+        self.metrics.audit_line(result.is_ok());
+        Ok(result?)
+    }
+}
+
+impl Recorder {
+    /// Records what the manager does of itself.
+    ///
+    /// # Errors
+    /// When it cannot be recorded.
+    pub fn of_manager(&self, event: Event<'_>) -> Result<(), Failure> {
+        let result = self
+            .log
+            .record(&Actor::this_process("manager"), event, audit::Outcome::Ok);
         self.metrics.audit_line(result.is_ok());
         Ok(result?)
     }

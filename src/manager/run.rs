@@ -16,9 +16,9 @@ use tokio::sync::watch;
 
 use super::api::{self, Api, Limits};
 use super::control::{Load, Manager};
-use super::services::Services;
 use super::socket::Socket;
 use super::wiring;
+use crate::audit::Event;
 use crate::config::Config;
 use crate::error::{Explain, Failure, Kind, io_kind};
 use crate::logging;
@@ -110,7 +110,14 @@ async fn manage(setup: Setup) -> Result<(), Failure> {
         tracing::warn!("{warning}");
     }
     let manager = Arc::new(Manager::new(&config, socket.path().to_owned(), load, log));
-    let services: Services = wiring::services(&config, manager.clone()).await?;
+    let (services, recorder) = wiring::services(&config, manager.clone()).await?;
+    let record = |event| match &recorder {
+        Some(recorder) => recorder.of_manager(event),
+        None => Ok(()),
+    };
+    record(Event::DaemonStarted {
+        version: env!("CARGO_PKG_VERSION"),
+    })?;
     let (stop, stopping) = watch::channel(false);
     let limits = Limits::default();
     let api = Api::new(services, roles, stopping.clone(), limits);
@@ -129,6 +136,9 @@ async fn manage(setup: Setup) -> Result<(), Failure> {
     }
     tracing::info!("stopping: disks are served on");
     notify(&[NotifyState::Stopping]);
+    if let Err(failure) = record(Event::DaemonStopped) {
+        tracing::error!("{failure}");
+    }
     watchdog.abort();
     let _ = stop.send(true);
     if let Err(error) = server.await {

@@ -1,27 +1,38 @@
-//! Which implementation stands behind each of the [`services`](super::services).
+//! Which implementation stands behind each of the [`services`](super::services),
+//! and what they tell each other.
 #![forbid(unsafe_code)]
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::control::Manager;
+use super::disks::{self, Settings};
 use super::key_sets::Admin;
 use super::model::{Attach, Detach, DiskInfo};
+use super::poll;
 use super::recorder::Recorder;
 use super::services::{Disks, Metrics, Services};
 use crate::config::Config;
-use crate::error::{Failure, Kind};
+use crate::engine::stats::Reader;
+use crate::error::Failure;
+use crate::keys::ledger::{Known, Ledger};
 use crate::keys::{self, Context, Witness};
+use crate::metrics::DiskView;
 use crate::{audit, metrics};
 
 /// The services of the running manager.
 ///
 /// # Errors
 /// When one of them cannot be had.
-pub async fn services(config: &Config, manager: Arc<Manager>) -> Result<Services, Failure> {
+pub async fn services(
+    config: &Config,
+    manager: Arc<Manager>,
+) -> Result<(Services, Option<Arc<Recorder>>), Failure> {
     let metrics = Arc::new(metrics::Metrics::new());
     let recorder = match config.audit.of_manager() {
         Some(settings) => {
@@ -38,52 +49,146 @@ pub async fn services(config: &Config, manager: Arc<Manager>) -> Result<Services
         .with_state(&config.daemon.state_dir)
         .with_witnesses(witnesses);
     let key_sets = Arc::new(key_sets);
-    let disks: Arc<dyn Disks> = Arc::new(NoDisks(watch::channel(0).0));
-    Ok(Services {
-        disks: disks.clone(),
+    let attached = disks::Disks::open(settings(config), key_sets.clone()).await?;
+    let disks = Arc::new(Attached {
+        disks: attached,
+        ledger: Ledger::below(&config.daemon.state_dir),
+    });
+    tokio::spawn(tell_metrics(Arc::downgrade(&disks), metrics.clone()));
+    tokio::spawn(poll::key_sets(key_sets.clone(), metrics.clone()));
+    let services = Services {
+        disks,
         key_sets: Arc::new(Admin::new(manager.load(), key_sets)),
         metrics: Arc::new(Exposition(metrics)),
-        audit: recorder.map(|recorder| recorder as _),
+        audit: recorder.clone().map(|recorder| recorder as _),
         control: manager,
-    })
+    };
+    Ok((services, recorder))
 }
 
-/// A manager without the means to serve disks.
-#[derive(Debug)]
-struct NoDisks(watch::Sender<u64>);
+fn settings(config: &Config) -> Settings {
+    let daemon = &config.daemon;
+    Settings {
+        serve: config.serve.clone(),
+        log: config.log,
+        keep_deks: daemon.keep_deks,
+        concurrency: daemon.attach_concurrency,
+        poll: daemon.poll,
+        ..Settings::new(daemon.state_dir.clone(), daemon.run_dir.clone())
+    }
+}
+
+/// The disks, as the API has them.
+struct Attached {
+    disks: Arc<disks::Disks>,
+    /// Knows the volumes that were attached, for their key sets' sake.
+    ledger: Ledger,
+}
+
+impl std::fmt::Debug for Attached {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Attached").finish_non_exhaustive()
+    }
+}
+
+impl Attached {
+    fn note(&self, disk: &DiskInfo) {
+        let (Some(uuid), Some(key_set)) = (disk.uuid, &disk.key_set) else {
+            return;
+        };
+        let known = Known {
+            uuid,
+            path: disk.volume.clone(),
+            header: disk.header.clone(),
+            key_sets: vec![key_set.clone()],
+        };
+        // It is attached, and opens again without the note.
+        if let Err(error) = self.ledger.note(&known) {
+            tracing::warn!(%error, disk = disk.name, "the volume is not in the ledger");
+        }
+    }
+}
 
 #[async_trait]
-impl Disks for NoDisks {
-    async fn attach(&self, _: &Context, _: Attach) -> Result<DiskInfo, Failure> {
-        Err(Failure::new(
-            Kind::Unsupported,
-            "this manager has no workers to serve disks with",
-            Some("use `sealblk serve`".into()),
-        ))
+impl Disks for Attached {
+    async fn attach(&self, context: &Context, attach: Attach) -> Result<DiskInfo, Failure> {
+        let disk = self.disks.attach(context, attach).await?;
+        self.note(&disk);
+        Ok(disk)
     }
 
-    async fn detach(&self, _: &Context, name: &str, _: Detach) -> Result<(), Failure> {
-        Err(Failure::new(
-            Kind::NotFound,
-            format!("there is no disk {name:?}"),
-            Some("`sealblk list` names those that there are".into()),
-        ))
+    async fn detach(&self, context: &Context, name: &str, how: Detach) -> Result<(), Failure> {
+        self.disks.detach(context, name, how).await
     }
 
     fn list(&self) -> Vec<DiskInfo> {
-        vec![]
+        self.disks.list()
     }
 
-    fn get(&self, _: &str) -> Option<DiskInfo> {
-        None
+    fn get(&self, name: &str) -> Option<DiskInfo> {
+        self.disks.get(name)
     }
 
     fn subscribe(&self) -> watch::Receiver<u64> {
-        self.0.subscribe()
+        self.disks.subscribe()
     }
 
-    fn reconfigure(&self, _: &Config) -> Vec<String> {
+    fn reconfigure(&self, config: &Config) -> Vec<String> {
+        self.disks.set_defaults(config.serve.clone());
         vec!["serve".into()]
+    }
+}
+
+/// Tells the metrics what the disks are doing, for as long as there are any.
+async fn tell_metrics(disks: Weak<Attached>, metrics: Arc<metrics::Metrics>) {
+    let Some(mut changes) = disks.upgrade().map(|disks| disks.subscribe()) else {
+        return;
+    };
+    // Which memory the statistics of a disk are in.
+    let mut told: BTreeMap<String, Option<u64>> = BTreeMap::new();
+    loop {
+        changes.borrow_and_update();
+        let Some(disks) = disks.upgrade() else {
+            return;
+        };
+        let list = disks.list();
+        told.retain(|name, _| {
+            let stays = list.iter().any(|disk| disk.name == *name);
+            if !stays {
+                metrics.disk_gone(name);
+            }
+            stays
+        });
+        for disk in &list {
+            metrics.disk_changed(DiskView {
+                disk: disk.name.clone(),
+                volume: disk.uuid,
+                state: disk.state.as_str(),
+                front_end: disk.front_end,
+                restarts: disk.restarts,
+            });
+            let before = told.entry(disk.name.clone()).or_default();
+            let Some(memory) = disks.disks.statistics(&disk.name) else {
+                continue;
+            };
+            let inode = rustix::fs::fstat(&memory).ok().map(|stat| stat.st_ino);
+            if *before == inode {
+                continue;
+            }
+            match Reader::open(memory.as_fd()) {
+                Ok(reader) => metrics.disk_started(&disk.name, reader),
+                Err(error) => {
+                    tracing::warn!(%error, disk = disk.name, "its statistics cannot be read");
+                }
+            }
+            *before = inode;
+        }
+        drop(disks);
+        if changes.changed().await.is_err() {
+            return;
+        }
+        // A thousand disks change together: they are told together.
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 

@@ -13,7 +13,8 @@ use crate::error::{Explain, Kind, io_kind};
 use crate::units::SectorSize;
 
 /// Whether the page cache of the host is bypassed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum DirectMode {
     /// With O_DIRECT where the file system allows it at the disk's sector size.
     #[default]
@@ -139,6 +140,22 @@ impl Store {
             len,
             direct: false,
         })
+    }
+
+    /// A data area of files that somebody else has opened with [`Store::open`]
+    /// and handed over. Nothing is opened or read.
+    pub fn of(files: Vec<File>, (offset, len): (u64, u64), direct: bool) -> Self {
+        Store {
+            files,
+            offset,
+            len,
+            direct,
+        }
+    }
+
+    /// The files, one for each queue, to be handed over.
+    pub fn files(&self) -> &[File] {
+        &self.files
     }
 
     /// Where the byte at `offset` of the disk lies in the file.

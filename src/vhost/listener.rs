@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, CWD, FlockOperation, Gid, Mode};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Explain, Kind, io_kind};
 
@@ -96,13 +97,37 @@ impl Explain for Error {
     }
 }
 
-/// A listening socket, removed when dropped if it is still ours.
+/// A listening socket. Whoever has made it also removes it from the file
+/// system, unless that was handed over ([`Listener::release`]).
 #[derive(Debug)]
 pub struct Listener {
     socket: UnixListener,
+    file: Option<SocketFile>,
+}
+
+/// Where a listening socket is in the file system.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketFile {
     path: PathBuf,
-    /// Device and inode of the socket that we made.
-    identity: (u64, u64),
+    /// What tells it from another one that has taken the path over.
+    device: u64,
+    inode: u64,
+}
+
+impl SocketFile {
+    /// The path that front ends connect to.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes it, unless the path is another's by now.
+    pub fn remove(&self) {
+        if std::fs::symlink_metadata(&self.path)
+            .is_ok_and(|there| (there.dev(), there.ino()) == (self.device, self.inode))
+        {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
 }
 
 impl Listener {
@@ -138,8 +163,11 @@ impl Listener {
             let made = std::fs::symlink_metadata(path)?;
             Ok(Listener {
                 socket: socket.into(),
-                path: path.clone(),
-                identity: (made.dev(), made.ino()),
+                file: Some(SocketFile {
+                    path: path.clone(),
+                    device: made.dev(),
+                    inode: made.ino(),
+                }),
             })
         };
         // From here on a failure takes the socket away again.
@@ -163,6 +191,22 @@ impl Listener {
         Ok(listener)
     }
 
+    /// A socket that somebody else has made, and will remove.
+    pub fn received(socket: OwnedFd) -> Self {
+        Listener {
+            socket: socket.into(),
+            file: None,
+        }
+    }
+
+    /// The bare socket, and what is to be removed once nobody serves it. Until
+    /// then it may be served by one process after the other: who connects
+    /// meanwhile waits to be accepted. `None` for one that was received.
+    pub fn release(mut self) -> io::Result<(OwnedFd, Option<SocketFile>)> {
+        let socket = self.socket.try_clone()?;
+        Ok((socket.into(), self.file.take()))
+    }
+
     /// The next connection.
     ///
     /// # Errors
@@ -180,11 +224,8 @@ impl AsFd for Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        // Another process may have taken the path over meanwhile.
-        if std::fs::symlink_metadata(&self.path)
-            .is_ok_and(|there| (there.dev(), there.ino()) == self.identity)
-        {
-            let _ = std::fs::remove_file(&self.path);
+        if let Some(file) = &self.file {
+            file.remove();
         }
     }
 }
@@ -298,5 +339,27 @@ mod tests {
         let _other = UnixListener::bind(&path).unwrap();
         drop(listener);
         assert!(path.exists());
+    }
+
+    #[test]
+    fn a_socket_that_was_handed_over_stays_until_it_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let (socket, file) = Listener::bind(&params(&path)).unwrap().release().unwrap();
+        let file = file.unwrap();
+        assert_eq!(file.path(), path);
+        // Served by one after the other; who comes between waits.
+        let first = Listener::received(socket.try_clone().unwrap());
+        drop(first);
+        let early = UnixStream::connect(&path).unwrap();
+        let second = Listener::received(socket);
+        second.accept().unwrap();
+        drop((early, second));
+        assert!(path.exists());
+        file.remove();
+        assert!(!path.exists());
+        let _other = UnixListener::bind(&path).unwrap();
+        file.remove();
+        assert!(path.exists(), "another's socket was removed");
     }
 }

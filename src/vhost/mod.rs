@@ -14,5 +14,5 @@ mod ring;
 mod server;
 mod session;
 
-pub use listener::{Error as ListenerError, Listener, SocketParams};
+pub use listener::{Error as ListenerError, Listener, SocketFile, SocketParams};
 pub use server::{Server, Stopper};

@@ -19,7 +19,11 @@ pub struct Server {
     disk: Arc<Disk>,
     listener: Listener,
     stopper: Stopper,
+    on_front_end: Option<FrontEndHook>,
 }
+
+/// Is told when a front end has come (`true`) or gone.
+type FrontEndHook = Box<dyn Fn(bool) + Send + Sync>;
 
 /// Ends a [`Server`] from another thread.
 #[derive(Clone)]
@@ -126,7 +130,21 @@ impl Server {
                 wake: Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?),
                 shared: Arc::default(),
             },
+            on_front_end: None,
         })
+    }
+
+    /// The same server, which calls `hook` when a front end comes or goes.
+    #[must_use]
+    pub fn telling(mut self, hook: FrontEndHook) -> Self {
+        self.on_front_end = Some(hook);
+        self
+    }
+
+    fn tell(&self, connected: bool) {
+        if let Some(hook) = &self.on_front_end {
+            hook(connected);
+        }
     }
 
     /// What ends the server.
@@ -191,6 +209,7 @@ impl Server {
 
     fn serve(&self, stream: UnixStream) {
         tracing::info!("front end connected");
+        self.tell(true);
         let session = Arc::new(Mutex::new(Session::new(self.disk.clone())));
         let mut handler = BackendReqHandler::from_stream(stream, session.clone());
         let reason = loop {
@@ -207,6 +226,7 @@ impl Server {
         // Only now is the socket closed, with no request in flight: QEMU takes
         // the used ring's position for the place to go on from.
         drop(handler);
+        self.tell(false);
     }
 }
 

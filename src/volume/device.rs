@@ -75,6 +75,17 @@ impl Device {
         })
     }
 
+    /// A file that was opened with [`Device::open`], perhaps by another process.
+    pub fn of(file: File, path: &Path) -> Result<Self, Error> {
+        let meta = file.metadata();
+        let meta = meta.map_err(|error| Error::opening("open", path, error))?;
+        Ok(Device {
+            block: is_block(path, &meta)?,
+            file,
+            path: path.to_owned(),
+        })
+    }
+
     /// Takes the use lock.
     pub fn lock(&self, access: Access) -> Result<(), Error> {
         match lock::take_use(&self.file, access == Access::ReadWrite) {

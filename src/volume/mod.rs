@@ -35,6 +35,6 @@ pub use devices::Location;
 pub use error::Error;
 pub use inspect::Inspection;
 pub use occupied::{Occupant, Searched};
-pub use open::Volume;
+pub use open::{Files, Volume};
 pub use options::{CreateOptions, DEFAULT_HEADER_AREA};
 pub use token::{Bound, Group, Token, TokenError, Wrap};

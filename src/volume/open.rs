@@ -2,12 +2,13 @@
 #![forbid(unsafe_code)]
 
 use std::fs::File;
+use std::io;
 use std::path::Path;
 
 use uuid::Uuid;
 
 use super::description::{Description, Layout};
-use super::device::Access;
+use super::device::{Access, Device};
 use super::devices::{Devices, Location};
 use super::error::Error;
 use super::luks2::copies;
@@ -15,6 +16,31 @@ use super::luks2::{Header, Which};
 use super::token::{self, Token};
 use crate::secret::Dek;
 use crate::units::Bytes;
+
+/// The open files of a volume. They hold its lock.
+#[derive(Debug)]
+pub struct Files {
+    /// What they were opened as.
+    pub location: Location,
+    /// The data.
+    pub data: File,
+    /// The detached header, where the location has one.
+    pub header: Option<File>,
+}
+
+impl Files {
+    /// The same descriptors once more, with the same lock.
+    ///
+    /// # Errors
+    /// When there are no more descriptors.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Files {
+            location: self.location.clone(),
+            data: self.data.try_clone()?,
+            header: self.header.as_ref().map(File::try_clone).transpose()?,
+        })
+    }
+}
 
 /// A volume that is open and locked. The lock goes when this is dropped or
 /// the process ends, however it ends.
@@ -37,6 +63,46 @@ impl Volume {
         let devices = Devices::open(location, access)?;
         devices.lock(access)?;
         Self::of(devices, access)
+    }
+
+    /// The same with files that are open and locked for `access` already, as
+    /// their descriptors come from another process, or are kept in this one.
+    /// They are read anew: what they hold may have changed since.
+    ///
+    /// # Errors
+    /// As [`Volume::open`].
+    pub fn of_files(files: Files, access: Access) -> Result<Self, Error> {
+        let Files {
+            location,
+            data,
+            header,
+        } = files;
+        let header = match (header, &location.header) {
+            (Some(file), Some(path)) => Some(Device::of(file, path)?),
+            _ => None,
+        };
+        let data = Device::of(data, &location.data)?;
+        Self::of(Devices { data, header }, access)
+    }
+
+    /// The same descriptors once more. The lock is theirs, too: it goes with
+    /// the last of them, in whatever process that is.
+    ///
+    /// # Errors
+    /// When there are no more descriptors.
+    pub fn files(&self) -> io::Result<Files> {
+        let Devices { data, header } = &self.devices;
+        Ok(Files {
+            location: Location {
+                data: data.path().to_owned(),
+                header: header.as_ref().map(|header| header.path().to_owned()),
+            },
+            data: data.file().try_clone()?,
+            header: header
+                .as_ref()
+                .map(|header| header.file().try_clone())
+                .transpose()?,
+        })
     }
 
     /// The same with files that are open and locked already.

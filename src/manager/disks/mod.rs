@@ -1,0 +1,407 @@
+//! The disks of a manager: attach, detach, and what each is doing.
+//!
+//! What enters: requests that somebody was permitted to make. Each disk has a
+//! task (`supervise`) that owns everything of it; this room only knows who
+//! there is, and keeps two from having the same name, volume or socket.
+#![forbid(unsafe_code)]
+
+mod registry;
+mod request;
+mod settings;
+
+pub(in crate::manager) use registry::{Command, Entry, Registry, identities};
+pub(in crate::manager) use request::resolve;
+pub use settings::{Pace, Settings, Step};
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::task::JoinSet;
+
+use super::model::{Attach, Detach, DiskInfo};
+use super::state::{OwnDirectory, Record, State};
+use super::supervise::{Opened, Outset, Supervisor};
+use super::worker_process;
+use crate::config::Options;
+use crate::error::{Failure, Kind, io_kind};
+use crate::keys::{Context, KeySets};
+use crate::prepare;
+use crate::volume::{self, Volume};
+
+/// The longest path that fits into a socket address with its final zero.
+const SOCKET_PATH_MAX: usize = 107;
+
+/// How long an attach that is to wait is waited for before it is answered: a
+/// key service that works needs less, and what is wrong can be said at once.
+const AT_ONCE: Duration = Duration::from_secs(2);
+
+/// What all tasks of disks share.
+pub(in crate::manager) struct Shared {
+    pub settings: Settings,
+    pub registry: Registry,
+    pub state: State,
+    pub keys: Arc<KeySets>,
+    /// The defaults for disks that are attached from now on.
+    pub serve: RwLock<Options>,
+    /// How many may be attached at once.
+    pub permits: Arc<Semaphore>,
+    /// Where workers accept managers.
+    pub workers: PathBuf,
+    _run: OwnDirectory,
+}
+
+impl Shared {
+    pub fn serve(&self) -> Options {
+        let serve = self.serve.read().unwrap_or_else(PoisonError::into_inner);
+        serve.clone()
+    }
+}
+
+/// All disks of one manager. Dropping it ends the manager's part; the workers
+/// go on.
+pub struct Disks {
+    shared: Arc<Shared>,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+/// Runs what blocks where that harms nobody.
+pub(in crate::manager) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failure> {
+    let span = tracing::Span::current();
+    let result = tokio::task::spawn_blocking(move || span.in_scope(work)).await;
+    result.map_err(|error| Failure::new(Kind::Internal, format!("work ended early: {error}"), None))
+}
+
+/// A failed system call that nothing more is known of.
+pub(in crate::manager) fn system(what: &'static str) -> impl FnOnce(io::Error) -> Failure {
+    move |error| {
+        Failure::new(
+            io_kind(&error),
+            format!("{what}: {error}"),
+            Some("check the limits and the log of the manager".into()),
+        )
+    }
+}
+
+impl Disks {
+    /// Takes over the workers of an earlier manager, and begins to attach what
+    /// else shall be served. Needs a runtime of several threads.
+    ///
+    /// # Errors
+    /// When another manager has the directories, or they cannot be used.
+    pub async fn open(settings: Settings, keys: Arc<KeySets>) -> Result<Arc<Self>, Failure> {
+        let (state_dir, run_dir) = (settings.state_dir.clone(), settings.run_dir.clone());
+        let opened = blocking(move || -> Result<_, Failure> {
+            let state = State::open(&state_dir)?;
+            let run = OwnDirectory::take(&run_dir)?;
+            let workers = run.within("workers")?;
+            let records = state.all()?;
+            let sockets = sockets_in(&workers)?;
+            Ok((state, run, workers, records, sockets))
+        });
+        let (state, run, workers, records, sockets) = opened.await??;
+        let shared = Arc::new(Shared {
+            registry: Registry::default(),
+            state,
+            keys,
+            serve: RwLock::new(settings.serve.clone()),
+            permits: Arc::new(Semaphore::new(settings.concurrency.max(1))),
+            workers,
+            settings,
+            _run: run,
+        });
+        let disks = Arc::new(Disks {
+            shared,
+            tasks: Mutex::default(),
+        });
+        disks.take_over(records, sockets).await?;
+        Ok(disks)
+    }
+
+    /// Finds out what runs already, and has the rest attached.
+    async fn take_over(
+        &self,
+        records: Vec<(String, Result<Record, super::state::Error>)>,
+        mut sockets: Vec<PathBuf>,
+    ) -> Result<(), Failure> {
+        let mut begun = Vec::new();
+        for (name, record) in records {
+            let (record, outset) = match record {
+                Ok(record) => {
+                    let control = worker_process::control_path(&self.shared.workers, &record);
+                    sockets.retain(|socket| *socket != control);
+                    (record, Outset::Desired)
+                }
+                Err(error) => {
+                    tracing::error!(disk = name, "{error}");
+                    let unknown = Record::new(name, PathBuf::new(), PathBuf::new());
+                    (unknown, Outset::Unusable(error.into()))
+                }
+            };
+            let files = match outset {
+                Outset::Unusable(_) => Vec::new(),
+                _ => self.files_of(&record).await?,
+            };
+            match self.shared.registry.reserve(&record, files) {
+                Ok(reserved) => begun.push(self.begin(record, reserved, outset)),
+                // Two records cannot have come about by what this does.
+                Err(failure) => tracing::error!(disk = record.name, "{failure}"),
+            }
+        }
+        // Workers that no record is of: their state was lost.
+        for socket in sockets {
+            self.take_in(&socket).await?;
+        }
+        for looked in begun {
+            // The task tells when it has looked for its worker.
+            let _ = looked.await;
+        }
+        Ok(())
+    }
+
+    /// Takes in a worker of which the desired state knows nothing, and removes
+    /// its socket if there is none.
+    async fn take_in(&self, socket: &Path) -> Result<(), Failure> {
+        match worker_process::adopt(socket).await {
+            Ok(Some(found)) => {
+                let record = found.record.clone();
+                tracing::warn!(
+                    disk = record.name,
+                    "a worker serves a disk that was not on record"
+                );
+                let (shared, copy) = (self.shared.clone(), record.clone());
+                blocking(move || shared.state.write(&copy)).await??;
+                let files = self.files_of(&record).await?;
+                match self.shared.registry.reserve(&record, files) {
+                    Ok(reserved) => {
+                        let _ = self
+                            .begin(record, reserved, Outset::Found(Box::new(found)))
+                            .await;
+                    }
+                    Err(failure) => tracing::error!(disk = record.name, "{failure}"),
+                }
+            }
+            Ok(None) => {
+                tracing::info!(path = %socket.display(), "removing the socket of a worker that is gone");
+                let socket = socket.to_owned();
+                let _ = blocking(move || std::fs::remove_file(socket)).await?;
+            }
+            Err(failure) => {
+                tracing::error!(path = %socket.display(), "a worker that is not on record: {failure}");
+            }
+        }
+        Ok(())
+    }
+
+    async fn files_of(&self, record: &Record) -> Result<Vec<(u64, u64)>, Failure> {
+        let paths: Vec<PathBuf> = [Some(&record.volume), record.header.as_ref()]
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect();
+        blocking(move || identities(paths.iter().map(PathBuf::as_path))).await
+    }
+
+    /// Starts the task of a disk. What is returned is told how it began.
+    fn begin(
+        &self,
+        record: Record,
+        (entry, commands): (Arc<Entry>, tokio::sync::mpsc::Receiver<Command>),
+        outset: Outset,
+    ) -> oneshot::Receiver<Result<DiskInfo, Failure>> {
+        let (begun, receiver) = oneshot::channel();
+        let span = tracing::error_span!(parent: None, "disk", name = record.name);
+        let task = Supervisor::new(self.shared.clone(), entry, record, begun);
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those that have ended are not needed any more.
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(tracing::Instrument::instrument(
+            task.run(outset, commands),
+            span,
+        ));
+        receiver
+    }
+
+    /// Attaches a disk, for the actor of `context`.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being served, unless that is worth waiting for
+    /// and the request says so.
+    pub async fn attach(&self, context: &Context, request: Attach) -> Result<DiskInfo, Failure> {
+        request::check(&request)?;
+        let mut record = registry::record_of(&request, request.name.clone().unwrap_or_default());
+        let (disk, serve) = resolve(&record, &self.shared.serve())?;
+        let files = self.files_of(&record).await?;
+        self.shared.registry.check_free(&record, &files)?;
+        let opening = blocking(move || {
+            let volume = prepare::open_volume(&disk, &serve)?;
+            Ok(Opened::new(volume, &disk, &serve))
+        });
+        let opened = opening.await?.map_err(|error| {
+            match &error {
+                // By another attach, perhaps, that was as fast.
+                prepare::Error::Volume(volume::Error::Busy { .. }) => {
+                    let taken = self.shared.registry.check_free(&record, &files);
+                    taken.err().unwrap_or_else(|| error.into())
+                }
+                _ => error.into(),
+            }
+        })?;
+        if request.name.is_none() {
+            record.name = opened.volume.uuid().to_string();
+        }
+        let reserved = self.shared.registry.reserve(&record, files)?;
+        let outset = Outset::Requested {
+            context: context.clone(),
+            wait: request.wait,
+            opened: Box::new(opened),
+        };
+        let entry = reserved.0.clone();
+        let begun = self.begin(record, reserved, outset);
+        let patience = match request.wait {
+            true => AT_ONCE,
+            false => Duration::MAX,
+        };
+        match tokio::time::timeout(patience, begun).await {
+            Ok(begun) => begun.unwrap_or_else(|_| Err(ended())),
+            Err(_) => Ok(entry.info()),
+        }
+    }
+
+    /// Detaches the disk of that name: its requests in flight are completed,
+    /// what was written is made durable, its worker ends.
+    ///
+    /// # Errors
+    /// When there is no such disk, or a front end is connected and nobody says
+    /// that this does not matter. When what was written last may be lost: the
+    /// disk is detached then all the same.
+    pub async fn detach(&self, context: &Context, name: &str, how: Detach) -> Result<(), Failure> {
+        let entry = self.entry(name)?;
+        let uid = context.actor.uid;
+        tracing::info!(disk = name, uid, force = how.force, "detaching");
+        let (reply, outcome) = oneshot::channel();
+        entry.send(Command::Detach { how, reply }).await?;
+        outcome.await.unwrap_or_else(|_| Err(ended()))
+    }
+
+    fn entry(&self, name: &str) -> Result<Arc<Entry>, Failure> {
+        self.shared.registry.get(name).ok_or_else(|| {
+            Failure::new(
+                Kind::NotFound,
+                format!("there is no disk {name:?}"),
+                Some("`sealblk list` shows the disks".into()),
+            )
+        })
+    }
+
+    /// All disks, sorted by name.
+    pub fn list(&self) -> Vec<DiskInfo> {
+        self.shared.registry.list()
+    }
+
+    /// The disk of that name.
+    pub fn get(&self, name: &str) -> Option<DiskInfo> {
+        Some(self.shared.registry.get(name)?.info())
+    }
+
+    /// Is told of every change of a disk.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.shared.registry.subscribe()
+    }
+
+    /// Has `work` done on the volume of an attached disk, whose header it may
+    /// rewrite ([`Volume::set_token`]). Nobody else of this manager does
+    /// meanwhile. The work may block.
+    ///
+    /// # Errors
+    /// When there is no such disk, or its volume is not open or has no header
+    /// that can be read.
+    pub async fn with_volume<T: Send + 'static>(
+        &self,
+        name: &str,
+        work: impl FnOnce(&mut Volume) -> T + Send + 'static,
+    ) -> Result<T, Failure> {
+        let entry = self.entry(name)?;
+        let _alone = entry.header.lock().await;
+        let held = entry.held().ok_or_else(|| {
+            Failure::new(
+                Kind::Busy,
+                format!("the volume of disk {name:?} is not open"),
+                Some("wait until the disk is running".into()),
+            )
+        })?;
+        let done = blocking(move || -> Result<_, Failure> {
+            let mut volume = held.volume()?;
+            let result = work(&mut volume);
+            Ok((result, super::held::KeyFacts::of(&volume)))
+        });
+        let (result, key) = done.await??;
+        entry.set_key(&key);
+        Ok(result)
+    }
+
+    /// The memory in which the workers of a disk count what they do, once its
+    /// volume is open.
+    pub fn statistics(&self, name: &str) -> Option<OwnedFd> {
+        let held = self.shared.registry.get(name)?.held()?;
+        held.statistics.as_ref()?.try_clone().ok()
+    }
+
+    /// Gives other defaults to disks that are attached from now on.
+    pub fn set_defaults(&self, serve: Options) {
+        *self
+            .shared
+            .serve
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = serve;
+    }
+
+    /// Ends the manager's part. The workers go on. Another manager can have
+    /// the directories when this and everything else of it is gone.
+    pub async fn close(&self) {
+        let mut tasks = {
+            let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *tasks)
+        };
+        tasks.shutdown().await;
+    }
+}
+
+fn ended() -> Failure {
+    Failure::new(
+        Kind::Unreachable,
+        "the manager is ending",
+        Some("try again when it has been started again".into()),
+    )
+}
+
+/// The sockets at which workers accept managers, alive or not.
+fn sockets_in(workers: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let read = || -> io::Result<Vec<PathBuf>> {
+        let paths = std::fs::read_dir(workers)?.map(|entry| Ok(entry?.path()));
+        let socket = |path: &io::Result<PathBuf>| {
+            let path = path.as_ref().ok();
+            path.is_none_or(|path| path.extension().is_some_and(|is| is == "sock"))
+        };
+        paths.filter(socket).collect()
+    };
+    // As long as that of any worker will be.
+    let longest = workers.join(format!("{}.sock", uuid::Uuid::nil()));
+    let length = longest.as_os_str().len();
+    if length > SOCKET_PATH_MAX {
+        return Err(Failure::new(
+            Kind::Usage,
+            format!(
+                "the path of sockets such as {} has {length} bytes, and the system takes {SOCKET_PATH_MAX}",
+                longest.display()
+            ),
+            Some("choose a run directory with a shorter path, such as /run/sealblk".into()),
+        ));
+    }
+    read().map_err(system("cannot read the directory of the workers"))
+}

@@ -1,0 +1,315 @@
+//! Which disks there are, and what each is doing.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::error::{Failure, Kind};
+use crate::manager::held::{Held, KeyFacts};
+use crate::manager::model::{Attach, Detach, DiskInfo, DiskState, Problem};
+use crate::manager::state::Record;
+use crate::plane::Spec;
+use crate::timestamp::Timestamp;
+use crate::worker::protocol::Status;
+
+/// What the task of a disk can be asked for.
+#[derive(Debug)]
+pub enum Command {
+    /// Take the disk away.
+    Detach {
+        /// How.
+        how: Detach,
+        /// Gets the outcome.
+        reply: oneshot::Sender<Result<(), Failure>>,
+    },
+}
+
+/// Which file or device it is, whatever its path: see `stat(2)`.
+pub type Identity = (u64, u64);
+
+/// The files at these paths. Blocks.
+pub fn identities<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Vec<Identity> {
+    let identity = |path: &Path| {
+        let meta = path.metadata().ok()?;
+        Some(match meta.rdev() {
+            0 => (meta.dev(), meta.ino()),
+            device => (u64::MAX, device),
+        })
+    };
+    paths.into_iter().filter_map(identity).collect()
+}
+
+/// A disk that is attached, or shall be, or was until a moment ago.
+#[derive(Debug)]
+pub struct Entry {
+    info: Mutex<DiskInfo>,
+    files: Mutex<Vec<Identity>>,
+    commands: mpsc::Sender<Command>,
+    changes: watch::Sender<u64>,
+    held: Mutex<Option<Arc<Held>>>,
+    /// Who rewrites the header has this.
+    pub header: tokio::sync::Mutex<()>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Entry {
+    /// What is known of it now.
+    pub fn info(&self) -> DiskInfo {
+        lock(&self.info).clone()
+    }
+
+    /// Changes what is known of it. Whoever watches is told if it did change.
+    pub fn update(&self, change: impl FnOnce(&mut DiskInfo)) {
+        let mut info = lock(&self.info);
+        let before = info.clone();
+        change(&mut info);
+        if info.state != before.state {
+            info.since = Timestamp::now().to_string();
+        }
+        let changed = *info != before;
+        drop(info);
+        if changed {
+            self.changes.send_modify(|revision| *revision += 1);
+        }
+    }
+
+    /// It is in another state.
+    pub fn set_state(&self, state: DiskState) {
+        self.update(|info| info.state = state);
+    }
+
+    /// It is in another state because of a failure.
+    pub fn fail(&self, state: DiskState, failure: &Failure) {
+        self.update(|info| {
+            info.state = state;
+            info.last_error = Some(Problem::from(failure));
+        });
+    }
+
+    /// Its volume was opened.
+    pub fn set_volume(&self, held: Arc<Held>, key: &KeyFacts) {
+        let Spec {
+            uuid,
+            size,
+            sector_size,
+            engine,
+            read_only,
+            ..
+        } = held.spec;
+        self.update(|info| {
+            info.uuid = Some(uuid);
+            info.size = Some(size);
+            info.sector_size = u32::try_from(sector_size.bytes()).ok();
+            info.engine = Some(engine.name().into());
+            info.read_only = read_only;
+        });
+        self.set_key(key);
+        *lock(&self.held) = Some(held);
+    }
+
+    /// What the volume says about its key.
+    pub fn set_key(&self, key: &KeyFacts) {
+        self.update(|info| {
+            info.key_set = Some(key.key_set.clone());
+            info.provider = key.provider.clone();
+            info.key_id = key.key_id.clone();
+            info.key_version = key.key_version.clone();
+        });
+    }
+
+    /// Its volume is not held any more, as far as this is concerned.
+    pub fn forget_volume(&self) {
+        *lock(&self.held) = None;
+    }
+
+    /// Its volume, if that is open.
+    pub fn held(&self) -> Option<Arc<Held>> {
+        lock(&self.held).clone()
+    }
+
+    /// What a worker says.
+    pub fn set_status(&self, status: Status) {
+        self.update(|info| {
+            info.front_end = status.front_end;
+            if status.sync_failed {
+                info.last_error = Some(Problem {
+                    message: "an fdatasync failed: what was written may be lost, and flushes fail \
+                              from now on"
+                        .into(),
+                    help: Some(
+                        "check the disk below, for example with `dmesg`; then detach and attach, \
+                         and let the guest check its file systems"
+                            .into(),
+                    ),
+                    kind: Kind::Io,
+                });
+            }
+        });
+    }
+
+    /// Its files were found.
+    pub fn set_files(&self, files: Vec<Identity>) {
+        *lock(&self.files) = files;
+    }
+
+    /// Asks its task for something.
+    ///
+    /// # Errors
+    /// When that has ended.
+    pub async fn send(&self, command: Command) -> Result<(), Failure> {
+        let gone = |_| Failure::new(Kind::NotFound, "the disk has just been detached", None);
+        self.commands.send(command).await.map_err(gone)
+    }
+}
+
+/// All disks, by name.
+#[derive(Debug, Default)]
+pub struct Registry {
+    disks: Mutex<BTreeMap<String, Arc<Entry>>>,
+    changes: watch::Sender<u64>,
+}
+
+impl Registry {
+    /// A place for a disk, and what its task is asked by.
+    ///
+    /// # Errors
+    /// As [`Registry::check_free`].
+    pub fn reserve(
+        &self,
+        record: &Record,
+        files: Vec<Identity>,
+    ) -> Result<(Arc<Entry>, mpsc::Receiver<Command>), Failure> {
+        let mut disks = lock(&self.disks);
+        check(&disks, record, &files)?;
+        let (commands, receiver) = mpsc::channel(8);
+        let entry = Arc::new(Entry {
+            info: Mutex::new(info_of(record)),
+            files: Mutex::new(files),
+            commands,
+            changes: self.changes.clone(),
+            held: Mutex::new(None),
+            header: tokio::sync::Mutex::new(()),
+        });
+        disks.insert(record.name.clone(), entry.clone());
+        drop(disks);
+        self.changes.send_modify(|revision| *revision += 1);
+        Ok((entry, receiver))
+    }
+
+    /// Checks that no disk has the volume, the name, or the socket.
+    ///
+    /// # Errors
+    /// [`Kind::Busy`], with the name of the disk that has it.
+    pub fn check_free(&self, record: &Record, files: &[Identity]) -> Result<(), Failure> {
+        check(&lock(&self.disks), record, files)
+    }
+
+    /// The disk of that name.
+    pub fn get(&self, name: &str) -> Option<Arc<Entry>> {
+        lock(&self.disks).get(name).cloned()
+    }
+
+    /// All disks, sorted by name.
+    pub fn list(&self) -> Vec<DiskInfo> {
+        let disks = lock(&self.disks);
+        disks.values().map(|entry| entry.info()).collect()
+    }
+
+    /// There is no such disk any more.
+    pub fn remove(&self, name: &str, entry: &Arc<Entry>) {
+        let mut disks = lock(&self.disks);
+        if disks.get(name).is_some_and(|has| Arc::ptr_eq(has, entry)) {
+            disks.remove(name);
+        }
+        drop(disks);
+        self.changes.send_modify(|revision| *revision += 1);
+    }
+
+    /// Is told of every change.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+}
+
+fn check(
+    disks: &BTreeMap<String, Arc<Entry>>,
+    record: &Record,
+    files: &[Identity],
+) -> Result<(), Failure> {
+    let busy =
+        |message: String, help: &str| Err(Failure::new(Kind::Busy, message, Some(help.to_owned())));
+    let paths = |volume, header: &Option<_>| -> Vec<PathBuf> {
+        [Some(volume), header.clone()]
+            .into_iter()
+            .flatten()
+            .collect()
+    };
+    let wanted = paths(record.volume.clone(), &record.header);
+    for (name, entry) in disks {
+        let info = entry.info();
+        let has = paths(info.volume.clone(), &info.header);
+        let same_path = wanted.iter().find(|path| has.contains(path));
+        let same_file = lock(&entry.files).iter().any(|file| files.contains(file));
+        if same_path.is_some() || same_file {
+            let volume = same_path.unwrap_or(&record.volume).display();
+            return busy(
+                format!("{volume} is attached already, as the disk {name:?}"),
+                "detach that disk first",
+            );
+        }
+        if *name == record.name {
+            let volume = info.volume.display();
+            return busy(
+                format!("there is a disk {name:?} already, of the volume {volume}"),
+                "give this one another name, or detach that one first",
+            );
+        }
+        if info.socket == record.socket {
+            let socket = info.socket.display();
+            return busy(
+                format!("{socket} is the socket of the disk {name:?}"),
+                "choose another socket, or detach that disk first",
+            );
+        }
+    }
+    Ok(())
+}
+
+fn info_of(record: &Record) -> DiskInfo {
+    DiskInfo {
+        name: record.name.clone(),
+        uuid: None,
+        volume: record.volume.clone(),
+        header: record.header.clone(),
+        socket: record.socket.clone(),
+        state: DiskState::Attaching,
+        key_set: None,
+        provider: None,
+        key_id: None,
+        key_version: None,
+        size: None,
+        sector_size: None,
+        read_only: record.options.read_only.unwrap_or(false),
+        engine: None,
+        pid: None,
+        since: Timestamp::now().to_string(),
+        restarts: 0,
+        last_error: None,
+        front_end: false,
+    }
+}
+
+/// A record for what somebody asks for.
+pub fn record_of(request: &Attach, name: String) -> Record {
+    let mut record = Record::new(name, request.volume.clone(), request.socket.clone());
+    record.header = request.header.clone();
+    record.options = request.options.clone();
+    record.break_glass = request.break_glass;
+    record
+}

@@ -1,0 +1,165 @@
+//! What the manager holds of a disk, for as long as it is attached: with this
+//! a worker can be started at any time, whatever has become of paths and keys.
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+
+use rustix::fs::MemfdFlags;
+use serde::{Deserialize, Serialize};
+
+use super::state::Record;
+use crate::engine::stats;
+use crate::plane::Spec;
+use crate::secret::Dek;
+use crate::vhost::SocketFile;
+use crate::volume::{Access, Files, Location, Volume};
+use crate::worker::parcel::{Parcel, Role};
+use crate::worker::protocol::Start;
+
+/// What a volume says about its key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyFacts {
+    /// The key set of the volume.
+    pub key_set: String,
+    /// The provider that its key was wrapped by.
+    pub provider: Option<String>,
+    /// The key that it was wrapped by.
+    pub key_id: Option<String>,
+    /// The version of that key.
+    pub key_version: Option<String>,
+}
+
+impl KeyFacts {
+    /// What `volume` says.
+    pub fn of(volume: &Volume) -> Self {
+        let token = volume.token();
+        let own = |wrap: &&crate::volume::Wrap| wrap.key_set == token.key_set;
+        let wrap = token.wraps.iter().find(own).or(token.wraps.first());
+        KeyFacts {
+            key_set: token.key_set.clone(),
+            provider: wrap.map(|wrap| wrap.provider.clone()),
+            key_id: wrap.map(|wrap| wrap.key_id.clone()),
+            key_version: wrap.map(|wrap| wrap.key_version.clone()),
+        }
+    }
+}
+
+/// What a worker keeps for the managers that come later.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Baggage {
+    /// The desired state of its disk.
+    pub record: Record,
+    /// The key, as it was when the disk was attached.
+    pub key: KeyFacts,
+}
+
+/// The listening socket of a disk. It stays where it is when this is dropped,
+/// since workers go on without a manager.
+#[derive(Debug)]
+pub struct FrontEnds {
+    /// Listens.
+    pub socket: OwnedFd,
+    /// Where.
+    pub file: SocketFile,
+}
+
+/// The volume of a disk, open and locked.
+#[derive(Debug)]
+pub struct Held {
+    /// The files, which hold the lock.
+    pub files: Files,
+    /// What the lock is for.
+    pub access: Access,
+    /// What the data plane has to know.
+    pub spec: Spec,
+    /// Remembers a failed fdatasync from one worker to the next.
+    pub memo: File,
+    /// The memory in which the workers count I/O, one after the other.
+    pub statistics: Option<OwnedFd>,
+}
+
+impl Held {
+    /// A volume that was just opened.
+    ///
+    /// # Errors
+    /// When there are no more descriptors, or there is no memory.
+    pub fn of(volume: &Volume, spec: Spec) -> io::Result<Self> {
+        let statistics = stats::create(spec.queues).map_err(io::Error::other)?;
+        Ok(Held {
+            files: volume.files()?,
+            access: volume.access(),
+            spec,
+            memo: new_memo()?,
+            statistics: Some(statistics),
+        })
+    }
+
+    /// What a worker handed over that was started by an earlier manager.
+    ///
+    /// # Errors
+    /// When something is missing.
+    pub fn adopt(start: &Start, record: &Record, parcel: &mut Parcel) -> io::Result<Self> {
+        let location = Location {
+            data: record.volume.clone(),
+            header: record.header.clone(),
+        };
+        let header = match &location.header {
+            Some(_) => Some(parcel.need(Role::Header)?.into()),
+            None => None,
+        };
+        Ok(Held {
+            files: Files {
+                location,
+                data: parcel.need(Role::Data)?.into(),
+                header,
+            },
+            access: match start.spec.read_only {
+                true => Access::ReadOnly,
+                false => Access::ReadWrite,
+            },
+            spec: start.spec.clone(),
+            memo: parcel.need(Role::Memo)?.into(),
+            statistics: parcel.take(Role::Statistics),
+        })
+    }
+
+    /// The volume, with its header read anew. It has the same lock. Blocks.
+    ///
+    /// # Errors
+    /// When the header cannot be read.
+    pub fn volume(&self) -> Result<Volume, crate::error::Failure> {
+        let files = self.files.try_clone();
+        let files = files.map_err(super::disks::system("cannot copy a descriptor"))?;
+        Ok(Volume::of_files(files, self.access)?)
+    }
+
+    /// All that a worker is given, but for what is made for each worker.
+    ///
+    /// # Errors
+    /// When there are no more descriptors.
+    pub fn parcel(&self, front_ends: &FrontEnds, dek: &Dek) -> io::Result<Parcel> {
+        let mut parcel = Parcel::default();
+        parcel.share(Role::Data, &self.files.data)?;
+        if let Some(header) = &self.files.header {
+            parcel.share(Role::Header, header)?;
+        }
+        parcel.share(Role::FrontEnds, &front_ends.socket)?;
+        parcel.share(Role::Memo, &self.memo)?;
+        if let Some(statistics) = &self.statistics {
+            parcel.share(Role::Statistics, statistics)?;
+        }
+        parcel.add(Role::Dek, dek.pass()?);
+        Ok(parcel)
+    }
+}
+
+/// A byte that says that no fdatasync has failed.
+fn new_memo() -> io::Result<File> {
+    let memo: File = rustix::fs::memfd_create("sealblk-memo", MemfdFlags::CLOEXEC)?.into();
+    // Written now, so that writing it later needs no memory.
+    memo.write_all_at(&[0], 0)?;
+    Ok(memo)
+}

@@ -1,0 +1,411 @@
+//! The desired state: which disks shall be served, one file for each.
+//!
+//! A file is there before anything of its disk is, and goes after everything
+//! of it has gone. So after a crash at any instant nothing is served of which
+//! nobody knows, and what was served will be served again.
+#![forbid(unsafe_code)]
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::model::is_disk_name;
+use crate::config::Options;
+use crate::error::{Explain, Kind, io_kind};
+use crate::timestamp::Timestamp;
+
+/// The version of the records that are written, and the highest that is read.
+const VERSION: u32 = 1;
+
+/// More than any record has.
+const RECORD_MAX: u64 = 64 << 10;
+
+/// What files of records end with.
+const SUFFIX: &str = ".json";
+
+/// A disk that shall be served.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// The version of this structure: 1.
+    pub version: u32,
+    /// Tells this attachment from every other one, of the same volume too.
+    pub id: Uuid,
+    /// What the disk is called.
+    pub name: String,
+    /// The file or block device.
+    pub volume: PathBuf,
+    /// Its detached header.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header: Option<PathBuf>,
+    /// Where front ends connect.
+    pub socket: PathBuf,
+    /// How it is served, as far as somebody said so.
+    #[serde(default)]
+    pub options: Options,
+    /// Whether the break-glass key may be used.
+    #[serde(default)]
+    pub break_glass: bool,
+    /// When somebody asked for it.
+    pub attached: Timestamp,
+}
+
+impl Record {
+    /// A record of the current version.
+    pub fn new(name: String, volume: PathBuf, socket: PathBuf) -> Self {
+        Record {
+            version: VERSION,
+            id: Uuid::new_v4(),
+            name,
+            volume,
+            header: None,
+            socket,
+            options: Options::default(),
+            break_glass: false,
+            attached: Timestamp::now(),
+        }
+    }
+}
+
+/// Why the desired state cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Another manager works with the directory.
+    #[error("another manager{by} uses {path}", by = pid(*.by))]
+    Taken {
+        /// The directory.
+        path: PathBuf,
+        /// Its process.
+        by: Option<u32>,
+    },
+    /// Something cannot be read, written or made.
+    #[error("cannot {what} {path}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// What the operating system says.
+        #[source]
+        source: io::Error,
+    },
+    /// A record that is not one.
+    #[error("the desired state in {path} is damaged")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A record of a later sealblk, or one of another disk.
+    #[error("the desired state in {path} is not of this sealblk: {what}")]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// How that shows.
+        what: String,
+    },
+}
+
+fn pid(pid: Option<u32>) -> String {
+    pid.map_or(String::new(), |pid| format!(" (process {pid})"))
+}
+
+impl Explain for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Error::Taken { .. } => Kind::Busy,
+            Error::Io { source, .. } => io_kind(source),
+            Error::Damaged { .. } => Kind::Corrupt,
+            Error::Foreign { .. } => Kind::Unsupported,
+        }
+    }
+
+    fn help(&self) -> Option<String> {
+        Some(match self {
+            Error::Taken { .. } => {
+                "stop that manager, or give this one directories of its own".into()
+            }
+            Error::Io { path, .. } => format!(
+                "check the mode and owner of {}, and the space that is left there",
+                path.parent().unwrap_or(path).display()
+            ),
+            Error::Damaged { .. } => {
+                "detach the disk, which removes the file, and attach it again".into()
+            }
+            Error::Foreign { .. } => {
+                "start the version of sealblk that wrote it, or detach the disk and attach it again"
+                    .into()
+            }
+        })
+    }
+}
+
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Io { what, path, source }
+}
+
+/// A directory that one manager at a time has, for as long as this lives.
+#[derive(Debug)]
+pub struct OwnDirectory {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl OwnDirectory {
+    /// Takes the directory, which is made if need be.
+    ///
+    /// # Errors
+    /// [`Error::Taken`], and what the operating system refuses.
+    pub fn take(path: &Path) -> Result<Self, Error> {
+        make_directory(path)?;
+        let lock_path = path.join("manager.lock");
+        let mut lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&lock_path)
+            .map_err(failed("open", &lock_path))?;
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::AGAIN) => {
+                let mut by = String::new();
+                let _ = (&lock).take(16).read_to_string(&mut by);
+                return Err(Error::Taken {
+                    path: path.to_owned(),
+                    by: by.trim().parse().ok(),
+                });
+            }
+            Err(errno) => return Err(failed("lock", &lock_path)(errno.into())),
+        }
+        // For the message above, and nothing else.
+        let _ = lock
+            .set_len(0)
+            .and_then(|()| writeln!(lock, "{}", std::process::id()));
+        Ok(OwnDirectory {
+            path: path.to_owned(),
+            _lock: lock,
+        })
+    }
+
+    /// A directory within it, for its owner alone.
+    ///
+    /// # Errors
+    /// What the operating system refuses.
+    pub fn within(&self, name: &str) -> Result<PathBuf, Error> {
+        let path = self.path.join(name);
+        make_directory(&path)?;
+        Ok(path)
+    }
+}
+
+fn make_directory(path: &Path) -> Result<(), Error> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(failed("make the directory", path))
+}
+
+/// The records of all disks.
+#[derive(Debug)]
+pub struct State {
+    disks: PathBuf,
+    _own: OwnDirectory,
+}
+
+impl State {
+    /// The records in the directory `path`, which no other manager may use.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let own = OwnDirectory::take(path)?;
+        Ok(State {
+            disks: own.within("disks")?,
+            _own: own,
+        })
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.disks.join(format!("{name}{SUFFIX}"))
+    }
+
+    /// All records by name. One that cannot be used comes as its error.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn all(&self) -> Result<Vec<(String, Result<Record, Error>)>, Error> {
+        let fail = || failed("read the directory", &self.disks);
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.disks).map_err(fail())? {
+            let file = entry.map_err(fail())?.file_name();
+            let name = file.to_str().and_then(|file| file.strip_suffix(SUFFIX));
+            // What a crash left half written has another suffix.
+            if let Some(name) = name.filter(|name| is_disk_name(name)) {
+                found.push((name.to_owned(), self.read(name)));
+            }
+        }
+        found.sort_by(|(a, _), (b, _)| a.cmp(b));
+        Ok(found)
+    }
+
+    fn read(&self, name: &str) -> Result<Record, Error> {
+        let path = self.file(name);
+        let mut bytes = Vec::new();
+        let read = File::open(&path).and_then(|file| file.take(RECORD_MAX).read_to_end(&mut bytes));
+        read.map_err(failed("read", &path))?;
+        let damaged = |source| Error::Damaged {
+            path: path.clone(),
+            source,
+        };
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u32,
+        }
+        let foreign = |what| Error::Foreign {
+            path: path.clone(),
+            what,
+        };
+        let Versioned { version } = serde_json::from_slice(&bytes).map_err(damaged)?;
+        if version != VERSION {
+            return Err(foreign(format!("it has version {version}")));
+        }
+        let record: Record = serde_json::from_slice(&bytes).map_err(damaged)?;
+        match record.name == name {
+            true => Ok(record),
+            false => Err(foreign(format!("it is of a disk {:?}", record.name))),
+        }
+    }
+
+    /// Writes a record. When this returns, it survives a crash of the host.
+    ///
+    /// # Errors
+    /// When it cannot be written. What was there before is still there.
+    pub fn write(&self, record: &Record) -> Result<(), Error> {
+        let path = self.file(&record.name);
+        let new = path.with_extension("json.new");
+        let write = || -> io::Result<()> {
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&new)?;
+            let mut text = serde_json::to_vec_pretty(record)?;
+            text.push(b'\n');
+            file.write_all(&text)?;
+            file.sync_all()?;
+            fs::rename(&new, &path)?;
+            self.sync()
+        };
+        write().map_err(|error| {
+            let _ = fs::remove_file(&new);
+            failed("write", &path)(error)
+        })
+    }
+
+    /// Removes the record of a disk, if there is one.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn remove(&self, name: &str) -> Result<(), Error> {
+        let path = self.file(name);
+        let removed = match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            removed => removed,
+        };
+        removed
+            .and_then(|()| self.sync())
+            .map_err(failed("remove", &path))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        File::open(&self.disks)?.sync_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(name: &str) -> Record {
+        Record::new(name.into(), "/v.img".into(), "/s.sock".into())
+    }
+
+    #[test]
+    fn records_are_kept_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::open(dir.path()).unwrap();
+        assert!(state.all().unwrap().is_empty());
+        // "b" and "b.json" must not get in each other's way.
+        for name in ["b", "a.new", "b.json"] {
+            state.write(&record(name)).unwrap();
+        }
+        let names: Vec<_> = state
+            .all()
+            .unwrap()
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect();
+        assert_eq!(names, ["a.new", "b", "b.json"]);
+        let mut changed = record("b");
+        changed.options = serde_json::from_str(r#"{"queues": 3, "serial": "x"}"#).unwrap();
+        state.write(&changed).unwrap();
+        drop(state);
+
+        let state = State::open(dir.path()).unwrap();
+        let all = state.all().unwrap();
+        assert_eq!(all[1].1.as_ref().unwrap(), &changed);
+        state.remove("b").unwrap();
+        state.remove("b").unwrap();
+        assert_eq!(state.all().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn one_manager_has_a_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = State::open(dir.path()).unwrap();
+        let error = State::open(dir.path()).unwrap_err();
+        let by = format!("process {}", std::process::id());
+        assert!(error.to_string().contains(&by), "{error}");
+        assert_eq!(error.kind(), Kind::Busy);
+        drop(first);
+        State::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_used_hides_no_other_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::open(dir.path()).unwrap();
+        state.write(&record("good")).unwrap();
+        let disks = dir.path().join("disks");
+        let later = serde_json::to_string(&record("later")).unwrap();
+        let later = later.replace("\"version\":1", "\"version\":2");
+        fs::write(disks.join("later.json"), later).unwrap();
+        fs::write(disks.join("torn.json"), "{\"version\": 1, ").unwrap();
+        fs::copy(disks.join("good.json"), disks.join("copy.json")).unwrap();
+        fs::write(disks.join("half.json.new"), "{").unwrap();
+        let kinds: Vec<_> = state
+            .all()
+            .unwrap()
+            .into_iter()
+            .map(|(name, read)| (name, read.err().map(|error| error.kind())))
+            .collect();
+        let expected = [
+            ("copy", Some(Kind::Unsupported)),
+            ("good", None),
+            ("later", Some(Kind::Unsupported)),
+            ("torn", Some(Kind::Corrupt)),
+        ];
+        assert_eq!(kinds, expected.map(|(name, kind)| (name.to_owned(), kind)));
+    }
+}

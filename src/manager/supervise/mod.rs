@@ -1,0 +1,426 @@
+//! The task of one disk: it owns everything of it, brings its worker up, and
+//! brings up another when that dies, until somebody detaches the disk.
+//!
+//! Attaching does in this order: volume opened and locked, key unwrapped,
+//! desired state recorded, socket made, worker started. Detaching undoes it
+//! backwards, so that whatever a crash of the manager leaves, the record of
+//! it is there.
+#![forbid(unsafe_code)]
+
+mod obtain;
+mod stop;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::Receiver;
+use tokio::sync::oneshot;
+
+use super::disks::{Command, Entry, Pace, Shared};
+use super::held::{FrontEnds, Held, KeyFacts};
+use super::model::{Detach, DiskInfo, DiskState};
+use super::state::Record;
+use super::worker_process::{Found, Process, Worker};
+use crate::error::{Failure, Kind};
+use crate::keys::{Actor, Context};
+use crate::plane::Spec;
+use crate::secret::Dek;
+use crate::vhost::SocketParams;
+use crate::volume::Volume;
+use crate::worker::protocol::{Fault, Message};
+
+/// How long a process may outlive its end of the connection before the
+/// connection alone is taken to be broken.
+const DYING: Duration = Duration::from_secs(2);
+
+/// How long a front end may take to go that is about to, when its disk is to
+/// be detached.
+const LEAVING: Duration = Duration::from_secs(1);
+
+/// How a disk comes to a manager.
+pub enum Outset {
+    /// Somebody asks for it.
+    Requested {
+        /// Who, and under which correlation id.
+        context: Context,
+        /// Whether to try until it succeeds.
+        wait: bool,
+        /// Its volume.
+        opened: Box<Opened>,
+    },
+    /// It is on record. Its worker may be running.
+    Desired,
+    /// Its worker is running.
+    Found(Box<Found>),
+    /// It is on record, in a way that cannot be used.
+    Unusable(Failure),
+}
+
+/// A volume that was opened to be served.
+pub struct Opened {
+    /// The volume, locked.
+    pub volume: Volume,
+    /// What its data plane will be told.
+    pub spec: Spec,
+    /// How its socket is made.
+    pub socket: SocketParams,
+}
+
+/// How soon what failed is tried again.
+enum Retry {
+    /// What was away may come back: after this time, or when it is the turn.
+    Soon(Option<Duration>),
+    /// Somebody has to mend it.
+    Later,
+    /// The worker did not start.
+    Restart,
+}
+
+/// An attempt that failed.
+struct Trouble {
+    failure: Failure,
+    retry: Retry,
+}
+
+/// What becomes of a disk.
+enum Fate {
+    /// Its worker serves.
+    Served(Box<Worker>),
+    /// It is not, or not any more: on to the next worker, after a pause.
+    Again(Duration),
+    /// Nothing is left of it.
+    Gone,
+    /// Nothing can be done but to detach it.
+    Stuck,
+}
+
+/// What the manager does of itself.
+fn of_manager() -> Context {
+    Context::new(Actor::this_process("manager"), None)
+}
+
+/// The task of one disk.
+pub struct Supervisor {
+    shared: Arc<Shared>,
+    entry: Arc<Entry>,
+    record: Record,
+    /// Who is told how it began.
+    begun: Option<oneshot::Sender<Result<DiskInfo, Failure>>>,
+    /// Who wants it.
+    context: Context,
+    /// Whether it shall be served even if that does not work at once.
+    desired: bool,
+    /// Whether it is on record.
+    recorded: bool,
+    /// A worker may be running to which there is no connection.
+    maybe_alive: bool,
+    /// The process of that worker, if it is known.
+    lost: Option<Process>,
+    /// The volume as it was opened, for as long as its header was just read.
+    fresh: Option<Volume>,
+    held: Option<Arc<Held>>,
+    key: Option<KeyFacts>,
+    dek: Option<Arc<Dek>>,
+    /// How its socket is made.
+    socket: Option<SocketParams>,
+    front_ends: Option<Arc<FrontEnds>>,
+    /// Attempts that failed, or workers that died, in a row.
+    failures: u32,
+    served_before: bool,
+}
+
+impl Supervisor {
+    /// The task of the disk `record`, which tells `begun` how it began.
+    pub fn new(
+        shared: Arc<Shared>,
+        entry: Arc<Entry>,
+        record: Record,
+        begun: oneshot::Sender<Result<DiskInfo, Failure>>,
+    ) -> Self {
+        Supervisor {
+            shared,
+            entry,
+            record,
+            begun: Some(begun),
+            context: of_manager(),
+            desired: false,
+            recorded: false,
+            maybe_alive: false,
+            lost: None,
+            fresh: None,
+            held: None,
+            key: None,
+            dek: None,
+            socket: None,
+            front_ends: None,
+            failures: 0,
+            served_before: false,
+        }
+    }
+
+    /// Looks after the disk until it is detached.
+    pub async fn run(mut self, outset: Outset, mut commands: Receiver<Command>) {
+        let mut fate = self.begin(outset).await;
+        loop {
+            fate = match fate {
+                Fate::Served(worker) => self.watch(*worker, &mut commands).await,
+                Fate::Again(Duration::ZERO) => self.bring_up(&mut commands).await,
+                Fate::Again(pause) => self.pause(pause, &mut commands).await,
+                Fate::Stuck => self.linger(&mut commands).await,
+                Fate::Gone => return,
+            }
+        }
+    }
+
+    async fn begin(&mut self, outset: Outset) -> Fate {
+        match outset {
+            Outset::Requested {
+                context,
+                wait,
+                opened,
+            } => {
+                self.context = context;
+                self.desired = wait;
+                if let Err(failure) = self.hold(*opened) {
+                    return self.give_up(failure).await;
+                }
+                // One that is to wait is wanted from now on.
+                if wait && let Err(failure) = self.put_on_record().await {
+                    return self.give_up(failure).await;
+                }
+                Fate::Again(Duration::ZERO)
+            }
+            Outset::Desired => {
+                self.desired = true;
+                self.recorded = true;
+                self.maybe_alive = true;
+                Fate::Again(Duration::ZERO)
+            }
+            Outset::Found(found) => {
+                self.desired = true;
+                self.recorded = true;
+                let worker = self.take_over(*found);
+                self.serves(worker)
+            }
+            Outset::Unusable(failure) => {
+                self.recorded = true;
+                self.entry.fail(DiskState::Failed, &failure);
+                self.tell_begun();
+                Fate::Stuck
+            }
+        }
+    }
+
+    /// The disk is served: whoever asked for it is told.
+    fn serves(&mut self, worker: Worker) -> Fate {
+        self.served_before = true;
+        self.desired = true;
+        if !self.shared.settings.keep_deks {
+            self.dek = None;
+        }
+        let pid = worker.process.pid;
+        self.entry.set_status(worker.status);
+        self.entry.update(|info| {
+            info.state = DiskState::Running;
+            info.pid = Some(pid);
+        });
+        tracing::info!(pid, "the disk is served");
+        self.tell_begun();
+        Fate::Served(Box::new(worker))
+    }
+
+    fn tell_begun(&mut self) {
+        if let Some(begun) = self.begun.take() {
+            // Nobody may be waiting any more.
+            let _ = begun.send(Ok(self.entry.info()));
+        }
+    }
+
+    /// Tries once to have the disk served.
+    async fn bring_up(&mut self, commands: &mut Receiver<Command>) -> Fate {
+        self.entry.set_state(match self.served_before {
+            true => DiskState::Restarting,
+            false => DiskState::Attaching,
+        });
+        if self.maybe_alive {
+            match self.look_for_worker().await {
+                Ok(Some(worker)) => return self.serves(worker),
+                Ok(None) => {}
+                Err(trouble) => return self.cope(trouble).await,
+            }
+        }
+        let obtained = tokio::select! {
+            biased;
+            Some(command) = commands.recv() => Err(command),
+            obtained = self.obtain() => Ok(obtained),
+        };
+        // From here on it is not interrupted: there will be a process.
+        let launched = match obtained {
+            Err(command) => return self.take_away(command).await,
+            Ok(Ok(permit)) => self.launch(permit).await,
+            Ok(Err(trouble)) => Err(trouble),
+        };
+        match launched {
+            Ok(worker) => self.serves(worker),
+            Err(trouble) => self.cope(trouble).await,
+        }
+    }
+
+    /// Decides what follows from an attempt that failed.
+    async fn cope(&mut self, trouble: Trouble) -> Fate {
+        let Trouble { failure, retry } = trouble;
+        let listening = self.begun.as_ref().is_some_and(|begun| !begun.is_closed());
+        let may_pass = matches!(retry, Retry::Soon(_));
+        if !self.desired || (listening && !may_pass) {
+            return self.give_up(failure).await;
+        }
+        let settings = &self.shared.settings;
+        let state = match (&retry, self.served_before) {
+            (Retry::Soon(_), _) => DiskState::Waiting,
+            (Retry::Later, _) => DiskState::Failed,
+            (Retry::Restart, true) => DiskState::Restarting,
+            (Retry::Restart, false) => DiskState::Attaching,
+        };
+        let pause = match retry {
+            Retry::Soon(least) => {
+                let pause = settings.retry.pause(self.failures);
+                pause.max(least.unwrap_or_default())
+            }
+            Retry::Later => {
+                let (first, most) = (settings.poll, settings.poll);
+                Pace { first, most }.pause(0)
+            }
+            Retry::Restart => settings.restart.pause(self.failures),
+        };
+        self.failures += 1;
+        tracing::warn!(again_in = ?pause, "the disk cannot be served yet: {failure}");
+        self.entry.fail(state, &failure);
+        self.tell_begun();
+        Fate::Again(pause)
+    }
+
+    /// Waits before the next attempt, unless the disk is detached meanwhile.
+    async fn pause(&mut self, pause: Duration, commands: &mut Receiver<Command>) -> Fate {
+        tokio::select! {
+            Some(command) = commands.recv() => self.take_away(command).await,
+            () = tokio::time::sleep(pause) => Fate::Again(Duration::ZERO),
+        }
+    }
+
+    /// Waits for the disk to be detached, which is all that is left to do.
+    async fn linger(&mut self, commands: &mut Receiver<Command>) -> Fate {
+        match commands.recv().await {
+            Some(command) => self.take_away(command).await,
+            None => Fate::Gone,
+        }
+    }
+
+    /// Looks after a worker that serves, until it is gone.
+    async fn watch(&mut self, mut worker: Worker, commands: &mut Receiver<Command>) -> Fate {
+        let since = Instant::now();
+        let mut fault = None;
+        let broken = tokio::time::sleep(Duration::MAX);
+        let patience = tokio::time::sleep(Duration::MAX);
+        tokio::pin!(broken, patience);
+        let mut linked = true;
+        // Who wants the disk away once its front end has gone.
+        let mut asked: Option<oneshot::Sender<_>> = None;
+        loop {
+            let used = self.entry.info().front_end;
+            if let Some(reply) = asked.take_if(|_| !used) {
+                let how = Detach::default();
+                return self.stop(worker, how, reply, commands).await;
+            }
+            tokio::select! {
+                message = worker.link.next(), if linked => match message {
+                    Ok(Some(message)) => self.hear(message, &mut fault),
+                    // The process ends, as a rule, and that is told next.
+                    Ok(None) | Err(_) => {
+                        linked = false;
+                        broken.as_mut().reset(tokio::time::Instant::now() + DYING);
+                    }
+                },
+                how = worker.process.ended() => {
+                    while let Ok(Some(message)) = worker.link.next().await {
+                        self.hear(message, &mut fault);
+                    }
+                    let fate = self.died(&how, fault, since.elapsed());
+                    return match asked {
+                        Some(reply) => {
+                            let how = Detach::default();
+                            self.take_away(Command::Detach { how, reply }).await
+                        }
+                        None => fate,
+                    };
+                }
+                () = &mut broken => {
+                    tracing::warn!("the connection to the worker is broken: connecting anew");
+                    if let Some(reply) = asked {
+                        let _ = reply.send(Err(in_use(&self.record.name)));
+                    }
+                    self.maybe_alive = true;
+                    self.lost = Some(worker.process);
+                    return Fate::Again(Duration::ZERO);
+                }
+                Some(command) = commands.recv() => {
+                    let Command::Detach { how, reply } = command;
+                    if how.force || !used {
+                        return self.stop(worker, how, reply, commands).await;
+                    }
+                    // QEMU may have ended just now.
+                    if let Some(other) = asked.replace(reply) {
+                        let _ = other.send(Err(in_use(&self.record.name)));
+                    }
+                    patience.as_mut().reset(tokio::time::Instant::now() + LEAVING);
+                }
+                () = &mut patience, if asked.is_some() => {
+                    if let Some(reply) = asked.take() {
+                        let _ = reply.send(Err(in_use(&self.record.name)));
+                    }
+                }
+            }
+        }
+    }
+
+    fn hear(&mut self, message: Message, fault: &mut Option<Fault>) {
+        match message {
+            Message::Changed { status } => self.entry.set_status(status),
+            Message::Ended { fault: why } => *fault = why,
+            // Nothing was asked, and nothing else is known.
+            Message::Hello(_) | Message::Answer { .. } | Message::Unknown => {}
+        }
+    }
+
+    /// The worker is gone, though nobody wanted that.
+    fn died(&mut self, how: &str, fault: Option<Fault>, lived: Duration) -> Fate {
+        if lived >= self.shared.settings.settled {
+            self.failures = 0;
+        }
+        let pause = self.shared.settings.restart.pause(self.failures);
+        self.failures += 1;
+        let failure = match fault {
+            Some(fault) => fault.into(),
+            None => Failure::new(
+                Kind::Internal,
+                format!("the worker process {how}"),
+                Some("its last words are in the log of the manager".into()),
+            ),
+        };
+        tracing::error!(again_in = ?pause, "the worker process {how}: {failure}");
+        self.entry.fail(DiskState::Restarting, &failure);
+        self.entry.update(|info| {
+            info.pid = None;
+            info.front_end = false;
+            info.restarts += 1;
+        });
+        Fate::Again(pause)
+    }
+}
+
+fn in_use(name: &str) -> Failure {
+    Failure::new(
+        Kind::Busy,
+        format!("a front end is connected to the disk {name:?}: a guest may be using it"),
+        Some("end the guest or take the disk out of it, or detach with --force".into()),
+    )
+}

@@ -1,0 +1,242 @@
+//! Towards a disk that is served: the worker that is there already, or else
+//! the volume, its key, its place on record, its socket, and a new worker.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{Opened, Retry, Supervisor, Trouble};
+use crate::config;
+use crate::error::{Failure, Kind};
+use crate::keys::Context;
+use crate::kms::Class;
+use crate::manager::disks::{Step, blocking, identities, resolve, system};
+use crate::manager::held::{FrontEnds, Held, KeyFacts};
+use crate::manager::worker_process::{self, Found, Plan, Worker, control_path};
+use crate::prepare;
+use crate::vhost::{Listener, SocketParams};
+use crate::volume::Volume;
+
+/// Nothing changes until somebody mends it.
+fn later(failure: impl Into<Failure>) -> Trouble {
+    Trouble {
+        failure: failure.into(),
+        retry: Retry::Later,
+    }
+}
+
+impl Opened {
+    /// `volume`, to be served as `disk` and `serve` say.
+    pub fn new(volume: Volume, disk: &config::Disk, serve: &config::Serve) -> Self {
+        Opened {
+            spec: prepare::spec(disk, serve, &volume),
+            socket: SocketParams::of(disk, serve),
+            volume,
+        }
+    }
+}
+
+impl Supervisor {
+    /// Looks for a worker that an earlier manager started, or to which the
+    /// connection broke. Nothing: there is none, for certain.
+    pub(super) async fn look_for_worker(&mut self) -> Result<Option<Worker>, Trouble> {
+        let control = control_path(&self.shared.workers, &self.record);
+        match worker_process::adopt(&control).await {
+            Ok(Some(found)) => Ok(Some(self.take_over(found))),
+            Ok(None) => {
+                self.maybe_alive = false;
+                if let Some(process) = self.lost.take() {
+                    // It lives, or did until now, and nobody can reach it. The
+                    // lock does not keep it from the volume: that is ours both.
+                    process.kill();
+                    process.ended().await;
+                }
+                // All workers have been looked for, as far as this disk goes.
+                self.tell_begun();
+                Ok(None)
+            }
+            Err(failure) => {
+                self.tell_begun();
+                Err(Trouble {
+                    failure,
+                    retry: Retry::Soon(None),
+                })
+            }
+        }
+    }
+
+    /// Takes over a worker with all that it had.
+    pub(super) fn take_over(&mut self, found: Found) -> Worker {
+        let held = Arc::new(found.held);
+        self.entry.set_volume(held.clone(), &found.key);
+        self.held = Some(held);
+        self.key = Some(found.key);
+        self.front_ends = Some(Arc::new(found.front_ends));
+        self.dek = found.dek.map(Arc::new);
+        self.maybe_alive = false;
+        self.lost = None;
+        tracing::info!(pid = found.worker.process.pid, "took over a worker");
+        found.worker
+    }
+
+    /// A volume that was opened just now.
+    pub(super) fn hold(&mut self, opened: Opened) -> Result<(), Failure> {
+        let Opened {
+            volume,
+            spec,
+            socket,
+        } = opened;
+        let held = Held::of(&volume, spec).map_err(system("cannot keep the volume open"))?;
+        let (held, key) = (Arc::new(held), KeyFacts::of(&volume));
+        self.entry.set_volume(held.clone(), &key);
+        self.held = Some(held);
+        self.key = Some(key);
+        self.socket = Some(socket);
+        self.fresh = Some(volume);
+        self.shared.settings.step(Step::Opened);
+        Ok(())
+    }
+
+    /// The volume and its key, and leave to start a worker. May be given up
+    /// at any time: nothing has come of it by then.
+    pub(super) async fn obtain(&mut self) -> Result<OwnedSemaphorePermit, Trouble> {
+        if self.held.is_none() {
+            self.open().await?;
+        }
+        let permit = self.shared.permits.clone().acquire_owned().await;
+        let permit = permit.map_err(|_| {
+            later(Failure::new(
+                Kind::Internal,
+                "nothing is attached any more",
+                None,
+            ))
+        })?;
+        if self.dek.is_none() {
+            self.unwrap().await?;
+        }
+        Ok(permit)
+    }
+
+    async fn open(&mut self) -> Result<(), Trouble> {
+        let (disk, serve) = resolve(&self.record, &self.shared.serve()).map_err(later)?;
+        let opened = blocking(move || -> Result<_, prepare::Error> {
+            let volume = prepare::open_volume(&disk, &serve)?;
+            let paths = [Some(&disk.volume), disk.header.as_ref()];
+            let files = identities(paths.into_iter().flatten().map(PathBuf::as_path));
+            Ok((Opened::new(volume, &disk, &serve), files))
+        });
+        let (opened, files) = opened.await.map_err(later)?.map_err(later)?;
+        self.entry.set_files(files);
+        self.hold(opened).map_err(later)
+    }
+
+    async fn unwrap(&mut self) -> Result<(), Trouble> {
+        let volume = match (self.fresh.take(), &self.held) {
+            (Some(volume), _) => volume,
+            (None, Some(held)) => {
+                let held = held.clone();
+                let read = blocking(move || held.volume()).await.map_err(later)?;
+                read.map_err(later)?
+            }
+            (None, None) => return Ok(()),
+        };
+        let asked = match self.served_before {
+            true => super::of_manager(),
+            false => self.context.clone(),
+        };
+        let context = Context {
+            volume: Some(volume.uuid()),
+            ..asked
+        };
+        let keys = self.shared.keys.clone();
+        let break_glass = self.record.break_glass;
+        let dek = prepare::unwrap(&keys, &context, &volume, break_glass)
+            .await
+            .map_err(|error| Trouble {
+                retry: when(&error),
+                failure: error.into(),
+            })?;
+        // It takes the time of a thousand hashes.
+        let proven = blocking(move || {
+            let proven = volume.verify_dek(&dek);
+            proven.map(|()| (dek, KeyFacts::of(&volume)))
+        });
+        let (dek, key) = proven.await.map_err(later)?.map_err(later)?;
+        self.entry.set_key(&key);
+        self.key = Some(key);
+        self.dek = Some(Arc::new(dek));
+        self.shared.settings.step(Step::Unwrapped);
+        Ok(())
+    }
+
+    /// Has the disk on record, makes its socket, and starts its worker.
+    pub(super) async fn launch(&mut self, permit: OwnedSemaphorePermit) -> Result<Worker, Trouble> {
+        self.put_on_record().await.map_err(later)?;
+        self.bind().await?;
+        let parts = (&self.held, &self.key, &self.front_ends, &self.dek);
+        let (Some(held), Some(key), Some(front_ends), Some(dek)) = parts else {
+            let what = "a worker was to be started without a volume";
+            return Err(later(Failure::new(Kind::Internal, what, None)));
+        };
+        let plan = Plan {
+            record: self.record.clone(),
+            held: held.clone(),
+            key: key.clone(),
+            front_ends: front_ends.clone(),
+            dek: dek.clone(),
+            control: control_path(&self.shared.workers, &self.record),
+        };
+        let started = worker_process::start(plan, &self.shared.settings).await;
+        drop(permit);
+        started.map_err(|failure| Trouble {
+            failure,
+            retry: Retry::Restart,
+        })
+    }
+
+    /// Writes down that the disk shall be served.
+    pub(super) async fn put_on_record(&mut self) -> Result<(), Failure> {
+        if !self.recorded {
+            let (shared, record) = (self.shared.clone(), self.record.clone());
+            blocking(move || shared.state.write(&record)).await??;
+            self.recorded = true;
+            self.shared.settings.step(Step::Recorded);
+        }
+        Ok(())
+    }
+
+    async fn bind(&mut self) -> Result<(), Trouble> {
+        if self.front_ends.is_some() {
+            return Ok(());
+        }
+        let params = match self.socket.clone() {
+            Some(params) => params,
+            None => {
+                let (disk, serve) = resolve(&self.record, &self.shared.serve()).map_err(later)?;
+                SocketParams::of(&disk, &serve)
+            }
+        };
+        let bound = blocking(move || -> Result<_, Failure> {
+            let released = Listener::bind(&params)?.release();
+            released.map_err(system("cannot copy a descriptor"))
+        });
+        let (socket, file) = bound.await.map_err(later)?.map_err(later)?;
+        self.front_ends = file.map(|file| Arc::new(FrontEnds { socket, file }));
+        self.shared.settings.step(Step::Bound);
+        Ok(())
+    }
+}
+
+/// When a key that was not given is worth asking for again.
+fn when(error: &prepare::Error) -> Retry {
+    let prepare::Error::Key { source, .. } = error else {
+        return Retry::Later;
+    };
+    match source.class() {
+        Some(Class::Unreachable | Class::Sealed) => Retry::Soon(None),
+        Some(Class::Throttled { retry_after }) => Retry::Soon(retry_after),
+        _ => Retry::Later,
+    }
+}

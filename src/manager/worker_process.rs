@@ -1,0 +1,327 @@
+//! Worker processes: starting one, and finding one that runs already.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use rustix::process::{PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_send_signal};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::disks::{Settings, Step, blocking, system};
+use super::held::{Baggage, FrontEnds, Held, KeyFacts};
+use super::link::{self, Link};
+use super::state::Record;
+use super::watched::watched;
+use crate::error::{Failure, Kind};
+use crate::prepare;
+use crate::secret::Dek;
+use crate::worker::parcel::{Parcel, Role};
+use crate::worker::protocol::{Answer, Message, Request, Start, Status};
+
+/// A process that is a worker.
+pub struct Process {
+    pidfd: AsyncFd<OwnedFd>,
+    /// Its number.
+    pub pid: u32,
+}
+
+impl Process {
+    fn new(pidfd: OwnedFd, pid: u32) -> io::Result<Self> {
+        // A process is readable when it has ended.
+        Ok(Process {
+            pidfd: watched(pidfd, Interest::READABLE)?,
+            pid,
+        })
+    }
+
+    /// Waits until it has ended, and says how, as far as that can be known.
+    pub async fn ended(&self) -> String {
+        if let Err(error) = self.pidfd.readable().await {
+            tracing::error!(%error, "cannot wait for a process");
+        }
+        let id = WaitId::PidFd(self.pidfd.get_ref().as_fd());
+        // It is no child of ours if another manager has started it.
+        match rustix::process::waitid(id, WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+            Ok(Some(status)) => match (status.terminating_signal(), status.exit_status()) {
+                (Some(signal), _) => format!("was ended by signal {signal}"),
+                (_, Some(status)) => format!("ended with status {status}"),
+                _ => "ended".into(),
+            },
+            _ => "ended".into(),
+        }
+    }
+
+    /// Ends it at once.
+    pub fn kill(&self) {
+        // It fails when it has ended.
+        let _ = pidfd_send_signal(self.pidfd.get_ref(), Signal::KILL);
+    }
+}
+
+impl fmt::Debug for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "process {}", self.pid)
+    }
+}
+
+/// A worker that serves its disk, and the connection to it.
+pub struct Worker {
+    /// The connection.
+    pub link: Link,
+    /// The process.
+    pub process: Process,
+    /// How it fared when it was last heard of.
+    pub status: Status,
+}
+
+/// Where the worker of an attachment accepts managers.
+pub fn control_path(workers: &Path, record: &Record) -> PathBuf {
+    workers.join(format!("{}.sock", record.id))
+}
+
+/// What a disk's next worker is made of.
+pub struct Plan {
+    /// The desired state.
+    pub record: Record,
+    /// The volume.
+    pub held: Arc<Held>,
+    /// What the volume says about its key.
+    pub key: KeyFacts,
+    /// The socket.
+    pub front_ends: Arc<FrontEnds>,
+    /// The key.
+    pub dek: Arc<Dek>,
+    /// Where it shall accept managers.
+    pub control: PathBuf,
+}
+
+/// Starts a worker, and waits until it serves.
+///
+/// # Errors
+/// When it cannot be started, or cannot serve. No process is left then.
+pub async fn start(plan: Plan, settings: &Settings) -> Result<Worker, Failure> {
+    let control = plan.control.clone();
+    let started = try_start(plan, settings).await;
+    if started.is_err() {
+        // Nobody will be found there.
+        let _ = blocking(move || std::fs::remove_file(control)).await;
+    }
+    started
+}
+
+async fn try_start(plan: Plan, settings: &Settings) -> Result<Worker, Failure> {
+    let step = settings.clone();
+    let spawned = blocking(move || prepare(&plan, &step)).await??;
+    settings.step(Step::Spawned);
+    let (pidfd, pid) = spawned.process;
+    let process = Process::new(pidfd, pid).map_err(system("cannot wait for a process"))?;
+    let told = tell(spawned.connection, spawned.start, spawned.parcel, settings);
+    match tokio::time::timeout(settings.start_timeout, told).await {
+        Ok(Ok((link, status))) => {
+            settings.step(Step::Serving);
+            return Ok(Worker {
+                link,
+                process,
+                status,
+            });
+        }
+        result => {
+            process.kill();
+            process.ended().await;
+            let late = || {
+                Failure::new(
+                    Kind::Io,
+                    format!(
+                        "the worker does not serve after {} s",
+                        settings.start_timeout.as_secs()
+                    ),
+                    Some("check the load of this host".into()),
+                )
+            };
+            Err(result.map_or_else(|_| late(), |told| told.err().unwrap_or_else(late)))
+        }
+    }
+}
+
+/// Tells a new process what to serve, and waits until it does.
+async fn tell(
+    connection: OwnedFd,
+    start: Start,
+    parcel: Parcel,
+    settings: &Settings,
+) -> Result<(Link, Status), Failure> {
+    let broken = || system("the worker ended before it served");
+    let (mut link, ..) = Link::open(connection).await.map_err(broken())?;
+    let request = Request::Start(Box::new(start));
+    let id = link.send(request, parcel).await.map_err(broken())?;
+    settings.step(Step::Told);
+    match link_answer(&mut link, id).await.map_err(broken())? {
+        Answer::Started { status } => Ok((link, status)),
+        Answer::Failed { fault } => Err(fault.into()),
+        _ => Err(Failure::new(
+            Kind::Internal,
+            "the worker does not know how to start",
+            None,
+        )),
+    }
+}
+
+async fn link_answer(link: &mut Link, id: u64) -> io::Result<Answer> {
+    loop {
+        match link.next().await? {
+            Some(Message::Answer { id: of, answer }) if of == id => return Ok(answer),
+            Some(_) => {}
+            None => return Err(io::ErrorKind::ConnectionReset.into()),
+        }
+    }
+}
+
+/// A process that waits to be told what to serve.
+struct Spawned {
+    process: (OwnedFd, u32),
+    connection: OwnedFd,
+    start: Start,
+    parcel: Parcel,
+}
+
+/// All that blocks: opens the data for the queues, makes the socket for
+/// managers, and starts the process, which does nothing yet.
+fn prepare(plan: &Plan, settings: &Settings) -> Result<Spawned, Failure> {
+    let Plan { held, record, .. } = plan;
+    let store = prepare::open_store(&held.spec, &held.files.data, &record.volume)?;
+    let mut parcel = held
+        .parcel(&plan.front_ends, &plan.dek)
+        .map_err(system("cannot pass on the files of a disk"))?;
+    for file in store.files() {
+        let shared = parcel.share(Role::Queue, file);
+        shared.map_err(system("cannot pass on the files of a disk"))?;
+    }
+    let baggage = Baggage {
+        record: record.clone(),
+        key: plan.key.clone(),
+    };
+    let start = Start {
+        name: record.name.clone(),
+        volume: record.volume.clone(),
+        spec: held.spec.clone(),
+        direct: store.is_direct(),
+        socket: plan.front_ends.file.clone(),
+        log: settings.log,
+        keep_dek: settings.keep_deks,
+        baggage: serde_json::to_value(baggage).map_err(|error| {
+            Failure::new(
+                Kind::Internal,
+                format!("a record has no JSON: {error}"),
+                None,
+            )
+        })?,
+    };
+    let managers =
+        link::bind(&plan.control).map_err(system("cannot make the socket of a worker"))?;
+    parcel.add(Role::Managers, managers);
+    settings.step(Step::ControlBound);
+    let (ours, theirs) = link::pair().map_err(system("cannot make a pair of sockets"))?;
+    let mut command = Command::new(&settings.worker);
+    command
+        .arg0("sealblk")
+        .args(["worker", &record.name])
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::from(theirs))
+        .stdout(Stdio::null());
+    let child = command.spawn();
+    let child = child.map_err(system("cannot start a worker process"))?;
+    // Its number is its own until it has been waited for.
+    let pid = rustix::process::Pid::from_child(&child);
+    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())
+        .map_err(|error| system("cannot wait for a process")(error.into()))?;
+    Ok(Spawned {
+        process: (pidfd, child.id()),
+        connection: ours,
+        start,
+        parcel,
+    })
+}
+
+/// A worker that an earlier manager has started, with all that it had.
+pub struct Found {
+    /// The worker.
+    pub worker: Worker,
+    /// The desired state of its disk.
+    pub record: Record,
+    /// What was known about the key.
+    pub key: KeyFacts,
+    /// The volume.
+    pub held: Held,
+    /// The socket.
+    pub front_ends: FrontEnds,
+    /// The key, if it was kept.
+    pub dek: Option<Dek>,
+}
+
+/// Looks for the worker that accepts managers at `control`, and takes over.
+/// Nothing: there is none.
+///
+/// # Errors
+/// When there is one that does not answer, or in another way than expected.
+pub async fn adopt(control: &Path) -> Result<Option<Found>, Failure> {
+    let unwilling = |error: io::Error| {
+        Failure::new(
+            crate::error::io_kind(&error),
+            format!("the worker of this disk cannot be taken over: {error}"),
+            Some("it serves the disk on; look at its log, and end the process if it hangs".into()),
+        )
+    };
+    let Some(socket) = link::connect(control).map_err(unwilling)? else {
+        return Ok(None);
+    };
+    let gone = |error: &io::Error| {
+        matches!(
+            error.kind(),
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+        )
+    };
+    match adopt_over(socket).await {
+        Ok(found) => Ok(Some(found)),
+        // It ended with our connection waiting to be accepted.
+        Err(error) if gone(&error) => Ok(None),
+        Err(error) => Err(unwilling(error)),
+    }
+}
+
+async fn adopt_over(socket: OwnedFd) -> io::Result<Found> {
+    let (mut link, hello, pidfd) = Link::open(socket).await?;
+    let process = Process::new(pidfd, hello.pid)?;
+    let (answer, mut parcel) = link.call(Request::Adopt, Parcel::default()).await?;
+    let Answer::Adopted { start, status } = answer else {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "it did not say what it serves",
+        ));
+    };
+    let Baggage { record, key } = serde_json::from_value(start.baggage.clone())?;
+    let held = Held::adopt(&start, &record, &mut parcel)?;
+    let front_ends = FrontEnds {
+        socket: parcel.need(Role::FrontEnds)?,
+        file: start.socket.clone(),
+    };
+    let dek = parcel.take(Role::Dek).map(Dek::receive).transpose()?;
+    Ok(Found {
+        worker: Worker {
+            link,
+            process,
+            status,
+        },
+        record,
+        key,
+        held,
+        front_ends,
+        dek,
+    })
+}

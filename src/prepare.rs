@@ -1,0 +1,215 @@
+//! From the path of a volume to all that its data plane needs: the opened and
+//! locked files, the data encryption key, and a [`Spec`].
+//!
+//! `serve` and the manager share it. The steps that read files block, and the
+//! one that asks a key service is asynchronous, so that each can be run where
+//! it belongs. Nothing here listens, serves, or keeps anything.
+#![forbid(unsafe_code)]
+
+use std::fs::{self, File};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use crate::config;
+use crate::error::{Explain, Kind};
+use crate::keys::{self, KeySets};
+use crate::plane::Spec;
+use crate::secret::Dek;
+use crate::store::{self, DirectMode, Store};
+use crate::vhost::SocketParams;
+use crate::volume::{self, Access, Location, Volume};
+
+/// Why a volume cannot be served. What the rooms below say is passed on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Discards are asked for, and the format does not allow them.
+    #[error(
+        "{0} was made without zero units, so that space which a guest discards would not read as zeroes"
+    )]
+    NoZeroUnits(PathBuf),
+    /// The volume cannot be opened.
+    #[error(transparent)]
+    Volume(#[from] volume::Error),
+    /// May be read, and not written.
+    #[error(transparent)]
+    NotWritable(volume::Error),
+    /// No key.
+    #[error("cannot open the volume {path}")]
+    Key {
+        /// The volume.
+        path: PathBuf,
+        /// What the key sets say.
+        #[source]
+        source: keys::Error,
+    },
+    /// The data cannot be read.
+    #[error("cannot serve {path}")]
+    Store {
+        /// The volume.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: store::Error,
+    },
+}
+
+impl Explain for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Error::NoZeroUnits(_) => Kind::Usage,
+            Error::Volume(source) | Error::NotWritable(source) => source.kind(),
+            Error::Key { source, .. } => source.kind(),
+            Error::Store { source, .. } => source.kind(),
+        }
+    }
+
+    fn help(&self) -> Option<String> {
+        Some(match self {
+            Error::Volume(source) => return source.help(),
+            Error::NotWritable(source) => {
+                format!("{}; or serve it with --read-only", source.help()?)
+            }
+            Error::Key { source, .. } => return source.help(),
+            Error::Store { source, .. } => return source.help(),
+            Error::NoZeroUnits(_) => "serve it with --discard ignore, or make a volume with \
+                 `sealblk volume create --zero-units` and copy the data"
+                .into(),
+        })
+    }
+}
+
+/// Opens and locks the volume of `disk`, and checks that it can be served as
+/// `config` says. The lock goes with the files of the volume.
+///
+/// # Errors
+/// See [`Error`].
+pub fn open_volume(disk: &config::Disk, config: &config::Serve) -> Result<Volume, Error> {
+    let access = match config.read_only {
+        true => Access::ReadOnly,
+        false => Access::ReadWrite,
+    };
+    let location = Location {
+        data: disk.volume.clone(),
+        header: disk.header.clone(),
+    };
+    let volume = Volume::open(&location, access).map_err(|error| {
+        let denied = access == Access::ReadWrite && error.kind() == Kind::Permission;
+        match denied && is_readable(&location) {
+            true => Error::NotWritable(error),
+            false => Error::Volume(error),
+        }
+    })?;
+    if config.discard == config::Discard::Pass && !volume.layout().zero_units {
+        return Err(Error::NoZeroUnits(disk.volume.clone()));
+    }
+    Ok(volume)
+}
+
+/// Whether all files of the volume may be read.
+fn is_readable(location: &Location) -> bool {
+    let mut paths = [Some(&location.data), location.header.as_ref()]
+        .into_iter()
+        .flatten();
+    paths.all(|path| fs::File::open(path).is_ok())
+}
+
+/// Asks the key sets for the key of a volume; with `break_glass`, also for
+/// that which is kept for emergencies. It is not proven yet: see
+/// [`Volume::verify_dek`].
+///
+/// # Errors
+/// [`Error::Key`].
+pub async fn unwrap(
+    key_sets: &KeySets,
+    context: &keys::Context,
+    volume: &Volume,
+    break_glass: bool,
+) -> Result<Dek, Error> {
+    let binding = volume.binding();
+    let access = match break_glass {
+        true => keys::Access::BreakGlass,
+        false => keys::Access::OwnKeySet,
+    };
+    let unwrapping = key_sets.unwrap(context, volume.token(), &binding, access);
+    let opened = unwrapping.await.map_err(|source| Error::Key {
+        path: volume.data_path().to_owned(),
+        source,
+    })?;
+    Ok(opened.dek)
+}
+
+/// What the data plane has to know.
+pub fn spec(disk: &config::Disk, config: &config::Serve, volume: &Volume) -> Spec {
+    let layout = volume.layout();
+    Spec {
+        uuid: volume.uuid(),
+        data_offset: layout.data_offset,
+        size: layout.size,
+        sector_size: layout.sector_size,
+        iv_tweak: layout.iv_tweak,
+        zero_units: layout.zero_units,
+        engine: config.engine.resolve(),
+        direct: config.direct.into(),
+        read_only: config.read_only,
+        discard: config.discard == config::Discard::Pass,
+        // What was configured, or the first hexadecimal digits of the UUID.
+        serial: match &disk.serial {
+            Some(serial) => serial.as_str().to_owned(),
+            None => volume.uuid().simple().to_string(),
+        },
+        queues: config.queues,
+        queue_size: config.queue_size,
+        write_cache: config.cache == config::Cache::Writeback,
+        poll_us: u64::try_from(config.poll.as_micros()).unwrap_or(u64::MAX),
+    }
+}
+
+/// Opens the data of a volume for its queues, through its data file `data`.
+/// `path` is for the message.
+///
+/// # Errors
+/// [`Error::Store`].
+pub fn open_store(spec: &Spec, data: &File, path: &Path) -> Result<Store, Error> {
+    let store = Store::open(
+        data.as_fd(),
+        (spec.data_offset, spec.size),
+        spec.sector_size,
+        (spec.read_only, spec.direct),
+        spec.queues.into(),
+    )
+    .map_err(|source| Error::Store {
+        path: path.to_owned(),
+        source,
+    })?;
+    tracing::info!(
+        uuid = %spec.uuid,
+        bytes = spec.size,
+        sector_size = spec.sector_size.bytes(),
+        read_only = spec.read_only,
+        engine = %spec.engine,
+        direct = store.is_direct(),
+        "opened"
+    );
+    Ok(store)
+}
+
+impl SocketParams {
+    /// The socket of `disk`, as `config` has it.
+    pub fn of(disk: &config::Disk, config: &config::Serve) -> Self {
+        SocketParams {
+            path: disk.socket.clone(),
+            mode: config.socket_mode.bits(),
+            group: config.socket_group.as_ref().map(|group| group.gid),
+        }
+    }
+}
+
+impl From<config::Direct> for DirectMode {
+    fn from(direct: config::Direct) -> Self {
+        match direct {
+            config::Direct::Auto => DirectMode::Auto,
+            config::Direct::Always => DirectMode::Always,
+            config::Direct::Never => DirectMode::Never,
+        }
+    }
+}

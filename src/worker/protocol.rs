@@ -1,0 +1,251 @@
+//! What manager and worker say to each other: JSON in packets, with
+//! descriptors beside it.
+//!
+//! A worker speaks the version that it was built with, [`PROTOCOL`], and says
+//! so in its first message on every connection: workers outlive managers, so a
+//! manager has to speak the versions of all workers that it may find. Within a
+//! version, requests, answers, events, fields and roles may be added: a worker
+//! answers [`Answer::Unsupported`] to a request that it does not know, and
+//! everything else that is not known is passed over.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::parcel::Role;
+use crate::config::Log;
+use crate::error::{Explain, Failure, Kind};
+use crate::plane::Spec;
+use crate::vhost::SocketFile;
+
+/// The version of the protocol that this sealblk speaks.
+pub const PROTOCOL: u32 = 1;
+
+/// From the manager to the worker.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Call {
+    /// Comes back with the answer.
+    pub id: u64,
+    /// What is asked for.
+    #[serde(flatten)]
+    pub request: Request,
+    /// What the descriptors of the packet are, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fds: Vec<Role>,
+}
+
+/// What a manager can ask of a worker.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case")]
+pub enum Request {
+    /// Serve the disk whose files come with this. Once, and first.
+    Start(Box<Start>),
+    /// Tell a new manager everything, and give it all that a next worker of
+    /// this disk would need.
+    Adopt,
+    /// Tell how it goes.
+    Status,
+    /// Complete the requests in flight, make everything durable, and end.
+    Stop,
+    /// Something that a later version may ask for.
+    #[serde(other)]
+    Unknown,
+}
+
+/// A disk to be served.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Start {
+    /// What it is called, in logs.
+    pub name: String,
+    /// The path of its volume, for logs. It is not opened.
+    pub volume: PathBuf,
+    /// What it is.
+    pub spec: Spec,
+    /// Whether the files of the queues were opened with O_DIRECT.
+    pub direct: bool,
+    /// Where its socket is. The manager removes it.
+    pub socket: SocketFile,
+    /// What to log.
+    pub log: Log,
+    /// Whether to keep the key for managers that come later.
+    pub keep_dek: bool,
+    /// What those managers will want to know. Not looked at here.
+    pub baggage: Value,
+}
+
+/// From the worker to the manager.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// What it says.
+    #[serde(flatten)]
+    pub message: Message,
+    /// What the descriptors of the packet are, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fds: Vec<Role>,
+}
+
+/// What a worker says.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "message", rename_all = "snake_case")]
+pub enum Message {
+    /// First on every connection, with a descriptor of the process.
+    Hello(Hello),
+    /// To a [`Call`].
+    Answer {
+        /// The call's.
+        id: u64,
+        /// What it came to.
+        answer: Answer,
+    },
+    /// Something changed that the manager shows.
+    Changed {
+        /// How it goes now.
+        status: Status,
+    },
+    /// It ends without having been asked to. Its last message.
+    Ended {
+        /// Why, unless it was told to by a signal and all is well.
+        fault: Option<Fault>,
+    },
+    /// Something that a later version may say.
+    #[serde(other)]
+    Unknown,
+}
+
+/// Who is there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The version of the protocol that it speaks.
+    pub protocol: u32,
+    /// The version of sealblk that it is.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Whether it serves a disk by now.
+    pub serving: bool,
+}
+
+/// What a worker answers.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum Answer {
+    /// It serves the disk.
+    Started {
+        /// How it goes.
+        status: Status,
+    },
+    /// What it was started with. The files come with it.
+    Adopted {
+        /// As the earlier manager sent it.
+        start: Box<Start>,
+        /// How it goes.
+        status: Status,
+    },
+    /// How it goes.
+    Status {
+        /// How it goes.
+        status: Status,
+    },
+    /// All requests were completed; the process ends. Its last message.
+    Stopped {
+        /// What is not durable, if something is not.
+        fault: Option<Fault>,
+    },
+    /// It could not be done.
+    Failed {
+        /// Why.
+        fault: Fault,
+    },
+    /// The request is of a later version.
+    Unsupported,
+}
+
+/// How a worker fares.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Whether a front end is connected.
+    pub front_end: bool,
+    /// How many operations have failed.
+    pub errors: u64,
+    /// An fdatasync failed, in this process or an earlier one: flushes fail.
+    pub sync_failed: bool,
+}
+
+/// A [`Failure`] that goes to another process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Fault {
+    /// What failed, and the causes.
+    pub message: String,
+    /// The next step.
+    pub help: Option<String>,
+    /// Its class.
+    pub kind: Kind,
+}
+
+impl Explain for Fault {
+    fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    fn help(&self) -> Option<String> {
+        self.help.clone()
+    }
+}
+
+impl From<&Failure> for Fault {
+    fn from(failure: &Failure) -> Self {
+        Fault {
+            message: failure.to_string(),
+            help: failure.help().map(str::to_owned),
+            kind: failure.kind(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_later_version_says_is_passed_over() {
+        let call: Call = serde_json::from_str(
+            r#"{"id": 3, "request": "freeze", "until": "dawn", "fds": ["sun"]}"#,
+        )
+        .unwrap();
+        assert!(matches!(call.request, Request::Unknown));
+        assert_eq!((call.id, call.fds), (3, vec![Role::Unknown]));
+        let report: Report = serde_json::from_str(r#"{"message": "dream", "of": 1}"#).unwrap();
+        assert!(matches!(report.message, Message::Unknown));
+        let report: Report = serde_json::from_str(
+            r#"{"message": "changed", "status": {"front_end": true, "errors": 0, "sync_failed": false, "mood": 9}}"#,
+        )
+        .unwrap();
+        assert!(matches!(report.message, Message::Changed { status } if status.front_end));
+    }
+
+    #[test]
+    fn a_start_survives_the_way() {
+        let start = Start {
+            name: "vm-1".into(),
+            volume: "/vm/1.img".into(),
+            spec: crate::plane::sample_spec(),
+            direct: true,
+            socket: serde_json::from_str(r#"{"path": "/s", "device": 1, "inode": 2}"#).unwrap(),
+            log: Log::default(),
+            keep_dek: true,
+            baggage: serde_json::json!({"some": "thing"}),
+        };
+        let call = Call {
+            id: u64::MAX,
+            request: Request::Start(Box::new(start.clone())),
+            fds: vec![Role::Data, Role::Queue, Role::Queue],
+        };
+        let text = serde_json::to_string(&call).unwrap();
+        let back: Call = serde_json::from_str(&text).unwrap();
+        assert_eq!((back.id, &back.fds), (u64::MAX, &call.fds));
+        assert!(matches!(back.request, Request::Start(it) if *it == start));
+    }
+}

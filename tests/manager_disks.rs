@@ -1,0 +1,19 @@
+//! Disks of a manager: each in a worker process of its own, which outlives the
+//! manager and is replaced when it dies; none is lost or served twice by a
+//! crash at any step.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "manager_disks/attach.rs"]
+mod attach;
+#[path = "manager_disks/crash.rs"]
+mod crash;
+#[path = "manager_disks/lab.rs"]
+mod lab;
+#[path = "manager_disks/managers.rs"]
+mod managers;
+#[path = "manager_disks/process.rs"]
+mod process;
+#[path = "manager_disks/workers.rs"]
+mod workers;
+
+mod support;
