@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod audit;
+pub mod doctor;
 pub mod key;
 pub mod serve;
 pub mod volume;
@@ -104,6 +105,8 @@ pub enum Command {
     Serve(serve::Args),
     /// Make, rotate and look after the platform key of this host
     Key(key::Args),
+    /// Try whether this host and its key sets work, and say what does not
+    Doctor(doctor::Args),
     /// Read the record of key use, and see that nobody changed it
     Audit(audit::Args),
     /// Show the version of sealblk
@@ -133,6 +136,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Volume(args) => volume::run(args, &config.key_sets()),
         Command::Serve(args) => crate::serve::run(&args.resolve(&config)?, &config.key_sets()),
         Command::Key(args) => key::run(args, &config),
+        Command::Doctor(args) => doctor::run(&args, &config),
         Command::Audit(args) => audit::run(args, &config),
         Command::Version => Ok(()),
     }

@@ -122,10 +122,16 @@ mod tests {
         builder.set_version(2).unwrap();
         let subject = name(&[("C", "DE"), ("O", "Exämple"), ("CN", "kms\u{1b}[1m")]);
         builder.set_subject_name(&subject).unwrap();
-        builder.set_issuer_name(&name(&[("CN", "authority")])).unwrap();
+        builder
+            .set_issuer_name(&name(&[("CN", "authority")]))
+            .unwrap();
         builder.set_pubkey(&key).unwrap();
-        builder.set_not_before(&Asn1Time::from_unix(0).unwrap()).unwrap();
-        builder.set_not_after(&Asn1Time::from_unix(86_399).unwrap()).unwrap();
+        builder
+            .set_not_before(&Asn1Time::from_unix(0).unwrap())
+            .unwrap();
+        builder
+            .set_not_after(&Asn1Time::from_unix(86_399).unwrap())
+            .unwrap();
         builder.sign(&key, MessageDigest::sha256()).unwrap();
         let der = builder.build().to_der().unwrap();
         let summary = Summary::of(&der).unwrap();
