@@ -95,18 +95,6 @@ impl SecretPages {
     }
 }
 
-/// Whether the kernel gives secret memory that is not even in its own map,
-/// by taking a page of it. Without, keys are in locked memory all the same.
-///
-/// # Errors
-/// Why it does not.
-pub fn memfd_secret() -> io::Result<()> {
-    let len = rustix::param::page_size();
-    let start = SecretPages::map_secret(len)?;
-    drop(SecretPages { start, len });
-    Ok(())
-}
-
 impl Drop for SecretPages {
     fn drop(&mut self) {
         // SAFETY: the mapping is ours, and readable and writable for `len` bytes.
@@ -327,6 +315,18 @@ pub fn scrub_stack() {
     let mut used = [0u8; 16 << 10];
     used.zeroize();
     std::hint::black_box(&used);
+}
+
+/// Whether the kernel gives secret memory that is not even in its own map,
+/// by taking a page of it. Without, keys are in locked memory all the same.
+///
+/// # Errors
+/// Why it does not.
+pub fn try_memfd_secret() -> io::Result<()> {
+    let len = rustix::param::page_size();
+    let start = SecretPages::map_secret(len)?;
+    drop(SecretPages { start, len });
+    Ok(())
 }
 
 #[cfg(test)]

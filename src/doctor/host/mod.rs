@@ -54,7 +54,7 @@ fn engine() -> Check {
 
 fn secret_memory() -> Check {
     const NAME: &str = "memfd_secret";
-    match secret::memfd_secret() {
+    match secret::try_memfd_secret() {
         Ok(()) => Check::ok(
             NAME,
             "keys are kept in memory that is not even in the kernel's own map",
