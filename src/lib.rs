@@ -8,6 +8,7 @@ pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod crypt;
+pub mod doctor;
 pub mod durable;
 pub mod engine;
 pub mod error;

@@ -22,6 +22,16 @@ impl Timestamp {
     }
 }
 
+impl From<SystemTime> for Timestamp {
+    fn from(time: SystemTime) -> Self {
+        // A clock before 1970 is no reason to fail; it shows as 1970.
+        let seconds = time
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        Timestamp(i64::try_from(seconds).unwrap_or(i64::MAX).min(MAX))
+    }
+}
+
 /// 9999-12-31T23:59:59Z.
 const MAX: i64 = 253_402_300_799;
 
@@ -118,12 +128,6 @@ impl FromStr for Timestamp {
     }
 }
 
-impl From<SystemTime> for Timestamp {
-    fn from(time: SystemTime) -> Self {
-        Moment::from(time).second
-    }
-}
-
 impl Timestamp {
     /// The same in the system's terms.
     pub fn to_system(self) -> SystemTime {
@@ -151,9 +155,8 @@ impl From<SystemTime> for Moment {
     /// What is outside of the years that a [`Timestamp`] has, is at their ends.
     fn from(time: SystemTime) -> Self {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
         Moment {
-            second: Timestamp(seconds.min(MAX)),
+            second: time.into(),
             micros: since.subsec_micros(),
         }
     }

@@ -11,6 +11,7 @@ pub mod audit;
 pub mod daemon;
 pub mod detach;
 mod disk;
+pub mod doctor;
 pub mod key;
 pub mod keyset;
 pub mod list;
@@ -145,6 +146,8 @@ pub enum Command {
     Keyset(keyset::Args),
     /// Make, rotate and look after the platform key of this host
     Key(key::Args),
+    /// Try whether this host and its key sets work, and say what does not
+    Doctor(doctor::Args),
     /// Read the record of key use, and see that nobody changed it
     Audit(audit::Args),
     /// Serve the disk of an attached volume, started by the manager
@@ -184,6 +187,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Serve(args) => crate::serve::run(&args.resolve(&config)?, &config.key_sets()),
         Command::Keyset(args) => keyset::run(args, named, overrides, &config),
         Command::Key(args) => key::run(args, &config),
+        Command::Doctor(args) => doctor::run(&args, &config),
         Command::Audit(args) => audit::run(args, &config),
         Command::Daemon(args) => daemon::run(args, named.as_deref(), overrides, config, log),
         Command::Attach(args) => attach::run(args, &Ask::of(&config)),

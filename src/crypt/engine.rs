@@ -52,6 +52,15 @@ impl Engine {
             .unwrap_or(Engine::Portable)
     }
 
+    /// Checks that it gives the known answers on this CPU, as is done before
+    /// it serves a disk.
+    ///
+    /// # Errors
+    /// When it does not, or cannot run here.
+    pub fn self_test(self) -> Result<(), Error> {
+        super::selftest::passed(self)
+    }
+
     /// The name in configuration, logs and metrics.
     pub fn name(self) -> &'static str {
         match self {

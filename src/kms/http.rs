@@ -20,6 +20,7 @@ use zeroize::Zeroizing;
 use super::cluster::Failed;
 use super::tls::{self, Tls};
 use super::{Class, Error};
+use crate::timestamp::Timestamp;
 
 /// The most that an answer may have. A key with 10,000 versions has a fifth.
 pub const BODY_MAX: usize = 1 << 20;
@@ -75,6 +76,22 @@ impl BaseUrl {
             path.pop_if_empty().extend(segments);
         }
         url
+    }
+
+    /// The name or address of the host, without brackets.
+    pub fn host(&self) -> &str {
+        let host = self.0.host_str().unwrap_or_default();
+        host.trim_matches(['[', ']'])
+    }
+
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.0.port_or_known_default().unwrap_or_default()
+    }
+
+    /// Whether TLS is spoken there.
+    pub fn has_tls(&self) -> bool {
+        self.0.scheme() == "https"
     }
 
     /// Host and port, for messages.
@@ -173,6 +190,8 @@ pub struct Reply {
     pub retry_after: Option<Duration>,
     /// Where a redirect points to.
     pub location: Option<String>,
+    /// What time it is there, from the `Date` header.
+    pub date: Option<Timestamp>,
     /// At most [`BODY_MAX`] bytes. May hold a secret, and is wiped.
     pub body: Zeroizing<Vec<u8>>,
 }
@@ -256,6 +275,7 @@ impl Http {
                 .and_then(|text| text.trim().parse().ok())
                 .map(Duration::from_secs),
             location: header("location").map(str::to_owned),
+            date: header("date").and_then(http_date),
             body: Zeroizing::new(Vec::with_capacity(16 << 10)),
         };
         while let Some(chunk) = response.chunk().await.map_err(fail)? {
@@ -270,6 +290,21 @@ impl Http {
         }
         Ok(reply)
     }
+}
+
+/// A time in the form that senders must use (RFC 9110, section 5.6.7), such
+/// as `Sun, 06 Nov 1994 08:49:37 GMT`.
+fn http_date(text: &str) -> Option<Timestamp> {
+    const MONTHS: [&str; 12] = [
+        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+    ];
+    let (_weekday, rest) = text.strip_suffix(" GMT")?.split_once(", ")?;
+    let parts: Vec<&str> = rest.split(' ').collect();
+    let [day, month, year, clock] = parts[..] else {
+        return None;
+    };
+    let month = MONTHS.iter().position(|name| *name == month)? + 1;
+    format!("{year}-{month:02}-{day}T{clock}Z").parse().ok()
 }
 
 /// Appends without leaving the bytes behind where they were before growing.
@@ -357,6 +392,37 @@ mod tests {
         ] {
             let error = bad.parse::<BaseUrl>().unwrap_err();
             assert!(error.contains(why), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_time_of_a_server_is_read() {
+        let read = |text| http_date(text).map(|time| time.to_string());
+        assert_eq!(
+            read("Sun, 06 Nov 1994 08:49:37 GMT").as_deref(),
+            Some("1994-11-06T08:49:37Z")
+        );
+        for other in [
+            "",
+            "Sunday, 06-Nov-94 08:49:37 GMT",
+            "Sun, 6 Nov 1994 08:49:37 GMT",
+            "Sun, 06 nov 1994 08:49:37 GMT",
+            "Sun, 06 Nov 1994 08:49:37",
+            "Sun, 31 Feb 1994 08:49:37 GMT",
+        ] {
+            assert_eq!(read(other), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_has_a_host_and_a_port() {
+        for (text, host, port, tls) in [
+            ("https://kms.example", "kms.example", 443, true),
+            ("https://[2001:db8::1]:8200/x", "2001:db8::1", 8200, true),
+            ("http://127.0.0.1:1", "127.0.0.1", 1, false),
+        ] {
+            let url: BaseUrl = text.parse().unwrap();
+            assert_eq!((url.host(), url.port(), url.has_tls()), (host, port, tls));
         }
     }
 

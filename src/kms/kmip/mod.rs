@@ -38,7 +38,7 @@ use self::protocol::{Attribute, Version};
 use self::server::Server;
 use super::cluster::{Cluster, Failed, Timing};
 use super::credential::SecretFile;
-use super::envelope::{ALG, check_beside, named};
+use super::envelope::{ALG, NONCE_BYTES, TAG_BYTES, check_beside, named};
 use super::tls::{self, Tls};
 use super::{Class, Error, KeyRef, KeyVersion, Provider, Wrapped};
 use crate::secret::Secret;
@@ -113,6 +113,20 @@ fn bounded(text: &str) -> Result<(), String> {
         0 => Err("it is empty: name a key".into()),
         _ => Err(format!("it is longer than {CALLED_MAX} bytes")),
     }
+}
+
+/// What no key opens, as if the key `id` had wrapped it, called by `key`. For
+/// diagnosis: whoever may not unwrap is told so all the same, and who may gets
+/// [`Class::BadKey`]. `None` where no key can be called so.
+pub fn unopenable(key: &str, id: &str) -> Option<Wrapped> {
+    let mut bytes = named::header(key, id)?;
+    bytes.extend_from_slice(&[0; NONCE_BYTES + 64 + TAG_BYTES]);
+    Some(Wrapped {
+        key_id: key.into(),
+        version: id.into(),
+        alg: ALG.into(),
+        bytes,
+    })
 }
 
 /// The keys on KMIP servers.

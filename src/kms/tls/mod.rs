@@ -3,17 +3,22 @@
 //!
 //! - [`Tls`]: from files to a `rustls::ClientConfig`, made again when a file
 //!   was replaced,
-//! - [`failure`]: a failed handshake in plain words,
-//! - `validity`: when a certificate ends.
+//! - [`failure()`]: a failed handshake in plain words,
+//! - [`inspect()`]: which certificate a server shows, for diagnosis,
+//! - `summary`, `validity`: what stands in a certificate, and when it ends.
 //!
 //! Nothing that goes wrong here is a denial: who has not been authenticated
 //! cannot deny anything, so all of it is [`Class::Unreachable`](super::Class).
 
 mod failure;
 mod files;
+mod inspect;
+mod summary;
 mod validity;
 
 pub use failure::failure;
+pub use inspect::inspect;
+pub use summary::{Summary, in_file};
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};

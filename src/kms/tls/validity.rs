@@ -11,11 +11,11 @@ pub(super) struct Validity {
     pub not_after: Timestamp,
 }
 
-const INTEGER: u8 = 0x02;
+pub(super) const INTEGER: u8 = 0x02;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
-const SEQUENCE: u8 = 0x30;
-const VERSION: u8 = 0xa0;
+pub(super) const SEQUENCE: u8 = 0x30;
+pub(super) const VERSION: u8 = 0xa0;
 
 /// The validity in a DER-encoded certificate; `None` if it is not one.
 pub(super) fn of(certificate: &[u8]) -> Option<Validity> {
@@ -36,7 +36,7 @@ pub(super) fn of(certificate: &[u8]) -> Option<Validity> {
 
 /// The content of the element that `bytes` begin with, if it has this tag,
 /// and what follows it (X.690, sections 8.1 and 10.1).
-fn element(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
+pub(super) fn element(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
     let (&found, rest) = bytes.split_first()?;
     let (&first, rest) = rest.split_first()?;
     if found != tag {

@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde::Serialize;
 
 use super::answer::{self, Question};
-use super::session::{Session, Token};
+use super::session::{self, Session, Token};
 use super::settings::{MountPath, Settings};
 use crate::kms::cluster::Failed;
 use crate::kms::http::{BaseUrl, Http, Reply, Request};
@@ -63,6 +63,27 @@ impl Client {
             // No other token is to be had.
             None => Ok((question, reply)),
         }
+    }
+
+    /// What the endpoint tells anybody of its own state. Not asked within the
+    /// namespace: that of the whole service is told outside of all.
+    pub(super) async fn health(&self) -> Result<(Question<'_>, Reply), Failed> {
+        let question = Question {
+            endpoint: &self.endpoint,
+            path: "sys/health".into(),
+        };
+        let url = self.endpoint.join(["v1", "sys", "health"]);
+        let request = Request::new(Method::GET, url).header("x-vault-request", "true");
+        let reply = self.http.send(&self.endpoint, request).await?;
+        Ok((question, reply))
+    }
+
+    /// What the service knows of the present token.
+    pub(super) async fn look_up(&self) -> Result<(Question<'_>, Reply), Failed> {
+        let token = self.session.token(self).await?;
+        let mount = session::token_mount()?;
+        self.ask(&mount, &["lookup-self"], Some(&token), None::<&()>)
+            .await
     }
 
     /// One request: `GET` without a body, `POST` with one.

@@ -7,18 +7,21 @@
 //! - `session`: from a credential to a token, and keeping it alive,
 //! - `client`: one endpoint: requests with a token,
 //! - `answer`: what the service says, in terms of [`kms::Class`](super::Class),
-//! - `transit`: keys, versions, and the wrapped bytes.
+//! - `transit`: keys, versions, and the wrapped bytes,
+//! - `health`: what the service tells of itself and of us, for diagnosis.
 //!
 //! `rewrap` is never used: it ignores the associated data.
 
 mod answer;
 mod client;
+mod health;
 mod session;
 mod settings;
 #[cfg(test)]
 mod tests;
 mod transit;
 
+pub use health::{Health, Identity, unopenable};
 pub use settings::{Auth, KeyName, MountPath, RoleId, Settings, version};
 
 use std::sync::Arc;

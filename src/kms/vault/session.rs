@@ -328,7 +328,7 @@ async fn from_file(client: &Client, file: &SecretFile) -> Result<Held, Failed> {
     })
 }
 
-fn token_mount() -> Result<MountPath, Failed> {
+pub(super) fn token_mount() -> Result<MountPath, Failed> {
     "auth/token".parse().map_err(|why: String| {
         Failed::Everywhere(Error::new(Class::Protocol, why, "report this as a defect"))
     })

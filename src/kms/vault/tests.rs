@@ -90,6 +90,7 @@ fn answers_of_others_are_told_apart() {
             status,
             retry_after: None,
             location: location.map(str::to_owned),
+            date: None,
             body: zeroize::Zeroizing::new(body.into()),
         };
         let error = refusal(&question, &reply);

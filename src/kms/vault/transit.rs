@@ -15,7 +15,7 @@ use crate::secret::Secret;
 
 /// The types of transit keys that authenticate what they encrypt, and more
 /// data beside it.
-const ALGORITHMS: [&str; 4] = [
+pub(super) const ALGORITHMS: [&str; 4] = [
     "aes256-gcm96",
     "aes128-gcm96",
     "chacha20-poly1305",
@@ -138,7 +138,7 @@ pub(super) struct Ciphertext {
     version: u32,
 }
 
-const ENVELOPE: u8 = 1;
+pub(super) const ENVELOPE: u8 = 1;
 
 impl Ciphertext {
     /// The text, if it is in the one form that the service writes.

@@ -1,0 +1,135 @@
+//! Diagnosis: does this host have what it takes, and does each key set work,
+//! with the identity that is configured?
+//!
+//! Nothing is taken for granted that can be tried: rings are set up, servers
+//! are connected to, random bytes are wrapped and unwrapped. No volume and no
+//! key of one is touched. `docs/doctor.md` lists the checks.
+//!
+//! - `host`: the kernel, the CPU and the limits of the process,
+//! - `ways`: the ways to the key of a key set: what a provider has to be
+//!   examined, and all that a new one has to be added to,
+//! - `network`: name, connection, certificate,
+//! - `endpoint`: one way, from its address to a key that was unwrapped,
+//! - `key_set`: all of them, and what they have to do with each other,
+//! - `placement`: whether a disk would need itself to be attached.
+
+mod check;
+mod endpoint;
+pub mod host;
+mod key_set;
+mod network;
+mod placement;
+mod ways;
+
+pub use check::{Check, Status};
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+
+use serde::Serialize;
+
+use crate::error::Failure;
+use crate::keys::{Definition, Name};
+use crate::runtime::block_on;
+
+/// All that was found.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Whether no check failed. Some may have warned.
+    pub ok: bool,
+    /// Of this host.
+    pub host: Vec<Check>,
+    /// Of each key set that was examined.
+    pub key_sets: Vec<KeySet>,
+}
+
+/// What was found of one key set.
+#[derive(Debug, Serialize)]
+pub struct KeySet {
+    /// Its name.
+    pub name: String,
+    /// Its provider.
+    pub provider: &'static str,
+    /// In the order in which they were made.
+    pub checks: Vec<Check>,
+}
+
+/// Examines this host and these key sets.
+///
+/// # Errors
+/// When not even a look is possible, for want of file descriptors for example.
+pub fn examine(key_sets: &BTreeMap<Name, Definition>) -> io::Result<Report> {
+    let host = host::examine();
+    let mut found = Vec::new();
+    for (name, definition) in key_sets {
+        found.push(KeySet {
+            name: name.to_string(),
+            provider: definition.source.provider(),
+            checks: block_on(key_set::examine(definition))?,
+        });
+    }
+    let mut report = Report {
+        ok: true,
+        host,
+        key_sets: found,
+    };
+    report.ok = report.failure().is_none();
+    Ok(report)
+}
+
+impl Report {
+    /// Every check, with the key set that it is about.
+    fn all(&self) -> impl Iterator<Item = (Option<&str>, &Check)> {
+        let host = self.host.iter().map(|check| (None, check));
+        host.chain(self.key_sets.iter().flat_map(|set| {
+            let name = Some(set.name.as_str());
+            set.checks.iter().map(move |check| (name, check))
+        }))
+    }
+
+    /// The first check that failed, as a command fails with it.
+    pub fn failure(&self) -> Option<Failure> {
+        let mut failures = self.all().filter_map(|(set, check)| {
+            let failure = check.failure()?;
+            let place = set.map_or_else(|| "this host".into(), |name| format!("key set {name:?}"));
+            let at = check.endpoint.iter().map(|at| format!(" at {at}"));
+            let at: String = at.collect();
+            let message = format!("{place}: {}{at}: {failure}", check.name);
+            let help = failure.help().map(str::to_owned);
+            Some(Failure::new(failure.kind(), message, help))
+        });
+        failures.next()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "this host")?;
+        self.host.iter().try_for_each(|check| check.fmt(f))?;
+        for set in &self.key_sets {
+            writeln!(f, "\nkey set {} (provider {})", set.name, set.provider)?;
+            let mut endpoint = None;
+            for check in &set.checks {
+                if check.endpoint.is_some() && check.endpoint != endpoint {
+                    writeln!(f, " at {}", check.endpoint.as_deref().unwrap_or_default())?;
+                }
+                endpoint.clone_from(&check.endpoint);
+                check.fmt(f)?;
+            }
+        }
+        let count = |status| {
+            self.all()
+                .filter(|(_, check)| check.status == status)
+                .count()
+        };
+        writeln!(
+            f,
+            "\n{} ok, {} to be looked at, {} failed, {} left out",
+            count(Status::Ok),
+            count(Status::Warn),
+            count(Status::Fail),
+            count(Status::Skip)
+        )
+    }
+}

@@ -1,0 +1,221 @@
+//! The ways to the key of a key set: one for each endpoint, by itself.
+//!
+//! This is all that diagnosis knows of each provider. A new one has its arms
+//! here; what has no more to tell than every provider does is a
+//! [`Client::Plain`].
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::keys::{Definition, Source};
+use crate::kms::cluster::Timing;
+use crate::kms::credential::SecretFile;
+use crate::kms::file::FileProvider;
+use crate::kms::kmip::{self, KmipProvider};
+use crate::kms::vault::{self, Auth, RoleId, VaultProvider};
+use crate::kms::{KeyRef, Provider, Wrapped, tls};
+
+/// One way.
+pub(super) struct Way {
+    /// As it is configured.
+    pub(super) endpoint: String,
+    /// Where it is on the network, unless it is on this host.
+    pub(super) net: Option<Net>,
+    /// A client that knows no other endpoint.
+    pub(super) client: Client,
+    /// How long to wait for an answer.
+    pub(super) timeout: Duration,
+}
+
+/// A place on the network.
+#[derive(Clone)]
+pub(super) struct Net {
+    pub(super) host: String,
+    pub(super) port: u16,
+    /// `None` where no TLS is spoken.
+    pub(super) tls: Option<tls::Settings>,
+}
+
+/// A provider, with what it can tell beyond others.
+pub(super) enum Client {
+    Plain(Box<dyn Provider>),
+    Kmip(KmipProvider),
+    Vault(VaultProvider),
+}
+
+impl Client {
+    pub(super) fn provider(&self) -> &dyn Provider {
+        match self {
+            Client::Plain(provider) => &**provider,
+            Client::Kmip(provider) => provider,
+            Client::Vault(provider) => provider,
+        }
+    }
+
+    /// What no key opens, as if `version` of `key` had wrapped it. It shows
+    /// whether unwrapping is permitted where wrapping is not.
+    pub(super) fn unopenable(&self, key: &KeyRef, version: &str) -> Option<Wrapped> {
+        let id = key.id.as_deref().unwrap_or_default();
+        match self {
+            Client::Plain(_) => None,
+            Client::Kmip(_) => kmip::unopenable(id, version),
+            Client::Vault(_) => Some(vault::unopenable(id, version)),
+        }
+    }
+}
+
+/// The key, as its provider is told.
+pub(super) fn key(definition: &Definition) -> KeyRef {
+    let id = match &definition.source {
+        Source::File { .. } => None,
+        Source::Kmip { key, .. } => Some(key.clone()),
+        Source::Vault { key, .. } => Some(key.to_string()),
+    };
+    let version = definition.version.clone();
+    KeyRef { id, version }
+}
+
+/// All ways, in their order.
+pub(super) fn ways(source: &Source) -> Vec<Way> {
+    match source {
+        Source::File { path } => vec![Way {
+            endpoint: path.display().to_string(),
+            net: None,
+            client: Client::Plain(Box::new(FileProvider::new(path))),
+            timeout: Timing::default().timeout,
+        }],
+        Source::Kmip { settings, .. } => {
+            let alone = |endpoint: &kmip::Endpoint| Way {
+                endpoint: endpoint.to_string(),
+                net: Some(Net {
+                    host: endpoint.host.clone(),
+                    port: endpoint.port,
+                    tls: Some(settings.tls.clone()),
+                }),
+                client: Client::Kmip(KmipProvider::new(kmip::Settings {
+                    endpoints: vec![endpoint.clone()],
+                    timing: at_once(settings.timing),
+                    ..(**settings).clone()
+                })),
+                timeout: settings.timing.timeout,
+            };
+            settings.endpoints.iter().map(alone).collect()
+        }
+        Source::Vault { settings, .. } => {
+            let alone = |endpoint: &crate::kms::http::BaseUrl| Way {
+                endpoint: endpoint.to_string(),
+                net: Some(Net {
+                    host: endpoint.host().into(),
+                    port: endpoint.port(),
+                    tls: endpoint.has_tls().then(|| settings.tls.clone()),
+                }),
+                client: Client::Vault(VaultProvider::new(vault::Settings {
+                    endpoints: vec![endpoint.clone()],
+                    timing: at_once(settings.timing),
+                    ..(**settings).clone()
+                })),
+                timeout: settings.timing.timeout,
+            };
+            settings.endpoints.iter().map(alone).collect()
+        }
+    }
+}
+
+/// No longer than for one endpoint: what fails now is to be told now.
+fn at_once(timing: Timing) -> Timing {
+    Timing {
+        deadline: timing.timeout,
+        ..timing
+    }
+}
+
+/// How this host shows who it is.
+pub(super) fn identity(source: &Source) -> String {
+    match source {
+        Source::File { .. } => "whoever can read the key file".into(),
+        Source::Kmip { settings, .. } => match &settings.tls.client {
+            Some(client) => format!("the client certificate {}", client.certificate.display()),
+            None => "no client certificate".into(),
+        },
+        Source::Vault { settings, .. } => match &settings.auth {
+            Auth::Token(file) => format!("the token in {file}"),
+            Auth::AppRole {
+                mount, secret_id, ..
+            } => format!("AppRole at {mount} with the secret id in {secret_id}"),
+            Auth::Certificate { mount, role } => format!(
+                "the client certificate at {mount}{}",
+                role.as_ref()
+                    .map_or(String::new(), |role| format!(" with role {role}"))
+            ),
+            Auth::Jwt { mount, role, token } => {
+                format!("role {role} at {mount} with the token in {token}")
+            }
+        },
+    }
+}
+
+/// Whether the token is one that nobody here renews or asks for anew.
+pub(super) fn has_a_given_token(source: &Source) -> bool {
+    matches!(source, Source::Vault { settings, .. } if matches!(settings.auth, Auth::Token(_)))
+}
+
+/// The secrets that this host shows, with what each is for.
+pub(super) fn secrets(source: &Source) -> Vec<(&'static str, &SecretFile)> {
+    let mut secrets = Vec::new();
+    if let Some(client) = tls_of(source).and_then(|tls| tls.client.as_ref()) {
+        secrets.push(("client_key", &client.key));
+    }
+    match source {
+        Source::File { .. } => {}
+        Source::Kmip { settings, .. } => {
+            let wrapping = settings.wrapping_key.iter();
+            secrets.extend(wrapping.map(|key| ("wrapping_key_file", &key.file)));
+        }
+        Source::Vault { settings, .. } => match &settings.auth {
+            Auth::Token(file) => secrets.push(("token", file)),
+            Auth::AppRole {
+                role_id, secret_id, ..
+            } => {
+                if let RoleId::File(file) = role_id {
+                    secrets.push(("role_id", file));
+                }
+                secrets.push(("secret_id", secret_id));
+            }
+            Auth::Certificate { .. } => {}
+            Auth::Jwt { token, .. } => secrets.push(("token", token)),
+        },
+    }
+    secrets
+}
+
+/// The certificates of this host, with what each is for.
+pub(super) fn certificates(source: &Source) -> Vec<(&'static str, PathBuf)> {
+    let Some(tls) = tls_of(source) else {
+        return Vec::new();
+    };
+    let authorities = tls.ca_files.iter().map(|path| ("ca_file", path.clone()));
+    let ours = tls.client.iter();
+    let ours = ours.map(|client| ("client_cert", client.certificate.clone()));
+    authorities.chain(ours).collect()
+}
+
+fn tls_of(source: &Source) -> Option<&tls::Settings> {
+    match source {
+        Source::File { .. } => None,
+        Source::Kmip { settings, .. } => Some(&settings.tls),
+        Source::Vault { settings, .. } => Some(&settings.tls),
+    }
+}
+
+/// The files that have to be there before a key can be had.
+pub(super) fn files(source: &Source) -> Vec<PathBuf> {
+    let own = match source {
+        Source::File { path } => Some(path.clone()),
+        _ => None,
+    };
+    let secrets = secrets(source)
+        .into_iter()
+        .filter_map(|(_, file)| file.path());
+    let certificates = certificates(source).into_iter().map(|(_, path)| path);
+    own.into_iter().chain(secrets).chain(certificates).collect()
+}

@@ -1,0 +1,25 @@
+//! `sealblk doctor` finds what is wrong, and names it, with real servers that
+//! are broken in one way each.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../support/certificates.rs"]
+#[allow(dead_code)]
+mod certificates;
+#[path = "../support/faulty_proxy.rs"]
+#[allow(dead_code)]
+mod faulty_proxy;
+#[path = "../support/needles.rs"]
+mod needles;
+#[path = "../support/openbao.rs"]
+#[allow(dead_code)]
+mod openbao;
+#[path = "../support/pykmip.rs"]
+#[allow(dead_code)]
+mod pykmip;
+
+mod file;
+mod keys;
+mod kmip;
+mod lab;
+mod network;
