@@ -111,6 +111,7 @@ async fn manage(setup: Setup) -> Result<(), Failure> {
     }
     let manager = Arc::new(Manager::new(&config, socket.path().to_owned(), load, log));
     let services: Services = wiring::services(&config, manager.clone()).await?;
+    let disks = services.disks.clone();
     let (stop, stopping) = watch::channel(false);
     let limits = Limits::default();
     let api = Api::new(services, roles, stopping.clone(), limits);
@@ -134,6 +135,7 @@ async fn manage(setup: Setup) -> Result<(), Failure> {
     if let Err(error) = server.await {
         tracing::error!(%error, "the API ended early");
     }
+    disks.close().await;
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -64,6 +65,8 @@ impl Disks for NoDisks {
         self.0.subscribe()
     }
 
+    async fn close(&self) {}
+
     fn reconfigure(&self, _: &Config) -> Vec<String> {
         vec!["serve".into()]
     }
@@ -85,4 +88,6 @@ impl Metrics for States {
         text.push_str("# EOF\n");
         Ok(text)
     }
+
+    fn api_request(&self, _: &str, _: &str, _: u16, _: Duration) {}
 }
