@@ -10,6 +10,7 @@ pub mod attach;
 pub mod daemon;
 pub mod detach;
 mod disk;
+pub mod generate;
 pub mod key;
 pub mod list;
 pub mod serve;
@@ -137,6 +138,10 @@ pub enum Command {
     Reload(status::Args),
     /// Make, rotate and look after the platform key of this host
     Key(key::Args),
+    /// Print what lets a shell complete command lines
+    Completions(generate::CompletionsArgs),
+    /// Write manual pages
+    Man(generate::ManArgs),
     /// Show the version of sealblk
     Version,
 }
@@ -146,10 +151,6 @@ pub enum Command {
 /// # Errors
 /// Whatever the command fails with, for `main` to print.
 pub fn run(cli: Cli) -> Result<(), Failure> {
-    // So that it works with a configuration that is broken.
-    if matches!(cli.command, Command::Version) {
-        return print(concat!("sealblk ", env!("CARGO_PKG_VERSION"), "\n"));
-    }
     if let (Command::Key(args), Some(_)) = (&cli.command, &cli.key_file) {
         args.refuse_key_file()?;
     }
@@ -160,7 +161,11 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         daemon: cli.daemon,
     };
     let named = cli.config;
-    let config = Config::load(named.as_deref(), overrides.clone())?;
+    let config = match cli.command {
+        // They work with a configuration that is broken.
+        Command::Version | Command::Completions(_) | Command::Man(_) => Config::default(),
+        _ => Config::load(named.as_deref(), overrides.clone())?,
+    };
     let log = logging::init(config.log);
     match cli.command {
         Command::Volume(args) => volume::run(args, &config.key_sets()),
@@ -173,7 +178,9 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Show(args) => show::run(args, &Ask::of(&config)),
         Command::Status(args) => status::run(args, &Ask::of(&config)),
         Command::Reload(args) => status::reload(args, &Ask::of(&config)),
-        Command::Version => Ok(()),
+        Command::Completions(args) => generate::completions(args),
+        Command::Man(args) => generate::man(args),
+        Command::Version => print(concat!("sealblk ", env!("CARGO_PKG_VERSION"), "\n")),
     }
 }
 
