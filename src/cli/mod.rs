@@ -12,6 +12,7 @@ pub mod daemon;
 pub mod detach;
 mod disk;
 pub mod doctor;
+pub mod generate;
 pub mod key;
 pub mod keyset;
 pub mod list;
@@ -153,6 +154,10 @@ pub enum Command {
     /// Serve the disk of an attached volume, started by the manager
     #[command(hide = true)]
     Worker(worker::Args),
+    /// Print what lets a shell complete command lines
+    Completions(generate::CompletionsArgs),
+    /// Write manual pages
+    Man(generate::ManArgs),
     /// Show the version of sealblk
     Version,
 }
@@ -162,10 +167,6 @@ pub enum Command {
 /// # Errors
 /// Whatever the command fails with, for `main` to print.
 pub fn run(cli: Cli) -> Result<(), Failure> {
-    // So that it works with a configuration that is broken.
-    if matches!(cli.command, Command::Version) {
-        return print(concat!("sealblk ", env!("CARGO_PKG_VERSION"), "\n"));
-    }
     // The manager that started it says everything, and no file is read.
     if matches!(cli.command, Command::Worker(_)) {
         return crate::worker::run();
@@ -180,7 +181,11 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         daemon: cli.daemon,
     };
     let named = cli.config;
-    let config = Config::load(named.as_deref(), overrides.clone())?;
+    let config = match cli.command {
+        // They work with a configuration that is broken.
+        Command::Version | Command::Completions(_) | Command::Man(_) => Config::default(),
+        _ => Config::load(named.as_deref(), overrides.clone())?,
+    };
     let log = logging::init(config.log);
     match cli.command {
         Command::Volume(args) => volume::run(args, &config),
@@ -196,7 +201,10 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Show(args) => show::run(args, &Ask::of(&config)),
         Command::Status(args) => status::run(args, &Ask::of(&config)),
         Command::Reload(args) => status::reload(args, &Ask::of(&config)),
-        Command::Version | Command::Worker(_) => Ok(()),
+        Command::Completions(args) => generate::completions(args),
+        Command::Man(args) => generate::man(args),
+        Command::Version => print(concat!("sealblk ", env!("CARGO_PKG_VERSION"), "\n")),
+        Command::Worker(_) => Ok(()),
     }
 }
 

@@ -2,7 +2,7 @@
 //! change changes, and what cannot is named.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -145,10 +145,10 @@ impl State {
     /// to date for what was `taken`.
     fn compare(&mut self, file: BTreeMap<String, String>, taken: &[String]) -> Reloaded {
         let mut reloaded = Reloaded::default();
-        let names: Vec<String> = self.in_force.keys().chain(file.keys()).cloned().collect();
+        let names: BTreeSet<String> = self.in_force.keys().chain(file.keys()).cloned().collect();
         for name in names {
             let (old, new) = (self.in_force.get(&name), file.get(&name));
-            if old == new || reloaded.needs_restart.contains(&name) {
+            if old == new {
                 continue;
             }
             if !taken.iter().any(|taken| covers(taken, &name)) {

@@ -8,8 +8,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde_json::{Map, Value};
 
-use super::roles::Operation;
-use super::services::{self, Outcome};
+use super::services::{self, Act, Outcome};
 use crate::audit::{self, Event, Record};
 use crate::error::{Failure, Kind};
 use crate::keys::{Actor, KeyUse, Witness};
@@ -32,10 +31,11 @@ impl Recorder {
     ///
     /// # Errors
     /// When it cannot be recorded.
-    pub fn append(&self, record: &Record<'_>) -> io::Result<()> {
-        let result = self.log.append(record);
+    pub fn append(&self, record: &Record<'_>) -> Result<(), audit::Error> {
+        // It waits for the disk below.
+        let result = tokio::task::block_in_place(|| self.log.append(record));
         self.metrics.audit_line(result.is_ok());
-        Ok(result?)
+        result
     }
 }
 
@@ -55,7 +55,7 @@ impl Recorder {
 
 impl Witness for Recorder {
     fn key_used(&self, used: &KeyUse<'_>) -> io::Result<()> {
-        let result = self.log.key_used(used);
+        let result = tokio::task::block_in_place(|| self.log.key_used(used));
         self.metrics.audit_line(result.is_ok());
         result
     }
@@ -63,56 +63,72 @@ impl Witness for Recorder {
 
 #[async_trait]
 impl services::Audit for Recorder {
-    fn record(&self, event: &services::Event<'_>) -> io::Result<()> {
-        let (name, object) = (event.operation.as_str(), event.object);
-        let refused = match event.outcome {
-            Outcome::Refused(needs) => Some(needs),
-            _ => None,
-        };
-        let what = match (refused, event.operation) {
-            (Some(needs), _) => Event::RoleRefused {
-                operation: name,
+    async fn record(&self, event: &services::Event<'_>) -> Result<(), Failure> {
+        let needs;
+        let what = match event.act {
+            Act::Attach {
+                disk,
+                volume,
+                key_set,
+                break_glass,
+            } => Event::Attach {
+                disk,
+                volume: *volume,
+                key_set: key_set.as_deref().unwrap_or_default(),
+                break_glass: *break_glass,
+            },
+            Act::Detach {
+                disk,
+                volume,
+                force,
+            } => Event::Detach {
+                disk,
+                volume: *volume,
+                force: *force,
+            },
+            Act::KeySetCreate { key_set, provider } => Event::KeySetCreated {
+                key_set,
+                provider: provider.as_deref().unwrap_or_default(),
+            },
+            Act::KeySetEdit {
+                key_set,
+                provider,
+                changed,
+            } => Event::KeySetEdited {
+                key_set,
+                provider: provider.as_deref().unwrap_or_default(),
+                changed,
+            },
+            Act::KeySetRemove { key_set } => Event::KeySetRemoved { key_set },
+            // What it uses is recorded as a use of a key.
+            Act::KeySetCheck { .. } => return Ok(()),
+            Act::Reload { changed } => Event::DaemonReloaded { changed },
+            Act::Refused {
+                operation,
                 object,
-                needs,
-            },
-            (None, Operation::Attach) => Event::Attach {
-                disk: object,
-                volume: event.context.volume,
-                key_set: "",
-                break_glass: event.context.break_glass,
-            },
-            (None, Operation::Detach) => Event::Detach {
-                disk: object,
-                volume: event.context.volume,
-                force: false,
-            },
-            (None, Operation::KeySetCreate) => Event::KeySetCreated {
-                key_set: object,
-                provider: "",
-            },
-            (None, Operation::KeySetEdit) => Event::KeySetEdited {
-                key_set: object,
-                provider: "",
-                changed: &[],
-            },
-            (None, Operation::KeySetRemove) => Event::KeySetRemoved { key_set: object },
-            // Whoever looks changes nothing, what a check uses is recorded as
-            // a use of a key, and a reload by the manager itself.
-            (None, Operation::Look | Operation::KeySetCheck | Operation::Reload) => return Ok(()),
+                needs: roles,
+            } => {
+                let roles: Vec<&str> = roles.iter().map(|role| role.as_str()).collect();
+                needs = roles.join(" or ");
+                Event::RoleRefused {
+                    operation: operation.as_str(),
+                    object,
+                    needs: &needs,
+                }
+            }
         };
         self.append(&Record {
             actor: &event.context.actor,
             event: what,
             outcome: match event.outcome {
                 Outcome::Done => audit::Outcome::Ok,
-                Outcome::Refused(needs) => {
-                    audit::Outcome::role_refused(format!("it takes the role {needs}"))
-                }
+                Outcome::Refused(why) => audit::Outcome::role_refused(why),
                 Outcome::Failed(failure) => failure.into(),
             },
             correlation: Some(event.context.correlation),
-            took: None,
-        })
+            took: Some(event.took),
+        })?;
+        Ok(())
     }
 
     async fn tail(&self, lines: usize) -> Result<Vec<Map<String, Value>>, Failure> {

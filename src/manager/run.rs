@@ -118,6 +118,7 @@ async fn manage(setup: Setup) -> Result<(), Failure> {
     record(Event::DaemonStarted {
         version: env!("CARGO_PKG_VERSION"),
     })?;
+    let disks = services.disks.clone();
     let (stop, stopping) = watch::channel(false);
     let limits = Limits::default();
     let api = Api::new(services, roles, stopping.clone(), limits);
@@ -144,6 +145,7 @@ async fn manage(setup: Setup) -> Result<(), Failure> {
     if let Err(error) = server.await {
         tracing::error!(%error, "the API ended early");
     }
+    disks.close().await;
     Ok(())
 }
 

@@ -3,7 +3,6 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,9 +10,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde_json::{Map, Value};
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use super::model::{Attach, Detach, DiskInfo, KeySetCheck, KeySetInfo, Reloaded};
-use super::roles::Operation;
+use super::roles::{Operation, Role};
 use crate::config::Config;
 use crate::error::Failure;
 use crate::keys::Context;
@@ -45,6 +45,9 @@ pub trait Disks: fmt::Debug + Send + Sync {
 
     /// A number that changes whenever a disk does.
     fn subscribe(&self) -> watch::Receiver<u64>;
+
+    /// Lets go of the disks, because the manager ends. They are served on.
+    async fn close(&self);
 
     /// Takes the settings of a configuration that was read again, as far as
     /// they can change, and returns the names of those that can: of single
@@ -118,8 +121,9 @@ pub trait Metrics: fmt::Debug + Send + Sync {
     /// When they cannot be written down.
     fn render(&self) -> Result<String, Failure>;
 
-    /// Takes note of a request that was answered.
-    fn request(&self, method: &str, route: &str, status: u16, took: Duration);
+    /// A request was answered. `route` is the pattern that it matched, not its
+    /// path, which may be anything.
+    fn api_request(&self, method: &str, route: &str, status: u16, took: Duration);
 }
 
 /// The record of who did what.
@@ -129,7 +133,7 @@ pub trait Audit: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// When it cannot be kept.
-    fn record(&self, event: &Event<'_>) -> io::Result<()>;
+    async fn record(&self, event: &Event<'_>) -> Result<(), Failure>;
 
     /// The last records, oldest first.
     ///
@@ -144,11 +148,76 @@ pub struct Event<'a> {
     /// Who, and under which correlation id.
     pub context: &'a Context,
     /// What.
-    pub operation: Operation,
-    /// To which disk or key set. Empty where it is to none.
-    pub object: &'a str,
+    pub act: &'a Act,
     /// How it ended.
     pub outcome: Outcome<'a>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// What somebody did, as far as it is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// Attached a disk.
+    Attach {
+        /// Its name; of one that failed without a name, the path of its volume.
+        disk: String,
+        /// Its volume.
+        volume: Option<Uuid>,
+        /// The key set of the volume.
+        key_set: Option<String>,
+        /// Whether break-glass access was asked for.
+        break_glass: bool,
+    },
+    /// Detached a disk.
+    Detach {
+        /// Its name.
+        disk: String,
+        /// Its volume.
+        volume: Option<Uuid>,
+        /// Whether it was not to wait.
+        force: bool,
+    },
+    /// Made a key set.
+    KeySetCreate {
+        /// Its name.
+        key_set: String,
+        /// Its provider, where it was made.
+        provider: Option<String>,
+    },
+    /// Changed a key set.
+    KeySetEdit {
+        /// Its name.
+        key_set: String,
+        /// Its provider, after the change.
+        provider: Option<String>,
+        /// Which settings.
+        changed: Vec<String>,
+    },
+    /// Removed a key set.
+    KeySetRemove {
+        /// Its name.
+        key_set: String,
+    },
+    /// Had the service asked for the state of a key.
+    KeySetCheck {
+        /// The key set.
+        key_set: String,
+    },
+    /// Had the configuration read again.
+    Reload {
+        /// Which settings have changed.
+        changed: Vec<String>,
+    },
+    /// Asked for what their role does not permit.
+    Refused {
+        /// What they asked for.
+        operation: Operation,
+        /// The disk or key set that it was about; may be empty.
+        object: String,
+        /// The roles of which one would have done.
+        needs: &'static [Role],
+    },
 }
 
 /// How something ended.
@@ -156,7 +225,7 @@ pub struct Event<'a> {
 pub enum Outcome<'a> {
     /// It was done.
     Done,
-    /// They had not the role for it, and nothing was done.
+    /// They had not the role for it, and nothing was done. In plain words.
     Refused(&'a str),
     /// It was tried, and failed.
     Failed(&'a Failure),

@@ -133,6 +133,10 @@ impl Disks for Attached {
         self.disks.subscribe()
     }
 
+    async fn close(&self) {
+        self.disks.close().await;
+    }
+
     fn reconfigure(&self, config: &Config) -> Vec<String> {
         self.disks.set_defaults(config.serve.clone());
         vec!["serve".into()]
@@ -201,7 +205,7 @@ impl Metrics for Exposition {
         Ok(self.0.render())
     }
 
-    fn request(&self, method: &str, route: &str, status: u16, took: Duration) {
+    fn api_request(&self, method: &str, route: &str, status: u16, took: Duration) {
         self.0.api_request(method, route, status, took);
     }
 }

@@ -7,6 +7,7 @@
 //!   code that knows nothing of sealblk.
 //! - [`raw_front_end`] speaks vhost-user by itself and leaves the ring and the
 //!   messages to the test, so that it can do what no sane driver does.
+//! - [`daemon`] is a manager, and an HTTP client that knows nothing of it.
 //! - [`home`] is a directory with a key and volumes, and what a refused command
 //!   says there.
 //! - [`request`] and [`memory`] are the requests and the guest memory of both.
@@ -18,6 +19,7 @@
 
 #![allow(dead_code, reason = "each test crate uses a part of it")]
 
+pub mod daemon;
 pub mod front_end;
 pub mod home;
 pub mod in_process;

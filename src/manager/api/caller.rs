@@ -3,10 +3,11 @@
 #![forbid(unsafe_code)]
 
 use std::borrow::Cow;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::extract::rejection::RawPathParamsRejection;
-use axum::extract::{FromRequestParts, MatchedPath, RawPathParams, Request, State};
+use axum::extract::{FromRequestParts, RawPathParams, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::{self, Next};
@@ -20,7 +21,7 @@ use super::problem::Problem;
 use crate::keys::{Actor, Context};
 use crate::manager::peer::Peer;
 use crate::manager::roles::{Operation, Refused, Role};
-use crate::manager::services::{Event, Outcome};
+use crate::manager::services::{Act, Event, Outcome};
 
 /// Names the request in our records, in the key service's and in the answer.
 pub const CORRELATION: HeaderName = HeaderName::from_static("x-correlation-id");
@@ -78,7 +79,6 @@ pub(super) async fn identify(State(api): State<Api>, mut request: Request, next:
     let correlation = parsed.flatten().unwrap_or_else(Uuid::new_v4);
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let peer = request.extensions().get::<Peer>().cloned();
-    let route = request.extensions().get::<MatchedPath>().cloned();
     let span = tracing::info_span!(
         "request",
         %method,
@@ -98,7 +98,9 @@ pub(super) async fn identify(State(api): State<Api>, mut request: Request, next:
             return problem.into_response();
         }
         if let Err(refused) = api.roles().permit(&peer, Operation::Look) {
-            return api.refuse(&peer, correlation, Operation::Look, "", refused);
+            return api
+                .refuse(&peer, correlation, Operation::Look, "", refused)
+                .await;
         }
         request.extensions_mut().insert(Correlation(correlation));
         next.run(request).await
@@ -108,11 +110,12 @@ pub(super) async fn identify(State(api): State<Api>, mut request: Request, next:
         response.headers_mut().insert(CORRELATION, value);
     }
     let status = response.status().as_u16();
-    // Not the path, which may be anything.
-    let route = route.as_ref().map_or("none", |route| route.as_str());
+    let took = start.elapsed();
+    let route = response.extensions_mut().remove::<Route>();
+    let route = route.as_ref().map_or("none", |Route(route)| route);
     let metrics = &api.services().metrics;
-    metrics.request(method.as_str(), route, status, start.elapsed());
-    let took_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+    metrics.api_request(method.as_str(), route, status, took);
+    let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     span.in_scope(|| match method {
         // Looking is done by the second.
         Method::GET | Method::HEAD => tracing::debug!(status, took_ms, "answered"),
@@ -128,12 +131,42 @@ pub(super) fn only(
     api: &Api,
     operation: Operation,
 ) -> UtoipaMethodRouter<Api> {
-    let layer = middleware::from_fn_with_state((api.clone(), operation), permit);
+    let pattern = route.1.paths.keys().next().cloned().unwrap_or_default();
+    let state = Guard {
+        api: api.clone(),
+        operation,
+        route: Route(pattern.into()),
+    };
+    let layer = middleware::from_fn_with_state(state, permit);
     route.map(|methods| methods.route_layer(layer))
 }
 
+/// What stands before a route.
+#[derive(Clone)]
+struct Guard {
+    api: Api,
+    operation: Operation,
+    route: Route,
+}
+
+/// The pattern that a path matched.
+#[derive(Clone, Debug)]
+struct Route(Arc<str>);
+
 async fn permit(
-    State((api, operation)): State<(Api, Operation)>,
+    State(guard): State<Guard>,
+    parameters: Result<RawPathParams, RawPathParamsRejection>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let route = guard.route.clone();
+    let mut response = permitted(guard, parameters, request, next).await;
+    response.extensions_mut().insert(route);
+    response
+}
+
+async fn permitted(
+    Guard { api, operation, .. }: Guard,
     parameters: Result<RawPathParams, RawPathParamsRejection>,
     mut request: Request,
     next: Next,
@@ -160,13 +193,14 @@ async fn permit(
             let name = parameters.and_then(|parameters| parameters.iter().next());
             let object = name.map_or("", |(_, value)| value);
             api.refuse(&peer, correlation, operation, object, refused)
+                .await
         }
     }
 }
 
 impl Api {
     /// Turns somebody away, and takes note of it.
-    fn refuse(
+    async fn refuse(
         &self,
         peer: &Peer,
         correlation: Uuid,
@@ -178,13 +212,17 @@ impl Api {
         let event = Event {
             // They had no role for it.
             context: &context(peer, "none", correlation),
-            operation,
-            object,
+            act: &Act::Refused {
+                operation,
+                object: object.to_owned(),
+                needs: refused.needs,
+            },
             outcome: Outcome::Refused(&refused.to_string()),
+            took: Duration::ZERO,
         };
         // They are turned away in any case.
-        if let Err(error) = self.record(&event) {
-            tracing::error!(%error, "the audit log could not take note of a refusal");
+        if let Err(error) = self.record(&event).await {
+            tracing::error!("the audit log could not take note of a refusal: {error}");
         }
         Problem::from(refused).into_response()
     }

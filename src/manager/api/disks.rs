@@ -16,7 +16,7 @@ use super::extract::{Body, Named, Query};
 use super::problem::Problem;
 use super::server::told;
 use crate::manager::model::{Attach, Detach, DiskInfo, DiskList, DiskState, is_disk_name};
-use crate::manager::roles::Operation;
+use crate::manager::services::{Act, Services};
 
 /// The longest that a request waits for a change, in seconds.
 const WAIT_MAX: u64 = 60;
@@ -130,18 +130,21 @@ pub async fn attach(
     Body(attach): Body<Attach>,
 ) -> Result<(StatusCode, Json<DiskInfo>), Problem> {
     check(&attach)?;
-    let object = attach
-        .name
-        .clone()
-        .unwrap_or_else(|| attach.volume.display().to_string());
-    let disk = api
-        .carry_out(
-            &caller,
-            Operation::Attach,
-            object,
-            move |services, context| async move { services.disks.attach(&context, attach).await },
-        )
-        .await?;
+    let asked = attach.clone();
+    let act = move |disk: Option<&DiskInfo>| Act::Attach {
+        disk: match (disk, asked.name) {
+            (Some(disk), _) => disk.name.clone(),
+            (None, Some(name)) => name,
+            (None, None) => asked.volume.display().to_string(),
+        },
+        volume: disk.and_then(|disk| disk.uuid),
+        key_set: disk.and_then(|disk| disk.key_set.clone()),
+        break_glass: asked.break_glass,
+    };
+    let work = move |services: Services, context| async move {
+        services.disks.attach(&context, attach).await
+    };
+    let disk = api.carry_out(&caller, work, act).await?;
     let status = match disk.state {
         DiskState::Running => StatusCode::CREATED,
         _ => StatusCode::ACCEPTED,
@@ -194,13 +197,14 @@ pub async fn detach(
     Query(how): Query<How>,
 ) -> Result<StatusCode, Problem> {
     let how = Detach { force: how.force };
-    let object = name.clone();
-    api.carry_out(
-        &caller,
-        Operation::Detach,
-        object,
-        move |services, context| async move { services.disks.detach(&context, &name, how).await },
-    )
-    .await?;
+    let act = Act::Detach {
+        disk: name.clone(),
+        volume: api.services().disks.get(&name).and_then(|disk| disk.uuid),
+        force: how.force,
+    };
+    let work = move |services: Services, context| async move {
+        services.disks.detach(&context, &name, how).await
+    };
+    api.carry_out(&caller, work, |_| act).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -2,7 +2,7 @@
 //! it that is not understood.
 #![forbid(unsafe_code)]
 
-use axum::body::Bytes;
+use axum::body::{Bytes, HttpBody as _};
 use axum::extract::rejection::{BytesRejection, FailedToBufferBody};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
@@ -36,6 +36,10 @@ impl<T: DeserializeOwned> FromRequest<Api> for Body<T> {
                 "send it with Content-Type: application/json",
             ));
         }
+        // What says that it is too large need not be read to see that it is.
+        if request.body().size_hint().lower() > BODY_MAX as u64 {
+            return Err(too_large());
+        }
         let time = api.body_time();
         let bytes = tokio::time::timeout(time, Bytes::from_request(request, &()))
             .await
@@ -56,15 +60,17 @@ impl<T: DeserializeOwned> FromRequest<Api> for Body<T> {
     }
 }
 
+fn too_large() -> Problem {
+    Problem::http(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        format!("the body has more than {BODY_MAX} bytes"),
+        "send what the request needs, and nothing else",
+    )
+}
+
 fn unreadable(rejection: BytesRejection) -> Problem {
     match rejection {
-        BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => {
-            Problem::http(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                format!("the body has more than {BODY_MAX} bytes"),
-                "send what the request needs, and nothing else",
-            )
-        }
+        BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => too_large(),
         other => Problem::usage(
             format!("the body cannot be read: {}", other.body_text()),
             "send it whole",

@@ -16,7 +16,7 @@ use super::extract::Query;
 use super::problem::Problem;
 use crate::error::{Failure, Kind};
 use crate::manager::model::{DiskCounts, Reloaded, Status, You};
-use crate::manager::roles::Operation;
+use crate::manager::services::{Act, Services};
 
 /// The most records that are answered at once.
 const LINES_MAX: usize = 1000;
@@ -71,15 +71,11 @@ pub async fn status(State(api): State<Api>, caller: Caller) -> Result<Json<Statu
     responses((status = 200, description = "What has changed", body = Reloaded)),
 )]
 pub async fn reload(State(api): State<Api>, caller: Caller) -> Result<Json<Reloaded>, Problem> {
-    let object = String::new();
-    let reloaded = api
-        .carry_out(
-            &caller,
-            Operation::Reload,
-            object,
-            move |services, _| async move { services.control.reload().await },
-        )
-        .await?;
+    let work = |services: Services, _| async move { services.control.reload().await };
+    let act = |reloaded: Option<&Reloaded>| Act::Reload {
+        changed: reloaded.map_or_else(Vec::new, |reloaded| reloaded.changed.clone()),
+    };
+    let reloaded = api.carry_out(&caller, work, act).await?;
     Ok(Json(reloaded))
 }
 

@@ -13,7 +13,7 @@ use super::caller::Caller;
 use super::extract::{Body, Named, Query};
 use super::problem::Problem;
 use crate::manager::model::{KeySetCheck, KeySetInfo, NewKeySet};
-use crate::manager::roles::Operation;
+use crate::manager::services::{Act, Services};
 
 /// All key sets
 #[utoipa::path(
@@ -76,21 +76,19 @@ pub async fn create(
     Query(how): Query<Putting>,
     Body(new): Body<NewKeySet>,
 ) -> Result<(StatusCode, Json<KeySetInfo>), Problem> {
-    let object = new.name.clone();
-    let made = api
-        .carry_out(
-            &caller,
-            Operation::KeySetCreate,
-            object,
-            move |services, context| async move {
-                let NewKeySet { name, definition } = new;
-                services
-                    .key_sets
-                    .create(&context, &name, definition, how.check)
-                    .await
-            },
-        )
-        .await?;
+    let key_set = new.name.clone();
+    let act = |made: Option<&KeySetInfo>| Act::KeySetCreate {
+        key_set,
+        provider: made.map(|made| made.provider.clone()),
+    };
+    let work = move |services: Services, context| async move {
+        let NewKeySet { name, definition } = new;
+        services
+            .key_sets
+            .create(&context, &name, definition, how.check)
+            .await
+    };
+    let made = api.carry_out(&caller, work, act).await?;
     Ok((StatusCode::CREATED, Json(made)))
 }
 
@@ -111,20 +109,20 @@ pub async fn edit(
     Query(how): Query<Putting>,
     Body(changes): Body<Map<String, Value>>,
 ) -> Result<Json<KeySetInfo>, Problem> {
-    let object = name.clone();
-    let changed = api
-        .carry_out(
-            &caller,
-            Operation::KeySetEdit,
-            object,
-            move |services, context| async move {
-                services
-                    .key_sets
-                    .edit(&context, &name, changes, how.check)
-                    .await
-            },
-        )
-        .await?;
+    let key_set = name.clone();
+    let settings = changes.keys().cloned().collect();
+    let act = |set: Option<&KeySetInfo>| Act::KeySetEdit {
+        key_set,
+        provider: set.map(|set| set.provider.clone()),
+        changed: settings,
+    };
+    let work = move |services: Services, context| async move {
+        services
+            .key_sets
+            .edit(&context, &name, changes, how.check)
+            .await
+    };
+    let changed = api.carry_out(&caller, work, act).await?;
     Ok(Json(changed))
 }
 
@@ -140,16 +138,13 @@ pub async fn remove(
     Named(name): Named,
     Query(how): Query<Removing>,
 ) -> Result<StatusCode, Problem> {
-    let object = name.clone();
-    api.carry_out(
-        &caller,
-        Operation::KeySetRemove,
-        object,
-        move |services, context| async move {
-            services.key_sets.remove(&context, &name, how.force).await
-        },
-    )
-    .await?;
+    let act = Act::KeySetRemove {
+        key_set: name.clone(),
+    };
+    let work = move |services: Services, context| async move {
+        services.key_sets.remove(&context, &name, how.force).await
+    };
+    api.carry_out(&caller, work, |_| act).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -164,14 +159,12 @@ pub async fn check(
     caller: Caller,
     Named(name): Named,
 ) -> Result<Json<KeySetCheck>, Problem> {
-    let object = name.clone();
-    let said = api
-        .carry_out(
-            &caller,
-            Operation::KeySetCheck,
-            object,
-            move |services, context| async move { services.key_sets.check(&context, &name).await },
-        )
-        .await?;
+    let act = Act::KeySetCheck {
+        key_set: name.clone(),
+    };
+    let work = move |services: Services, context| async move {
+        services.key_sets.check(&context, &name).await
+    };
+    let said = api.carry_out(&caller, work, |_| act).await?;
     Ok(Json(said))
 }

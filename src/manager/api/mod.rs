@@ -19,9 +19,8 @@ pub use extract::BODY_MAX;
 pub use problem::{CONTENT_TYPE as PROBLEM_TYPE, Problem, ProblemDetails, status_of};
 pub use server::{Limits, serve};
 
-use std::io;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -35,7 +34,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::roles::{Operation, Roles};
-use super::services::{Event, Outcome, Services};
+use super::services::{Act, Event, Outcome, Services};
 use crate::error::{Failure, Kind};
 use crate::keys::Context;
 
@@ -113,46 +112,44 @@ impl Api {
         self.0.limits.body_time
     }
 
-    fn record(&self, event: &Event<'_>) -> io::Result<()> {
+    async fn record(&self, event: &Event<'_>) -> Result<(), Failure> {
         match &self.0.services.audit {
-            Some(audit) => audit.record(event),
+            Some(audit) => audit.record(event).await,
             None => Ok(()),
         }
     }
 
     /// Does what was asked, to its end: also when the one who asked has gone
-    /// away, so that nothing is left half done and nothing unrecorded.
-    async fn carry_out<T, W, F>(
-        &self,
-        caller: &Caller,
-        operation: Operation,
-        object: String,
-        work: W,
-    ) -> Result<T, Problem>
+    /// away, so that nothing is left half done and nothing unrecorded. `act`
+    /// says what it was, knowing what came of it.
+    async fn carry_out<T, W, F, A>(&self, caller: &Caller, work: W, act: A) -> Result<T, Problem>
     where
         T: Send + 'static,
         W: FnOnce(Services, Context) -> F + Send + 'static,
         F: Future<Output = Result<T, Failure>> + Send,
+        A: FnOnce(Option<&T>) -> Act + Send + 'static,
     {
         let (api, context) = (self.clone(), caller.context());
         let task = async move {
+            let start = Instant::now();
             let result = work(api.services().clone(), context.clone()).await;
+            let act = act(result.as_ref().ok());
             let event = Event {
                 context: &context,
-                operation,
-                object: &object,
+                act: &act,
                 outcome: match &result {
                     Ok(_) => Outcome::Done,
                     Err(failure) => Outcome::Failed(failure),
                 },
+                took: start.elapsed(),
             };
-            let recorded = api.record(&event);
+            let recorded = api.record(&event).await;
             match (result, recorded) {
                 (Ok(done), Ok(())) => Ok(done),
                 (Err(failure), recorded) => {
-                    tracing::warn!(%operation, object, "failed: {failure}");
+                    tracing::warn!("it failed: {failure}");
                     if let Err(error) = recorded {
-                        tracing::error!(%error, "the audit log could not take note of it");
+                        tracing::error!("the audit log could not take note of it: {error}");
                     }
                     Err(failure)
                 }

@@ -6,7 +6,6 @@ mod requests;
 mod roles;
 
 use std::borrow::Cow;
-use std::io;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -34,14 +33,27 @@ pub const OPERATOR: u32 = 102;
 pub const KEY_ADMIN: u32 = 103;
 pub const NOBODY: u32 = 104;
 
+/// What was recorded.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    pub uid: u32,
+    pub role: String,
+    pub operation: String,
+    pub object: String,
+    pub outcome: String,
+    pub correlation: Uuid,
+}
+
 /// All the services at once, in memory.
 #[derive(Debug)]
 pub struct World {
     disks: Mutex<Vec<DiskInfo>>,
     sets: Mutex<Vec<KeySetInfo>>,
     revision: watch::Sender<u64>,
-    /// What was recorded: uid, role, operation, object, outcome, correlation.
-    pub records: Mutex<Vec<(u32, String, String, String, String, Uuid)>>,
+    pub records: Mutex<Vec<Recorded>>,
+    pub acts: Mutex<Vec<Act>>,
+    /// Requests that were counted: method, route, status.
+    pub counted: Mutex<Vec<(String, String, u16)>>,
     /// Correlation ids that services were called with.
     pub seen: Mutex<Vec<Uuid>>,
     /// While this is so, attaching waits for `go`.
@@ -134,6 +146,8 @@ impl Disks for World {
         self.revision.subscribe()
     }
 
+    async fn close(&self) {}
+
     fn reconfigure(&self, _: &Config) -> Vec<String> {
         vec![]
     }
@@ -214,29 +228,45 @@ impl Metrics for World {
         Ok("# EOF\n".into())
     }
 
-    fn request(&self, _: &str, _: &str, _: u16, _: Duration) {}
+    fn api_request(&self, method: &str, route: &str, status: u16, _: Duration) {
+        let request = (method.to_owned(), route.to_owned(), status);
+        self.counted.lock().unwrap().push(request);
+    }
 }
 
 #[async_trait]
 impl Audit for World {
-    fn record(&self, event: &Event<'_>) -> io::Result<()> {
+    async fn record(&self, event: &Event<'_>) -> Result<(), Failure> {
         if *self.audit_fails.lock().unwrap() {
-            return Err(io::Error::from(io::ErrorKind::StorageFull));
+            return Err(Failure::new(Kind::Io, "no space left", None));
         }
+        let (operation, object) = match event.act {
+            Act::Attach { disk, .. } => (Operation::Attach, disk),
+            Act::Detach { disk, .. } => (Operation::Detach, disk),
+            Act::KeySetCreate { key_set, .. } => (Operation::KeySetCreate, key_set),
+            Act::KeySetEdit { key_set, .. } => (Operation::KeySetEdit, key_set),
+            Act::KeySetRemove { key_set } => (Operation::KeySetRemove, key_set),
+            Act::KeySetCheck { key_set } => (Operation::KeySetCheck, key_set),
+            Act::Reload { .. } => (Operation::Reload, &String::new()),
+            Act::Refused {
+                operation, object, ..
+            } => (*operation, object),
+        };
+        self.acts.lock().unwrap().push(event.act.clone());
         let outcome = match event.outcome {
             Outcome::Done => "done".to_owned(),
             Outcome::Refused(_) => "refused".to_owned(),
             Outcome::Failed(failure) => format!("failed: {failure}"),
         };
         let actor = &event.context.actor;
-        self.records.lock().unwrap().push((
-            actor.uid,
-            Cow::into_owned(actor.role.clone()),
-            event.operation.to_string(),
-            event.object.to_owned(),
+        self.records.lock().unwrap().push(Recorded {
+            uid: actor.uid,
+            role: Cow::into_owned(actor.role.clone()),
+            operation: operation.to_string(),
+            object: object.clone(),
             outcome,
-            event.context.correlation,
-        ));
+            correlation: event.context.correlation,
+        });
         Ok(())
     }
 
@@ -244,7 +274,9 @@ impl Audit for World {
         let records = self.records.lock().unwrap();
         let last = records.iter().rev().take(lines).rev();
         Ok(last
-            .map(|record| Map::from_iter([("operation".to_owned(), record.2.clone().into())]))
+            .map(|record| {
+                Map::from_iter([("operation".to_owned(), record.operation.clone().into())])
+            })
             .collect())
     }
 }
@@ -295,6 +327,8 @@ impl Asked {
             sets: Mutex::default(),
             revision: watch::channel(0).0,
             records: Mutex::default(),
+            acts: Mutex::default(),
+            counted: Mutex::default(),
             seen: Mutex::default(),
             slow: Mutex::new(false),
             go: Notify::new(),

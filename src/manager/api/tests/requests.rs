@@ -15,7 +15,7 @@ async fn a_correlation_id_is_taken_along_or_made() {
     assert_eq!(answer.status, StatusCode::CREATED);
     assert_eq!(answer.correlation, Some(id));
     assert_eq!(asked.world.seen.lock().unwrap().as_slice(), [id]);
-    assert_eq!(asked.world.records.lock().unwrap()[0].5, id);
+    assert_eq!(asked.world.records.lock().unwrap()[0].correlation, id);
 
     let answers = [
         asked.post(OPERATOR, "/v1/disks", attach("b")).await,
@@ -179,4 +179,88 @@ async fn records_can_be_read() {
     }
     let answer = asked.get(READER, "/v1/audit?lines=2").await;
     assert_eq!(answer.json.as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn requests_are_counted_by_the_pattern_that_they_matched() {
+    let asked = Asked::new();
+    asked.post(OPERATOR, "/v1/disks", attach("a")).await;
+    asked.get(READER, "/v1/disks/a").await;
+    asked.get(READER, "/v1/disks/b").await;
+    asked
+        .post(READER, "/v1/key-sets/x/check", Value::Null)
+        .await;
+    asked.get(READER, "/secret/path").await;
+    asked.get(NOBODY, "/v1/status").await;
+    let counted = asked.world.counted.lock().unwrap();
+    let counted: Vec<_> = counted
+        .iter()
+        .map(|(method, route, status)| (method.as_str(), route.as_str(), *status))
+        .collect();
+    assert_eq!(
+        counted,
+        [
+            ("POST", "/v1/disks", 201),
+            ("GET", "/v1/disks/{name}", 200),
+            ("GET", "/v1/disks/{name}", 404),
+            ("POST", "/v1/key-sets/{name}/check", 403),
+            ("GET", "none", 404),
+            ("GET", "none", 403),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn records_have_what_is_known_of_the_act() {
+    let asked = Asked::new();
+    let mut first = attach("a");
+    first["break_glass"] = true.into();
+    asked.post(OPERATOR, "/v1/disks", first).await;
+    asked.post(OPERATOR, "/v1/disks", attach("a")).await;
+    let path = "/v1/disks/a?force=true";
+    asked.ask(OPERATOR, request("DELETE", path, None)).await;
+    let set = serde_json::json!({"name": "k", "definition": {}});
+    asked.post(KEY_ADMIN, "/v1/key-sets", set).await;
+    let change = serde_json::json!({"version": null, "key": "x"});
+    let path = "/v1/key-sets/k";
+    asked
+        .ask(KEY_ADMIN, request("PATCH", path, Some(change)))
+        .await;
+    asked.ask(READER, request("DELETE", path, None)).await;
+    let uuid = Some(Uuid::from_u128(1));
+    let provider = Some("file".to_owned());
+    let expected = [
+        Act::Attach {
+            disk: "a".into(),
+            volume: uuid,
+            key_set: Some("default".into()),
+            break_glass: true,
+        },
+        Act::Attach {
+            disk: "a".into(),
+            volume: None,
+            key_set: None,
+            break_glass: false,
+        },
+        Act::Detach {
+            disk: "a".into(),
+            volume: uuid,
+            force: true,
+        },
+        Act::KeySetCreate {
+            key_set: "k".into(),
+            provider: provider.clone(),
+        },
+        Act::KeySetEdit {
+            key_set: "k".into(),
+            provider,
+            changed: vec!["key".into(), "version".into()],
+        },
+        Act::Refused {
+            operation: Operation::KeySetRemove,
+            object: "k".into(),
+            needs: Operation::KeySetRemove.roles(),
+        },
+    ];
+    assert_eq!(*asked.world.acts.lock().unwrap(), expected);
 }

@@ -62,17 +62,17 @@ async fn each_role_may_do_what_it_is_for_and_nothing_else() {
             refusals += 1;
             // And it is on record.
             let record = asked.world.records.lock().unwrap().last().cloned().unwrap();
-            assert_eq!((record.0, record.1.as_str()), (uid, "none"));
-            assert_eq!(record.4, "refused", "{what}");
-            assert_eq!(Some(record.5), answer.correlation);
+            assert_eq!((record.uid, record.role.as_str()), (uid, "none"));
+            assert_eq!(record.outcome, "refused", "{what}");
+            assert_eq!(Some(record.correlation), answer.correlation);
             if role.is_some() {
-                assert_eq!(record.2, operation.as_str());
+                assert_eq!(record.operation, operation.as_str());
                 let object = path.split('/').nth(3).unwrap_or_default();
-                assert_eq!(record.3, object, "{what}");
+                assert_eq!(record.object, object, "{what}");
             }
         }
-        let refused = asked.world.records.lock().unwrap();
-        let refused = refused.iter().filter(|record| record.4 == "refused");
+        let records = asked.world.records.lock().unwrap().clone();
+        let refused = records.iter().filter(|record| record.outcome == "refused");
         assert_eq!(refused.count(), refusals);
         let expected = match role {
             None => 15,
@@ -142,7 +142,15 @@ async fn what_was_done_is_recorded_with_its_role() {
     let records = asked.world.records.lock().unwrap();
     let told: Vec<_> = records
         .iter()
-        .map(|r| (r.0, r.1.as_str(), r.2.as_str(), r.3.as_str(), r.4.as_str()))
+        .map(|r| {
+            (
+                r.uid,
+                r.role.as_str(),
+                r.operation.as_str(),
+                r.object.as_str(),
+                r.outcome.as_str(),
+            )
+        })
         .collect();
     assert_eq!(
         told,

@@ -1,0 +1,21 @@
+//! The manager's API as a running `sealblk daemon` serves it: it answers as
+//! its description says, to those alone who may ask; no client keeps others
+//! out; it starts, reads its configuration again, and ends as it should.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "daemon_api/commands.rs"]
+mod commands;
+#[path = "daemon_api/hostile.rs"]
+mod hostile;
+#[path = "daemon_api/installed.rs"]
+mod installed;
+#[path = "daemon_api/lifecycle.rs"]
+mod lifecycle;
+#[path = "daemon_api/reload.rs"]
+mod reload;
+#[path = "daemon_api/roles.rs"]
+mod roles;
+#[path = "daemon_api/schema.rs"]
+mod schema;
+
+mod support;

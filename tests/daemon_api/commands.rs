@@ -1,0 +1,127 @@
+//! The commands that are clients of the daemon.
+
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use super::support::daemon::Daemon;
+use super::support::home::{Guard, Home, refused};
+use super::support::server::succeed;
+
+#[test]
+fn without_a_daemon_it_is_said_how_to_have_one() {
+    let home = Home::new();
+    let socket = home.path("none.sock");
+    let listening = || -> Vec<Vec<&str>> {
+        vec![
+            vec!["attach", "/v", "--socket", "/s"],
+            vec!["detach", "a"],
+            vec!["list"],
+            vec!["list", "--watch"],
+            vec!["show", "a"],
+            vec!["status"],
+            vec!["reload"],
+        ]
+    };
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sealblk"));
+        command.args(["--daemon"]).arg(&socket).args(arguments);
+        command
+    };
+    for arguments in listening() {
+        let causes = ["no sealblk daemon", "none.sock"];
+        refused(&mut run(&arguments)).expect(9, &causes, "systemctl start sealblk");
+    }
+    // A socket that a killed daemon left.
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    refused(&mut run(&["status"])).expect(9, &["no sealblk daemon"], "sealblk daemon");
+    // Something else.
+    std::fs::remove_file(&socket).unwrap();
+    std::fs::write(&socket, "").unwrap();
+    refused(&mut run(&["status"])).expect(9, &["no sealblk daemon"], "--daemon");
+}
+
+#[test]
+fn what_answers_and_is_no_daemon_is_told() {
+    use std::io::{Read, Write};
+    let home = Home::new();
+    let socket = home.path("s");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let server = std::thread::spawn(move || {
+        for answer in [
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+            "HTTP/1.1 500 Oh\r\nContent-Length: 4\r\n\r\noops",
+            "HTTP/1.1 302 Found\r\nLocation: http://elsewhere/\r\nContent-Length: 0\r\n\r\n",
+            "SSH-2.0-x\r\n",
+            "",
+        ] {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    for (status, told) in [
+        (11, "is not understood"),
+        (11, "is not understood: status 500"),
+        (11, "is not understood: status 302"),
+        (9, "gave no answer"),
+        (9, "gave no answer"),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sealblk"));
+        command.arg("--daemon").arg(&socket).arg("status");
+        refused(&mut command).expect(status, &[told], "");
+    }
+    server.join().unwrap();
+}
+
+#[test]
+fn commands_show_for_people_and_for_scripts() {
+    let daemon = Daemon::start();
+    let json = |arguments: &[&str]| -> Value {
+        serde_json::from_str(&succeed(&mut daemon.sealblk(arguments))).unwrap()
+    };
+    assert_eq!(json(&["status", "--json"])["pid"], daemon.server.pid());
+    let text = succeed(&mut daemon.sealblk(&["status"]));
+    assert!(
+        text.contains(&format!("process {}", daemon.server.pid())),
+        "{text}"
+    );
+    assert!(text.contains("disks          none\n"), "{text}");
+    assert_eq!(json(&["list", "--json"]), serde_json::json!([]));
+    let text = succeed(&mut daemon.sealblk(&["list"]));
+    assert_eq!(text, "NAME  STATE  SIZE  KEY SET  SOCKET  VOLUME\n");
+    assert_eq!(
+        json(&["reload", "--json"])["changed"],
+        serde_json::json!([])
+    );
+    assert_eq!(
+        succeed(&mut daemon.sealblk(&["reload"])),
+        "nothing has changed\n"
+    );
+}
+
+#[test]
+fn what_is_not_there_exits_as_the_help_says() {
+    let daemon = Daemon::start();
+    let run = |arguments: &[&str]| refused(&mut daemon.sealblk(arguments));
+    run(&["show", "none"]).expect(3, &["none"], "sealblk list");
+    run(&["detach", "/no/volume"]).expect(3, &["/no/volume"], "sealblk list");
+    let attach = ["attach", "v", "--socket", "s", "--name"];
+    run(&[&attach[..], &["a b"]].concat()).expect(2, &["a b"], "letters");
+    run(&["attach", "v", "--socket", "s", "--pid-file", "p"]).expect(2, &["pid_file"], "");
+}
+
+#[test]
+fn watching_shows_the_disks_and_ends_with_the_daemon() {
+    let mut daemon = Daemon::start();
+    let mut watch = daemon.sealblk(&["list", "--watch", "--json"]);
+    let child = watch.stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+    let mut child = Guard(child.unwrap());
+    let mut lines =
+        std::io::BufRead::lines(std::io::BufReader::new(child.0.stdout.take().unwrap()));
+    let first: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+    assert_eq!(first["disks"], serde_json::json!([]));
+    daemon.server.terminate();
+    assert!(lines.next().is_none());
+    assert_eq!(child.0.wait().unwrap().code(), Some(9));
+}

@@ -1,0 +1,132 @@
+//! A manager under test, and a client that knows nothing of it but HTTP.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::home::Home;
+use super::server::{DEADLINE, Server, sealblk};
+
+/// A running `sealblk daemon`.
+pub struct Daemon {
+    pub home: Home,
+    pub server: Server,
+}
+
+/// The configuration of a daemon that keeps all it has in `home`. What is in
+/// `daemon` belongs to `[daemon]`, `rest` stands after it.
+pub fn configure(home: &Home, daemon: &str, rest: &str) -> PathBuf {
+    let directory = home.directory().display();
+    let text = format!(
+        "[daemon]\nsocket = \"{directory}/api.sock\"\nstate_dir = \"{directory}/state\"\n\
+         run_dir = \"{directory}/run\"\n{daemon}\n{rest}\n"
+    );
+    let path = home.path("sealblk.toml");
+    fs::write(&path, text).unwrap();
+    path
+}
+
+/// `sealblk daemon` with the configuration that is there.
+pub fn command(home: &Home) -> Command {
+    let mut command = sealblk(home.directory());
+    command
+        .arg("--config")
+        .arg(home.path("sealblk.toml"))
+        .arg("daemon");
+    command
+}
+
+impl Daemon {
+    /// A daemon with nothing but the defaults.
+    pub fn start() -> Daemon {
+        Daemon::configured("", "")
+    }
+
+    /// A daemon with settings in `[daemon]`, and other tables after it.
+    pub fn configured(daemon: &str, rest: &str) -> Daemon {
+        let home = Home::new();
+        configure(&home, daemon, rest);
+        let server = home.start("api.sock", command(&home));
+        Daemon { home, server }
+    }
+
+    pub fn socket(&self) -> &Path {
+        self.server.socket()
+    }
+
+    /// Asks it something, as ourselves.
+    pub fn ask(&self, method: &str, path: &str, body: Option<&str>) -> Reply {
+        ask(self.socket(), method, path, body)
+    }
+
+    pub fn get(&self, path: &str) -> Reply {
+        self.ask("GET", path, None)
+    }
+
+    /// A client command of this daemon.
+    pub fn sealblk(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sealblk"));
+        command
+            .arg("--config")
+            .arg(self.home.path("sealblk.toml"))
+            .args(arguments)
+            .current_dir(self.home.directory());
+        command
+    }
+}
+
+/// An answer.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+impl Reply {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// The value of a header.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            key.eq_ignore_ascii_case(name).then(|| value.trim())
+        })
+    }
+}
+
+/// Asks whoever listens at `socket`.
+pub fn ask(socket: &Path, method: &str, path: &str, body: Option<&str>) -> Reply {
+    let mut request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n");
+    if let Some(body) = body {
+        let length = body.len();
+        request += &format!("Content-Type: application/json\r\nContent-Length: {length}\r\n");
+    }
+    request += "\r\n";
+    request += body.unwrap_or_default();
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    read_reply(&mut stream).unwrap_or_else(|| panic!("no answer to {method} {path}"))
+}
+
+/// Reads an answer to its end. `None` if there is none.
+pub fn read_reply(stream: &mut UnixStream) -> Option<Reply> {
+    let mut bytes = Vec::new();
+    // A reset after the answer is as good as an end.
+    let _ = stream.read_to_end(&mut bytes);
+    let text = String::from_utf8(bytes).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Some(Reply {
+        status,
+        head: head.into(),
+        body: body.into(),
+    })
+}
