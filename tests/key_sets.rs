@@ -35,7 +35,8 @@ impl Host {
         let home = Home::new();
         let config = home.path("sealblk.toml");
         let text = format!(
-            "[daemon]\nstate_dir = {:?}\n[key_sets.safe]\nprovider = \"file\"\nkey_file = {:?}\n",
+            "[daemon]\nsocket = {:?}\nstate_dir = {:?}\n[key_sets.safe]\nprovider = \"file\"\nkey_file = {:?}\n",
+            home.path("daemon.sock"),
             home.path("state"),
             home.path("safe.key"),
         );

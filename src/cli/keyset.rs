@@ -2,21 +2,21 @@
 
 mod settings;
 mod show;
+mod who;
 
+use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use clap::Subcommand;
-use serde_json::json;
 
-use super::{ask, print, print_json, record};
-use crate::audit::{Event, Outcome};
+use super::{print, print_json};
 use crate::config::{Config, Overrides};
 use crate::error::Failure;
-use crate::keys::{Context, Name};
-use crate::manager::key_sets::{Admin, Changes};
-use crate::timestamp::Timestamp;
+use crate::keys::Name;
+use crate::manager::client::Client;
 use settings::SettingArgs;
+use who::{Local, Who};
 
 /// What follows `sealblk keyset`.
 #[derive(Debug, clap::Args)]
@@ -104,7 +104,8 @@ pub enum Action {
     },
 }
 
-/// Runs one of the commands.
+/// Runs one of the commands: the daemon does it, where one runs, and otherwise
+/// this process itself.
 ///
 /// # Errors
 /// Whatever the command fails with.
@@ -114,10 +115,11 @@ pub fn run(
     overrides: Overrides,
     config: &Config,
 ) -> Result<(), Failure> {
-    let keys = Arc::new(config.key_sets());
-    let load = move || Config::load(named.as_deref(), overrides.clone());
-    let admin = Admin::new(Arc::new(load), keys);
-    let context = Context::local(None);
+    let who = match UnixStream::connect(&config.daemon.socket) {
+        Err(error) if nobody(&error) => Who::Here(Local::new(named, overrides, config)),
+        // Whatever else is wrong with it, the client says.
+        _ => Who::Daemon(Client::new(&config.daemon.socket)?),
+    };
     match args.action {
         Action::Create {
             name,
@@ -125,21 +127,18 @@ pub fn run(
             no_check,
             json,
         } => {
-            let made = ask(admin.create(&context, &name, settings.table()?, !no_check));
-            let made = recorded(config, made, |made| Event::KeySetCreated {
-                key_set: name.as_str(),
-                provider: made.map_or("", |made| made.definition.source.provider()),
-            })?;
+            let made = who.create(&name, settings.table()?, !no_check)?;
             match json {
-                true => print_json(&show::Info::of(&made)),
+                true => print_json(&made),
                 false => print(format_args!(
-                    "made key set {name} in {}\nnext: sealblk volume create --key-set {name} …\n",
-                    config.key_set_files.path(&name).display()
+                    "made key set {name}{}\nnext: sealblk volume create --key-set {name} …\n",
+                    made.defined_in
+                        .map_or(String::new(), |path| format!(" in {}", path.display())),
                 )),
             }
         }
-        Action::List { json } => show::list(&admin.list()?, json),
-        Action::Show { name, json } => show::one(&admin.show(&name)?, json),
+        Action::List { json } => show::list(&who.list()?, json),
+        Action::Show { name, json } => show::one(&who.show(&name)?, json),
         Action::Edit {
             name,
             settings,
@@ -147,58 +146,37 @@ pub fn run(
             no_check,
             json,
         } => {
-            let changes = Changes {
-                set: settings.table()?,
-                unset,
-            };
-            let settings: Vec<String> = changes.set.keys().chain(&changes.unset).cloned().collect();
-            let changed = ask(admin.edit(&context, &name, changes, !no_check));
-            let changed = recorded(config, changed, |changed| Event::KeySetEdited {
-                key_set: name.as_str(),
-                provider: changed.map_or("", |changed| changed.definition.source.provider()),
-                changed: &settings,
-            })?;
+            let changed = who.edit(&name, settings.table()?, unset, !no_check)?;
             match json {
-                true => print_json(&show::Info::of(&changed)),
+                true => print_json(&changed),
                 false => print(format_args!("changed key set {name}\n")),
             }
         }
         Action::Check { name, json } => {
-            let provider = admin.show(&name)?.definition.source.provider();
-            let version = ask(admin.check(&context, &name))?;
-            let expires = version.expires.map(Timestamp::from);
+            let said = who.check(&name)?;
             match json {
-                true => print_json(&json!({
-                    "name": name.as_str(),
-                    "provider": provider,
-                    "key_version": version.id,
-                    "enabled": version.enabled,
-                    "expires": expires,
-                })),
+                true => print_json(&said),
                 false => print(format_args!(
-                    "key set {name} works: {provider} wrapped and unwrapped with version {}{}\n",
-                    version.id,
-                    expires.map_or(String::new(), |at| format!(", which expires at {at}")),
+                    "key set {name} works: {} wrapped and unwrapped with version {}{}\n",
+                    said.provider,
+                    said.key_version,
+                    said.expires
+                        .map_or(String::new(), |at| format!(", which expires at {at}")),
                 )),
             }
         }
         Action::Remove { name, force } => {
-            recorded(config, admin.remove(&name, force), |_| {
-                Event::KeySetRemoved {
-                    key_set: name.as_str(),
-                }
-            })?;
+            who.remove(&name, force)?;
             print(format_args!("removed key set {name}\n"))
         }
     }
 }
 
-/// Records how a change of a key set ended, and returns that.
-fn recorded<'e, T>(
-    config: &Config,
-    result: Result<T, Failure>,
-    event: impl FnOnce(Option<&T>) -> Event<'e>,
-) -> Result<T, Failure> {
-    record(config, event(result.as_ref().ok()), Outcome::of(&result))?;
-    result
+/// Whether no daemon runs.
+fn nobody(error: &io::Error) -> bool {
+    use io::ErrorKind as E;
+    matches!(
+        error.kind(),
+        E::NotFound | E::NotADirectory | E::ConnectionRefused
+    )
 }

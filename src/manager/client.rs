@@ -140,8 +140,12 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::status`].
-    pub async fn create_key_set(&self, new: &NewKeySet) -> Result<KeySetInfo, Failure> {
-        let url = self.url(&["v1", "key-sets"], &[]);
+    pub async fn create_key_set(
+        &self,
+        new: &NewKeySet,
+        check: bool,
+    ) -> Result<KeySetInfo, Failure> {
+        let url = self.url(&["v1", "key-sets"], &[("check", check.to_string())]);
         self.call(Method::POST, url, Some(new)).await
     }
 
@@ -153,8 +157,10 @@ impl Client {
         &self,
         name: &str,
         changes: &Map<String, Value>,
+        check: bool,
     ) -> Result<KeySetInfo, Failure> {
-        let url = self.url(&["v1", "key-sets", name], &[]);
+        let query = [("check", check.to_string())];
+        let url = self.url(&["v1", "key-sets", name], &query);
         self.call(Method::PATCH, url, Some(changes)).await
     }
 
@@ -162,8 +168,9 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::status`].
-    pub async fn remove_key_set(&self, name: &str) -> Result<(), Failure> {
-        let url = self.url(&["v1", "key-sets", name], &[]);
+    pub async fn remove_key_set(&self, name: &str, force: bool) -> Result<(), Failure> {
+        let query = [("force", force.to_string())];
+        let url = self.url(&["v1", "key-sets", name], &query);
         self.done(Method::DELETE, url).await
     }
 

@@ -193,11 +193,16 @@ pub struct KeySetInfo {
     pub name: String,
     /// Who wraps and unwraps.
     pub provider: String,
+    /// The key, as the service has it. None where the provider is itself one key.
+    pub key: Option<String>,
     /// Its settings, as the table `[key_sets.NAME]` of the configuration has
     /// them. They name secrets by their files, and hold none.
     pub definition: Map<String, Value>,
     /// Where it is defined.
     pub origin: Origin,
+    /// The file that defines it. None for the built-in one.
+    #[schema(value_type = Option<String>)]
+    pub defined_in: Option<PathBuf>,
     /// How many attached disks use it.
     pub disks: u64,
 }
@@ -208,7 +213,7 @@ pub struct KeySetInfo {
 pub enum Origin {
     /// In the configuration file: it is changed there.
     Configuration,
-    /// In the manager's state: it is changed through this API.
+    /// In a file of its own: it is changed through this API, or by command.
     Manager,
 }
 

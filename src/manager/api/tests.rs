@@ -174,6 +174,8 @@ impl KeySets for World {
     ) -> Result<KeySetInfo, Failure> {
         self.note(context);
         let set = KeySetInfo {
+            key: None,
+            defined_in: None,
             name: name.into(),
             provider: "file".into(),
             definition,

@@ -85,6 +85,7 @@ fn info(shown: &Shown) -> Result<KeySetInfo, Failure> {
     Ok(KeySetInfo {
         name: shown.name.to_string(),
         provider: shown.definition.source.provider().into(),
+        key: shown.definition.source.key_id(),
         definition: match definition {
             Value::Object(definition) => definition,
             _ => Map::new(),
@@ -93,6 +94,7 @@ fn info(shown: &Shown) -> Result<KeySetInfo, Failure> {
             true => Origin::Manager,
             false => Origin::Configuration,
         },
+        defined_in: shown.defined_in.clone(),
         disks: 0,
     })
 }
