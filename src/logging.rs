@@ -2,7 +2,8 @@
 //!
 //! Standard output belongs to what a command was asked for. A log line tells
 //! events with their fields; it never holds key material (the types that hold
-//! it cannot be formatted).
+//! it cannot be formatted). Where nobody reads the log any more, it is lost, and
+//! the disks are served all the same.
 #![forbid(unsafe_code)]
 
 use std::io::{self, IsTerminal};
@@ -24,6 +25,8 @@ pub fn init(log: Log) {
     };
     let builder = tracing_subscriber::fmt()
         .with_max_level(level)
+        // It would print that to standard error as well, and panic.
+        .log_internal_errors(false)
         .with_writer(io::stderr);
     // A second subscriber is refused, which is what is promised.
     let _ = match log.format {
