@@ -6,6 +6,8 @@
 //! workers go on without it, and the next manager finds them. It never sees
 //! guest data.
 
+mod adopt;
+mod directory;
 pub mod disks;
 mod held;
 mod link;
