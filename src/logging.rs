@@ -2,7 +2,8 @@
 //!
 //! Standard output belongs to what a command was asked for. A log line tells
 //! events with their fields; it never holds key material (the types that hold
-//! it cannot be formatted).
+//! it cannot be formatted). Where nobody reads the log any more, it is lost, and
+//! the disks are served all the same.
 #![forbid(unsafe_code)]
 
 use std::io::{self, IsTerminal};
@@ -41,7 +42,10 @@ fn filter(level: LogLevel) -> LevelFilter {
 /// process wins, and later ones change nothing.
 pub fn init(log: Log) -> Handle {
     let (level, handle) = reload::Layer::new(filter(log.level));
-    let lines = fmt::layer().with_writer(io::stderr);
+    let lines = fmt::layer()
+        // It would print that to standard error as well, and panic.
+        .log_internal_errors(false)
+        .with_writer(io::stderr);
     let registry = tracing_subscriber::registry().with(level);
     // A second subscriber is refused, which is what is promised.
     let _ = match log.format {

@@ -13,7 +13,19 @@ mod lab;
 mod managers;
 #[path = "manager_disks/process.rs"]
 mod process;
+#[path = "manager_disks/secrets.rs"]
+mod secrets;
+#[path = "manager_disks/waiting.rs"]
+mod waiting;
 #[path = "manager_disks/workers.rs"]
 mod workers;
 
+#[path = "support/faulty_proxy.rs"]
+#[allow(dead_code)]
+mod faulty_proxy;
+#[path = "support/needles.rs"]
+mod needles;
+#[path = "support/openbao.rs"]
+#[allow(dead_code)]
+mod openbao;
 mod support;

@@ -9,9 +9,11 @@
 //! the processes. Workers go on without a manager, and the next one finds them.
 //! Nothing here touches a guest's memory or data.
 
+mod adopt;
 pub mod api;
 pub mod client;
 pub mod control;
+mod directory;
 pub mod disks;
 mod held;
 pub mod key_sets;

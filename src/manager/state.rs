@@ -5,15 +5,15 @@
 //! nobody knows, and what was served will be served again.
 #![forbid(unsafe_code)]
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::directory::OwnDirectory;
 use super::model::is_disk_name;
 use crate::config::Options;
 use crate::error::{Explain, Kind, io_kind};
@@ -82,6 +82,16 @@ pub enum Error {
         /// Its process.
         by: Option<u32>,
     },
+    /// Others could put things there.
+    #[error("{path} is not safe: it belongs to user {owner} and has mode {mode:04o}")]
+    Unsafe {
+        /// The directory.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+        /// Its permissions.
+        mode: u32,
+    },
     /// Something cannot be read, written or made.
     #[error("cannot {what} {path}")]
     Io {
@@ -120,6 +130,7 @@ impl Explain for Error {
     fn kind(&self) -> Kind {
         match self {
             Error::Taken { .. } => Kind::Busy,
+            Error::Unsafe { .. } => Kind::Permission,
             Error::Io { source, .. } => io_kind(source),
             Error::Damaged { .. } => Kind::Corrupt,
             Error::Foreign { .. } => Kind::Unsupported,
@@ -131,6 +142,11 @@ impl Explain for Error {
             Error::Taken { .. } => {
                 "stop that manager, or give this one directories of its own".into()
             }
+            Error::Unsafe { path, .. } => format!(
+                "give it to the user that the manager runs as, and take the right to write from \
+                 others: `chmod go-w {}`",
+                path.display()
+            ),
             Error::Io { path, .. } => format!(
                 "check the mode and owner of {}, and the space that is left there",
                 path.parent().unwrap_or(path).display()
@@ -146,74 +162,13 @@ impl Explain for Error {
     }
 }
 
-fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+pub(super) fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
     move |source| Error::Io { what, path, source }
 }
 
-/// A directory that one manager at a time has, for as long as this lives.
-#[derive(Debug)]
-pub struct OwnDirectory {
-    path: PathBuf,
-    _lock: File,
-}
-
-impl OwnDirectory {
-    /// Takes the directory, which is made if need be.
-    ///
-    /// # Errors
-    /// [`Error::Taken`], and what the operating system refuses.
-    pub fn take(path: &Path) -> Result<Self, Error> {
-        make_directory(path)?;
-        let lock_path = path.join("manager.lock");
-        let mut lock = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&lock_path)
-            .map_err(failed("open", &lock_path))?;
-        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::AGAIN) => {
-                let mut by = String::new();
-                let _ = (&lock).take(16).read_to_string(&mut by);
-                return Err(Error::Taken {
-                    path: path.to_owned(),
-                    by: by.trim().parse().ok(),
-                });
-            }
-            Err(errno) => return Err(failed("lock", &lock_path)(errno.into())),
-        }
-        // For the message above, and nothing else.
-        let _ = lock
-            .set_len(0)
-            .and_then(|()| writeln!(lock, "{}", std::process::id()));
-        Ok(OwnDirectory {
-            path: path.to_owned(),
-            _lock: lock,
-        })
-    }
-
-    /// A directory within it, for its owner alone.
-    ///
-    /// # Errors
-    /// What the operating system refuses.
-    pub fn within(&self, name: &str) -> Result<PathBuf, Error> {
-        let path = self.path.join(name);
-        make_directory(&path)?;
-        Ok(path)
-    }
-}
-
-fn make_directory(path: &Path) -> Result<(), Error> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(failed("make the directory", path))
-}
+/// What is on record under a name.
+pub type NamedRecord = (String, Result<Record, Error>);
 
 /// The records of all disks.
 #[derive(Debug)]
@@ -228,7 +183,7 @@ impl State {
     /// # Errors
     /// See [`Error`].
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let own = OwnDirectory::take(path)?;
+        let own = OwnDirectory::take(path, 0o700)?;
         Ok(State {
             disks: own.within("disks")?,
             _own: own,
@@ -243,7 +198,7 @@ impl State {
     ///
     /// # Errors
     /// When the directory cannot be read.
-    pub fn all(&self) -> Result<Vec<(String, Result<Record, Error>)>, Error> {
+    pub fn all(&self) -> Result<Vec<NamedRecord>, Error> {
         let fail = || failed("read the directory", &self.disks);
         let mut found = Vec::new();
         for entry in fs::read_dir(&self.disks).map_err(fail())? {
@@ -368,18 +323,6 @@ mod tests {
         state.remove("b").unwrap();
         state.remove("b").unwrap();
         assert_eq!(state.all().unwrap().len(), 2);
-    }
-
-    #[test]
-    fn one_manager_has_a_directory() {
-        let dir = tempfile::tempdir().unwrap();
-        let first = State::open(dir.path()).unwrap();
-        let error = State::open(dir.path()).unwrap_err();
-        let by = format!("process {}", std::process::id());
-        assert!(error.to_string().contains(&by), "{error}");
-        assert_eq!(error.kind(), Kind::Busy);
-        drop(first);
-        State::open(dir.path()).unwrap();
     }
 
     #[test]

@@ -120,8 +120,9 @@ impl SocketFile {
         &self.path
     }
 
-    /// Removes it, unless the path is another's by now.
-    pub fn remove(&self) {
+    /// Removes it, unless the path is another's by now. `_socket` is the one
+    /// that listens there: as long as it is open, no other has its inode.
+    pub fn remove(&self, _socket: &impl AsFd) {
         if std::fs::symlink_metadata(&self.path)
             .is_ok_and(|there| (there.dev(), there.ino()) == (self.device, self.inode))
         {
@@ -225,7 +226,7 @@ impl AsFd for Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         if let Some(file) = &self.file {
-            file.remove();
+            file.remove(&self.socket);
         }
     }
 }
@@ -352,14 +353,14 @@ mod tests {
         let first = Listener::received(socket.try_clone().unwrap());
         drop(first);
         let early = UnixStream::connect(&path).unwrap();
-        let second = Listener::received(socket);
+        let second = Listener::received(socket.try_clone().unwrap());
         second.accept().unwrap();
         drop((early, second));
         assert!(path.exists());
-        file.remove();
+        file.remove(&socket);
         assert!(!path.exists());
         let _other = UnixListener::bind(&path).unwrap();
-        file.remove();
+        file.remove(&socket);
         assert!(path.exists(), "another's socket was removed");
     }
 }

@@ -1,158 +1,22 @@
-//! A worker's side of the connection to its manager, and its control loop:
-//! managers come and go, the disk is served until somebody wants it to end.
+//! The control loop of a worker: managers come and go, the disk is served until
+//! somebody wants it to end.
 #![forbid(unsafe_code)]
 
-use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use rustix::net::{SocketFlags, sockopt};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::SocketFlags;
 
-use super::packet;
+use super::connection::Connection;
+use super::news::News;
 use super::parcel::{Parcel, Role};
-use super::protocol::{
-    Answer, Call, Fault, Hello, Message, PROTOCOL, Report, Request, Start, Status,
-};
+use super::protocol::{Answer, Call, Fault, Message, Request, Start, Status};
 use crate::engine::Disk;
 use crate::secret::Dek;
 use crate::vhost::Stopper;
-
-/// A manager that is connected.
-pub struct Connection(OwnedFd);
-
-impl Connection {
-    /// Over this socket, after a greeting.
-    ///
-    /// # Errors
-    /// When the other side is gone.
-    pub fn greet(socket: OwnedFd, serving: bool) -> io::Result<Self> {
-        let connection = Connection(socket);
-        let mut parcel = Parcel::default();
-        let own = rustix::process::getpid();
-        let flags = rustix::process::PidfdFlags::empty();
-        parcel.add(Role::Process, rustix::process::pidfd_open(own, flags)?);
-        let hello = Hello {
-            protocol: PROTOCOL,
-            version: env!("CARGO_PKG_VERSION").into(),
-            pid: std::process::id(),
-            serving,
-        };
-        connection.say(Message::Hello(hello), &parcel)?;
-        Ok(connection)
-    }
-
-    /// The user that the manager runs as.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn peer_uid(&self) -> io::Result<u32> {
-        Ok(sockopt::socket_peercred(&self.0)?.uid.as_raw())
-    }
-
-    /// Answers a call.
-    ///
-    /// # Errors
-    /// As [`Connection::say`].
-    pub fn answer(&self, id: u64, answer: Answer, parcel: &Parcel) -> io::Result<()> {
-        self.say(Message::Answer { id, answer }, parcel)
-    }
-
-    /// Tells the manager something. Never waits for one that does not listen.
-    ///
-    /// # Errors
-    /// When the manager is gone, or has left so much unread that there is no
-    /// room for more.
-    pub fn say(&self, message: Message, parcel: &Parcel) -> io::Result<()> {
-        let report = Report {
-            message,
-            fds: parcel.roles(),
-        };
-        let bytes = serde_json::to_vec(&report)?;
-        packet::send(&self.0, &bytes, &parcel.fds())
-    }
-
-    /// The next call, or nothing when the manager has closed.
-    ///
-    /// # Errors
-    /// [`io::ErrorKind::WouldBlock`] when there is none yet; when what came is
-    /// not a call.
-    pub fn next_call(&self) -> io::Result<Option<(Call, Parcel)>> {
-        let Some(packet) = packet::receive(&self.0)? else {
-            return Ok(None);
-        };
-        let call: Call = serde_json::from_slice(&packet.bytes)?;
-        let parcel = Parcel::of(&call.fds, packet.fds)?;
-        Ok(Some((call, parcel)))
-    }
-
-    /// Waits until there is something to receive.
-    ///
-    /// # Errors
-    /// When there is nothing for that long.
-    pub fn wait(&self, patience: Timespec) -> io::Result<()> {
-        let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
-        match poll(&mut fds, Some(&patience)) {
-            Ok(0) => Err(io::ErrorKind::TimedOut.into()),
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
-    }
-}
-
-/// What the threads of the data plane tell the control loop.
-pub struct News {
-    wake: OwnedFd,
-    front_end: AtomicBool,
-    changed: AtomicBool,
-    ended: Mutex<Option<Option<Fault>>>,
-}
-
-impl News {
-    /// None so far.
-    ///
-    /// # Errors
-    /// When there are no more descriptors.
-    pub fn new() -> io::Result<Arc<Self>> {
-        Ok(Arc::new(News {
-            wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
-            front_end: AtomicBool::new(false),
-            changed: AtomicBool::new(false),
-            ended: Mutex::new(None),
-        }))
-    }
-
-    /// A front end has come or gone.
-    pub fn front_end(&self, connected: bool) {
-        self.front_end.store(connected, Ordering::SeqCst);
-        self.changed();
-    }
-
-    /// Something else has changed that managers are told.
-    pub fn changed(&self) {
-        self.changed.store(true, Ordering::SeqCst);
-        self.wake();
-    }
-
-    /// The data plane has ended.
-    pub fn ended(&self, fault: Option<Fault>) {
-        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault);
-        self.wake();
-    }
-
-    fn wake(&self) {
-        // It only fails when it has been woken 2^64 times.
-        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
-    }
-
-    fn take_end(&self) -> Option<Option<Fault>> {
-        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        ended.take()
-    }
-}
 
 /// What a next worker of the disk would need, for managers that ask for it.
 pub struct Estate {
@@ -188,8 +52,10 @@ pub struct Control {
     pub estate: Estate,
     pub disk: Arc<Disk>,
     pub stopper: Stopper,
-    /// The call that wants it to end.
-    pub stopping: Option<u64>,
+    /// Whether somebody wants it to end.
+    pub stopping: bool,
+    /// The call that does.
+    pub stop_call: Option<u64>,
 }
 
 /// The polls, in their order.
@@ -217,16 +83,16 @@ impl Control {
                 }
                 tracing::info!("stopping on a signal: requests in flight are completed first");
                 signalled = true;
-                self.stopper.stop();
+                self.stop();
             }
             if ready[NEWS] {
-                let _ = rustix::io::read(&self.news.wake, &mut [0u8; 8]);
+                self.news.clear();
             }
             if let Some(fault) = self.news.take_end() {
                 self.say_farewell(fault.clone());
                 return Ok(fault);
             }
-            if self.news.changed.swap(false, Ordering::SeqCst) {
+            if self.news.take_change() {
                 let status = self.status();
                 self.tell(Message::Changed { status });
             }
@@ -244,11 +110,11 @@ impl Control {
     fn wait(&self) -> io::Result<[bool; 4]> {
         let mut fds = vec![
             PollFd::new(&self.signals, PollFlags::IN),
-            PollFd::new(&self.news.wake, PollFlags::IN),
+            PollFd::new(&*self.news, PollFlags::IN),
             PollFd::new(&self.managers, PollFlags::IN),
         ];
         if let Some(manager) = &self.manager {
-            fds.push(PollFd::new(&manager.0, PollFlags::IN));
+            fds.push(PollFd::new(manager, PollFlags::IN));
         }
         match poll(&mut fds, None) {
             Ok(_) => {}
@@ -264,10 +130,16 @@ impl Control {
 
     fn status(&self) -> Status {
         Status {
-            front_end: self.news.front_end.load(Ordering::SeqCst),
+            front_end: self.news.has_front_end(),
             errors: self.disk.errors(),
             sync_failed: self.disk.sync_has_failed(),
+            stopping: self.stopping,
         }
+    }
+
+    fn stop(&mut self) {
+        self.stopping = true;
+        self.stopper.stop();
     }
 
     /// A manager that does not take what it is told is let go: it can connect
@@ -321,8 +193,8 @@ impl Control {
             }
             Request::Stop => {
                 tracing::info!("stopping: requests in flight are completed first");
-                self.stopping = Some(call.id);
-                self.stopper.stop();
+                self.stop_call = Some(call.id);
+                self.stop();
                 Ok(())
             }
             // Nobody starts a worker twice.
@@ -346,7 +218,7 @@ impl Control {
             Ok(uid) if uid == self.manager_uid => {
                 tracing::info!("a manager has connected");
                 self.manager = Some(connection);
-                self.stopping = None;
+                self.stop_call = None;
             }
             Ok(uid) => tracing::warn!(uid, "somebody else than the manager was turned away"),
             Err(error) => tracing::warn!(%error, "a manager cannot be told from others"),
@@ -354,7 +226,7 @@ impl Control {
     }
 
     fn say_farewell(&mut self, fault: Option<Fault>) {
-        match self.stopping {
+        match self.stop_call {
             Some(id) => self.tell(Message::Answer {
                 id,
                 answer: Answer::Stopped { fault },
@@ -367,33 +239,4 @@ impl Control {
 /// Reads what woke us, which says nothing by itself.
 fn drain(mut signals: &UnixStream) {
     let _ = io::Read::read(&mut signals, &mut [0; 64]);
-}
-
-/// The byte in which it is remembered that an fdatasync has failed: it
-/// outlives the process that saw it.
-pub struct Memo(File);
-
-impl Memo {
-    /// Over that file.
-    pub fn new(file: OwnedFd) -> Self {
-        Memo(file.into())
-    }
-
-    /// Whether one has failed.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub fn has_failed(&self) -> io::Result<bool> {
-        let mut byte = [0];
-        std::os::unix::fs::FileExt::read_exact_at(&self.0, &mut byte, 0)?;
-        Ok(byte != [0])
-    }
-
-    /// One has failed.
-    pub fn note(&self) {
-        // The byte is there already, so that no memory is needed for it.
-        if let Err(error) = std::os::unix::fs::FileExt::write_all_at(&self.0, &[1], 0) {
-            tracing::error!(%error, "a restart of this worker would forget the failed fdatasync");
-        }
-    }
 }

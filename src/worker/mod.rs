@@ -8,8 +8,10 @@
 //!
 //! [`packet`], [`parcel`] and [`protocol`] are the manager's, too.
 
+mod connection;
 mod control;
 mod hygiene;
+mod news;
 pub mod packet;
 pub mod parcel;
 mod process;

@@ -12,8 +12,10 @@ use rustix::event::Timespec;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
 
-use super::control::{Connection, Control, Estate, Memo, News};
+use super::connection::Connection;
+use super::control::{Control, Estate};
 use super::hygiene;
+use super::news::{Memo, News};
 use super::parcel::{Parcel, Role};
 use super::protocol::{Answer, Fault, Request, Start, Status};
 use crate::engine::Disk;
@@ -113,7 +115,8 @@ fn prepare(
                 estate: parts.estate,
                 disk: parts.disk,
                 stopper: parts.plane.stopper(),
-                stopping: None,
+                stopping: false,
+                stop_call: None,
             };
             Ok((control, parts.plane))
         }

@@ -171,6 +171,9 @@ pub struct Status {
     pub errors: u64,
     /// An fdatasync failed, in this process or an earlier one: flushes fail.
     pub sync_failed: bool,
+    /// It was told to end, and will.
+    #[serde(default)]
+    pub stopping: bool,
 }
 
 /// A [`Failure`] that goes to another process.

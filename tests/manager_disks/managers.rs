@@ -73,6 +73,22 @@ fn disks_are_served_without_a_manager_and_taken_over_by_the_next() {
     });
 }
 
+/// Workers write to the log of the manager that started them, and outlive it
+/// and whoever read its log.
+#[test]
+fn disks_are_served_though_nobody_reads_the_log() {
+    let lab = Lab::with_volume("a.img");
+    let mut manager = ManagerProcess::start_unheard(lab.home.directory());
+    assert_eq!(manager.ask("attach a.img").as_deref(), Some("ok"));
+    let workers = lab.workers();
+    for _ in 0..2 {
+        connect(&lab, "a.img").write(0, &DATA);
+    }
+    manager.kill();
+    assert!(connect(&lab, "a.img").read(0, DATA.len()) == DATA);
+    assert_eq!(lab.workers(), workers);
+}
+
 #[test]
 fn a_manager_that_is_closed_leaves_its_disks_to_the_next() {
     let lab = Lab::with_volume("a.img");

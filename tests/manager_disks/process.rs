@@ -30,6 +30,17 @@ impl ManagerProcess {
             .append(true)
             .open(log_of(directory))
             .unwrap();
+        Self::start_with(directory, log.into())
+    }
+
+    /// The same, with a log that nobody reads any more.
+    pub fn start_unheard(directory: &Path) -> ManagerProcess {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        Self::start_with(directory, writer.into())
+    }
+
+    fn start_with(directory: &Path, log: Stdio) -> ManagerProcess {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "process::manager_process", "--nocapture"])
             .env(DIRECTORY, directory)

@@ -8,6 +8,7 @@
 mod registry;
 mod request;
 mod settings;
+mod take_over;
 
 pub(in crate::manager) use registry::{Command, Entry, Registry, identities};
 pub(in crate::manager) use request::resolve;
@@ -15,25 +16,23 @@ pub use settings::{Pace, Settings, Step};
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
 
+use super::directory::OwnDirectory;
 use super::model::{Attach, Detach, DiskInfo};
-use super::state::{OwnDirectory, Record, State};
+use super::state::{Record, State};
 use super::supervise::{Opened, Outset, Supervisor};
-use super::worker_process;
 use crate::config::Options;
 use crate::error::{Failure, Kind, io_kind};
 use crate::keys::{Context, KeySets};
 use crate::prepare;
 use crate::volume::{self, Volume};
-
-/// The longest path that fits into a socket address with its final zero.
-const SOCKET_PATH_MAX: usize = 107;
 
 /// How long an attach that is to wait is waited for before it is answered: a
 /// key service that works needs less, and what is wrong can be said at once.
@@ -95,13 +94,15 @@ impl Disks {
     /// # Errors
     /// When another manager has the directories, or they cannot be used.
     pub async fn open(settings: Settings, keys: Arc<KeySets>) -> Result<Arc<Self>, Failure> {
+        raise_limit();
         let (state_dir, run_dir) = (settings.state_dir.clone(), settings.run_dir.clone());
         let opened = blocking(move || -> Result<_, Failure> {
             let state = State::open(&state_dir)?;
-            let run = OwnDirectory::take(&run_dir)?;
+            // Front ends of other users may connect there.
+            let run = OwnDirectory::take(&run_dir, 0o755)?;
             let workers = run.within("workers")?;
             let records = state.all()?;
-            let sockets = sockets_in(&workers)?;
+            let sockets = take_over::sockets_in(&workers)?;
             Ok((state, run, workers, records, sockets))
         });
         let (state, run, workers, records, sockets) = opened.await??;
@@ -121,81 +122,6 @@ impl Disks {
         });
         disks.take_over(records, sockets).await?;
         Ok(disks)
-    }
-
-    /// Finds out what runs already, and has the rest attached.
-    async fn take_over(
-        &self,
-        records: Vec<(String, Result<Record, super::state::Error>)>,
-        mut sockets: Vec<PathBuf>,
-    ) -> Result<(), Failure> {
-        let mut begun = Vec::new();
-        for (name, record) in records {
-            let (record, outset) = match record {
-                Ok(record) => {
-                    let control = worker_process::control_path(&self.shared.workers, &record);
-                    sockets.retain(|socket| *socket != control);
-                    (record, Outset::Desired)
-                }
-                Err(error) => {
-                    tracing::error!(disk = name, "{error}");
-                    let unknown = Record::new(name, PathBuf::new(), PathBuf::new());
-                    (unknown, Outset::Unusable(error.into()))
-                }
-            };
-            let files = match outset {
-                Outset::Unusable(_) => Vec::new(),
-                _ => self.files_of(&record).await?,
-            };
-            match self.shared.registry.reserve(&record, files) {
-                Ok(reserved) => begun.push(self.begin(record, reserved, outset)),
-                // Two records cannot have come about by what this does.
-                Err(failure) => tracing::error!(disk = record.name, "{failure}"),
-            }
-        }
-        // Workers that no record is of: their state was lost.
-        for socket in sockets {
-            self.take_in(&socket).await?;
-        }
-        for looked in begun {
-            // The task tells when it has looked for its worker.
-            let _ = looked.await;
-        }
-        Ok(())
-    }
-
-    /// Takes in a worker of which the desired state knows nothing, and removes
-    /// its socket if there is none.
-    async fn take_in(&self, socket: &Path) -> Result<(), Failure> {
-        match worker_process::adopt(socket).await {
-            Ok(Some(found)) => {
-                let record = found.record.clone();
-                tracing::warn!(
-                    disk = record.name,
-                    "a worker serves a disk that was not on record"
-                );
-                let (shared, copy) = (self.shared.clone(), record.clone());
-                blocking(move || shared.state.write(&copy)).await??;
-                let files = self.files_of(&record).await?;
-                match self.shared.registry.reserve(&record, files) {
-                    Ok(reserved) => {
-                        let _ = self
-                            .begin(record, reserved, Outset::Found(Box::new(found)))
-                            .await;
-                    }
-                    Err(failure) => tracing::error!(disk = record.name, "{failure}"),
-                }
-            }
-            Ok(None) => {
-                tracing::info!(path = %socket.display(), "removing the socket of a worker that is gone");
-                let socket = socket.to_owned();
-                let _ = blocking(move || std::fs::remove_file(socket)).await?;
-            }
-            Err(failure) => {
-                tracing::error!(path = %socket.display(), "a worker that is not on record: {failure}");
-            }
-        }
-        Ok(())
     }
 
     async fn files_of(&self, record: &Record) -> Result<Vec<(u64, u64)>, Failure> {
@@ -372,36 +298,23 @@ impl Disks {
     }
 }
 
+/// Every disk needs a handful of descriptors, and the usual limit of 1024 is
+/// there for programs that use `select(2)`.
+fn raise_limit() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open files cannot be raised");
+    }
+}
+
 fn ended() -> Failure {
     Failure::new(
         Kind::Unreachable,
         "the manager is ending",
         Some("try again when it has been started again".into()),
     )
-}
-
-/// The sockets at which workers accept managers, alive or not.
-fn sockets_in(workers: &Path) -> Result<Vec<PathBuf>, Failure> {
-    let read = || -> io::Result<Vec<PathBuf>> {
-        let paths = std::fs::read_dir(workers)?.map(|entry| Ok(entry?.path()));
-        let socket = |path: &io::Result<PathBuf>| {
-            let path = path.as_ref().ok();
-            path.is_none_or(|path| path.extension().is_some_and(|is| is == "sock"))
-        };
-        paths.filter(socket).collect()
-    };
-    // As long as that of any worker will be.
-    let longest = workers.join(format!("{}.sock", uuid::Uuid::nil()));
-    let length = longest.as_os_str().len();
-    if length > SOCKET_PATH_MAX {
-        return Err(Failure::new(
-            Kind::Usage,
-            format!(
-                "the path of sockets such as {} has {length} bytes, and the system takes {SOCKET_PATH_MAX}",
-                longest.display()
-            ),
-            Some("choose a run directory with a shorter path, such as /run/sealblk".into()),
-        ));
-    }
-    read().map_err(system("cannot read the directory of the workers"))
 }

@@ -12,12 +12,13 @@ use crate::config;
 use crate::error::{Failure, Kind};
 use crate::keys::Context;
 use crate::kms::Class;
+use crate::manager::adopt::{self, Found};
 use crate::manager::disks::{Step, blocking, identities, resolve, system};
 use crate::manager::held::{FrontEnds, Held, KeyFacts};
-use crate::manager::worker_process::{self, Found, Plan, Worker, control_path};
+use crate::manager::worker_process::{self, Plan, Worker, control_path};
 use crate::prepare;
 use crate::vhost::{Listener, SocketParams};
-use crate::volume::Volume;
+use crate::volume::{self, Volume};
 
 /// Nothing changes until somebody mends it.
 fn later(failure: impl Into<Failure>) -> Trouble {
@@ -43,7 +44,7 @@ impl Supervisor {
     /// connection broke. Nothing: there is none, for certain.
     pub(super) async fn look_for_worker(&mut self) -> Result<Option<Worker>, Trouble> {
         let control = control_path(&self.shared.workers, &self.record);
-        match worker_process::adopt(&control).await {
+        match adopt::adopt(&control).await {
             Ok(Some(found)) => Ok(Some(self.take_over(found))),
             Ok(None) => {
                 self.maybe_alive = false;
@@ -57,13 +58,10 @@ impl Supervisor {
                 self.tell_begun();
                 Ok(None)
             }
-            Err(failure) => {
-                self.tell_begun();
-                Err(Trouble {
-                    failure,
-                    retry: Retry::Soon(None),
-                })
-            }
+            Err(failure) => Err(Trouble {
+                failure,
+                retry: Retry::Soon(None),
+            }),
         }
     }
 
@@ -127,7 +125,10 @@ impl Supervisor {
             let files = identities(paths.into_iter().flatten().map(PathBuf::as_path));
             Ok((Opened::new(volume, &disk, &serve), files))
         });
-        let (opened, files) = opened.await.map_err(later)?.map_err(later)?;
+        let (opened, files) = opened.await.map_err(later)?.map_err(|error| Trouble {
+            retry: when(&error),
+            failure: error.into(),
+        })?;
         self.entry.set_files(files);
         self.hold(opened).map_err(later)
     }
@@ -229,14 +230,16 @@ impl Supervisor {
     }
 }
 
-/// When a key that was not given is worth asking for again.
+/// When what failed is worth trying again.
 fn when(error: &prepare::Error) -> Retry {
-    let prepare::Error::Key { source, .. } = error else {
-        return Retry::Later;
-    };
-    match source.class() {
-        Some(Class::Unreachable | Class::Sealed) => Retry::Soon(None),
-        Some(Class::Throttled { retry_after }) => Retry::Soon(retry_after),
+    match error {
+        prepare::Error::Key { source, .. } => match source.class() {
+            Some(Class::Unreachable | Class::Sealed) => Retry::Soon(None),
+            Some(Class::Throttled { retry_after }) => Retry::Soon(retry_after),
+            _ => Retry::Later,
+        },
+        // By a worker that is just ending, perhaps.
+        prepare::Error::Volume(volume::Error::Busy { .. }) => Retry::Soon(None),
         _ => Retry::Later,
     }
 }

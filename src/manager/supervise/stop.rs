@@ -175,7 +175,7 @@ impl Supervisor {
         let recorded = self.recorded;
         blocking(move || -> Result<(), Failure> {
             if let Some(front_ends) = front_ends {
-                front_ends.file.remove();
+                front_ends.file.remove(&front_ends.socket);
             }
             let _ = std::fs::remove_file(control);
             shared.settings.step(Step::Unbound);

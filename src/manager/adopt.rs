@@ -1,0 +1,92 @@
+//! Taking over a worker that an earlier manager has started.
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use super::held::{Baggage, FrontEnds, Held, KeyFacts};
+use super::link::{self, Link};
+use super::state::Record;
+use super::worker_process::{Process, Worker};
+use crate::error::Failure;
+use crate::secret::Dek;
+use crate::worker::parcel::{Parcel, Role};
+use crate::worker::protocol::{Answer, Request};
+
+/// A worker that an earlier manager has started, with all that it had.
+pub struct Found {
+    /// The worker.
+    pub worker: Worker,
+    /// The desired state of its disk.
+    pub record: Record,
+    /// What was known about the key.
+    pub key: KeyFacts,
+    /// The volume.
+    pub held: Held,
+    /// The socket.
+    pub front_ends: FrontEnds,
+    /// The key, if it was kept.
+    pub dek: Option<Dek>,
+}
+
+/// Looks for the worker that accepts managers at `control`, and takes over.
+/// Nothing: there is none.
+///
+/// # Errors
+/// When there is one that does not answer, or in another way than expected.
+pub async fn adopt(control: &Path) -> Result<Option<Found>, Failure> {
+    let unwilling = |error: io::Error| {
+        Failure::new(
+            crate::error::io_kind(&error),
+            format!("the worker of this disk cannot be taken over: {error}"),
+            Some("it serves the disk on; look at its log, and end the process if it hangs".into()),
+        )
+    };
+    let Some(socket) = link::connect(control).map_err(unwilling)? else {
+        return Ok(None);
+    };
+    let gone = |error: &io::Error| {
+        matches!(
+            error.kind(),
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+        )
+    };
+    match adopt_over(socket).await {
+        Ok(found) => Ok(Some(found)),
+        // It ended with our connection waiting to be accepted.
+        Err(error) if gone(&error) => Ok(None),
+        Err(error) => Err(unwilling(error)),
+    }
+}
+
+async fn adopt_over(socket: OwnedFd) -> io::Result<Found> {
+    let (mut link, hello, pidfd) = Link::open(socket).await?;
+    let process = Process::new(pidfd, hello.pid)?;
+    let (answer, mut parcel) = link.call(Request::Adopt, Parcel::default()).await?;
+    let Answer::Adopted { start, status } = answer else {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "it did not say what it serves",
+        ));
+    };
+    let Baggage { record, key } = serde_json::from_value(start.baggage.clone())?;
+    let held = Held::adopt(&start, &record, &mut parcel)?;
+    let front_ends = FrontEnds {
+        socket: parcel.need(Role::FrontEnds)?,
+        file: start.socket.clone(),
+    };
+    let dek = parcel.take(Role::Dek).map(Dek::receive).transpose()?;
+    Ok(Found {
+        worker: Worker {
+            link,
+            process,
+            status,
+        },
+        record,
+        key,
+        held,
+        front_ends,
+        dek,
+    })
+}

@@ -1,0 +1,118 @@
+//! Directories that one manager at a time has.
+#![forbid(unsafe_code)]
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+
+use super::state::{Error, failed};
+
+/// A directory that one manager at a time has, for as long as this lives.
+#[derive(Debug)]
+pub struct OwnDirectory {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl OwnDirectory {
+    /// Takes the directory, which is made with `mode` if need be.
+    ///
+    /// # Errors
+    /// [`Error::Taken`], [`Error::Unsafe`], and what the operating system refuses.
+    pub fn take(path: &Path, mode: u32) -> Result<Self, Error> {
+        make_directory(path, mode)?;
+        let lock_path = path.join("manager.lock");
+        let mut lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&lock_path)
+            .map_err(failed("open", &lock_path))?;
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::AGAIN) => {
+                let mut by = String::new();
+                let _ = (&lock).take(16).read_to_string(&mut by);
+                return Err(Error::Taken {
+                    path: path.to_owned(),
+                    by: by.trim().parse().ok(),
+                });
+            }
+            Err(errno) => return Err(failed("lock", &lock_path)(errno.into())),
+        }
+        // For the message above, and nothing else.
+        let _ = lock
+            .set_len(0)
+            .and_then(|()| writeln!(lock, "{}", std::process::id()));
+        Ok(OwnDirectory {
+            path: path.to_owned(),
+            _lock: lock,
+        })
+    }
+
+    /// A directory within it, for its owner alone.
+    ///
+    /// # Errors
+    /// What the operating system refuses.
+    pub fn within(&self, name: &str) -> Result<PathBuf, Error> {
+        let path = self.path.join(name);
+        make_directory(&path, 0o700)?;
+        Ok(path)
+    }
+}
+
+/// Makes a directory unless there is one, in which nobody else can put things.
+fn make_directory(path: &Path, mode: u32) -> Result<(), Error> {
+    let failed = || failed("make the directory", path);
+    let mut builder = DirBuilder::new();
+    builder.recursive(true).mode(mode);
+    builder.create(path).map_err(failed())?;
+    let meta = path.metadata().map_err(failed())?;
+    let others = meta.mode() & 0o022 & !mode;
+    let owner = rustix::process::geteuid().as_raw();
+    match meta.uid() == owner && others == 0 {
+        true => Ok(()),
+        false => Err(Error::Unsafe {
+            path: path.to_owned(),
+            owner: meta.uid(),
+            mode: meta.mode() & 0o7777,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::{Explain, Kind};
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn one_manager_has_a_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("new/and/deep");
+        let first = OwnDirectory::take(&path, 0o755).unwrap();
+        let error = OwnDirectory::take(&path, 0o755).unwrap_err();
+        let by = format!("process {}", std::process::id());
+        assert!(error.to_string().contains(&by), "{error}");
+        assert_eq!(error.kind(), Kind::Busy);
+        let within = first.within("disks").unwrap();
+        let mode = within.metadata().unwrap().permissions();
+        assert_eq!(
+            std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777,
+            0o700
+        );
+        drop(first);
+        drop(OwnDirectory::take(&path, 0o755).unwrap());
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o775)).unwrap();
+        let error = OwnDirectory::take(&path, 0o755).unwrap_err();
+        assert_eq!(error.kind(), Kind::Permission);
+        assert!(error.to_string().contains("0775"), "{error}");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
+        OwnDirectory::take(&path, 0o755).unwrap();
+    }
+}

@@ -1,0 +1,137 @@
+//! A disk that is served: what its worker says, and what becomes of it.
+#![forbid(unsafe_code)]
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::Receiver;
+use tokio::sync::oneshot;
+
+use super::{Fate, Supervisor};
+use crate::error::{Failure, Kind};
+use crate::manager::disks::Command;
+use crate::manager::model::{Detach, DiskState};
+use crate::manager::worker_process::Worker;
+use crate::worker::protocol::{Fault, Message};
+
+/// How long a process may outlive its end of the connection before the
+/// connection alone is taken to be broken.
+const DYING: Duration = Duration::from_secs(2);
+
+/// How long a front end may take to go that is about to, when its disk is to
+/// be detached.
+const LEAVING: Duration = Duration::from_secs(1);
+
+impl Supervisor {
+    /// Looks after a worker that serves, until it is gone.
+    pub(super) async fn watch(
+        &mut self,
+        mut worker: Worker,
+        commands: &mut Receiver<Command>,
+    ) -> Fate {
+        let since = Instant::now();
+        let mut fault = None;
+        let broken = tokio::time::sleep(Duration::MAX);
+        let patience = tokio::time::sleep(Duration::MAX);
+        tokio::pin!(broken, patience);
+        let mut linked = true;
+        // Who wants the disk away once its front end has gone.
+        let mut asked: Option<oneshot::Sender<_>> = None;
+        loop {
+            let used = self.entry.info().front_end;
+            if let Some(reply) = asked.take_if(|_| !used) {
+                let how = Detach::default();
+                return self.stop(worker, how, reply, commands).await;
+            }
+            tokio::select! {
+                message = worker.link.next(), if linked => match message {
+                    Ok(Some(message)) => self.hear(message, &mut fault),
+                    // The process ends, as a rule, and that is told next.
+                    Ok(None) | Err(_) => {
+                        linked = false;
+                        broken.as_mut().reset(tokio::time::Instant::now() + DYING);
+                    }
+                },
+                how = worker.process.ended() => {
+                    while let Ok(Some(message)) = worker.link.next().await {
+                        self.hear(message, &mut fault);
+                    }
+                    let fate = self.died(&how, fault, since.elapsed());
+                    return match asked {
+                        Some(reply) => {
+                            let how = Detach::default();
+                            self.take_away(Command::Detach { how, reply }).await
+                        }
+                        None => fate,
+                    };
+                }
+                () = &mut broken => {
+                    tracing::warn!("the connection to the worker is broken: connecting anew");
+                    if let Some(reply) = asked {
+                        let _ = reply.send(Err(in_use(&self.record.name)));
+                    }
+                    self.maybe_alive = true;
+                    self.lost = Some(worker.process);
+                    return Fate::Again(Duration::ZERO);
+                }
+                Some(command) = commands.recv() => {
+                    let Command::Detach { how, reply } = command;
+                    if how.force || !used {
+                        return self.stop(worker, how, reply, commands).await;
+                    }
+                    // QEMU may have ended just now.
+                    if let Some(other) = asked.replace(reply) {
+                        let _ = other.send(Err(in_use(&self.record.name)));
+                    }
+                    patience.as_mut().reset(tokio::time::Instant::now() + LEAVING);
+                }
+                () = &mut patience, if asked.is_some() => {
+                    if let Some(reply) = asked.take() {
+                        let _ = reply.send(Err(in_use(&self.record.name)));
+                    }
+                }
+            }
+        }
+    }
+
+    fn hear(&mut self, message: Message, fault: &mut Option<Fault>) {
+        match message {
+            Message::Changed { status } => self.entry.set_status(status),
+            Message::Ended { fault: why } => *fault = why,
+            // Nothing was asked, and nothing else is known.
+            Message::Hello(_) | Message::Answer { .. } | Message::Unknown => {}
+        }
+    }
+
+    /// The worker is gone, though nobody wanted that.
+    fn died(&mut self, how: &str, fault: Option<Fault>, lived: Duration) -> Fate {
+        if lived >= self.shared.settings.settled {
+            self.failures = 0;
+        }
+        let pause = self.shared.settings.restart.pause(self.failures);
+        self.failures += 1;
+        let failure = match fault {
+            Some(fault) => fault.into(),
+            None => Failure::new(
+                Kind::Internal,
+                format!("the worker process {how}"),
+                Some("its last words are in the log of the manager".into()),
+            ),
+        };
+        tracing::error!(again_in = ?pause, "the worker process {how}: {failure}");
+        self.entry.fail(DiskState::Restarting, &failure);
+        self.entry.update(|info| {
+            info.pid = None;
+            info.front_end = false;
+            info.restarts += 1;
+        });
+        Fate::Again(pause)
+    }
+}
+
+fn in_use(name: &str) -> Failure {
+    Failure::new(
+        Kind::Busy,
+        format!("a front end is connected to the disk {name:?}: a guest may be using it"),
+        Some("end the guest or take the disk out of it, or detach with --force".into()),
+    )
+}
