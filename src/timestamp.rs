@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -79,6 +79,13 @@ impl fmt::Display for Timestamp {
 impl From<Timestamp> for String {
     fn from(timestamp: Timestamp) -> String {
         timestamp.to_string()
+    }
+}
+
+impl From<Timestamp> for SystemTime {
+    fn from(timestamp: Timestamp) -> SystemTime {
+        // From 1970 on, so never negative.
+        UNIX_EPOCH + Duration::from_secs(timestamp.0.unsigned_abs())
     }
 }
 

@@ -12,6 +12,7 @@ mod file;
 mod group;
 mod kmip;
 mod options;
+mod pkcs11;
 mod serve;
 mod service;
 mod values;

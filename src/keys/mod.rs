@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use crate::kms::file::FileProvider;
 use crate::kms::kmip::{self, KmipProvider};
+use crate::kms::pkcs11::{self, Pkcs11Provider};
 use crate::kms::vault::{self, VaultProvider};
 use crate::kms::{self, KeyRef, KeyVersion, Provider, Wrapped};
 use crate::secret::Dek;
@@ -95,6 +96,13 @@ pub enum Source {
         /// The servers, and how they are used.
         settings: Box<kmip::Settings>,
     },
+    /// A key on a PKCS#11 token.
+    Pkcs11 {
+        /// What it is called there.
+        key: pkcs11::KeyName,
+        /// The token, and how it is reached.
+        settings: Box<pkcs11::Settings>,
+    },
     /// A key of HashiCorp Vault or OpenBao.
     Vault {
         /// The key.
@@ -110,6 +118,7 @@ impl Source {
         match self {
             Source::File { .. } => FileProvider::NAME,
             Source::Kmip { .. } => KmipProvider::NAME,
+            Source::Pkcs11 { .. } => Pkcs11Provider::NAME,
             Source::Vault { .. } => VaultProvider::NAME,
         }
     }
@@ -135,6 +144,10 @@ impl KeySets {
                 Source::Kmip { key, settings } => {
                     (Arc::new(KmipProvider::new(*settings)), Some(key))
                 }
+                Source::Pkcs11 { key, settings } => (
+                    Arc::new(Pkcs11Provider::new(*settings)),
+                    Some(key.to_string()),
+                ),
                 Source::Vault { key, settings } => (
                     Arc::new(VaultProvider::new(*settings)),
                     Some(key.to_string()),
