@@ -89,6 +89,13 @@ impl From<Timestamp> for String {
     }
 }
 
+impl From<Timestamp> for SystemTime {
+    fn from(timestamp: Timestamp) -> SystemTime {
+        // From 1970 on, so never negative.
+        UNIX_EPOCH + Duration::from_secs(timestamp.0.unsigned_abs())
+    }
+}
+
 impl FromStr for Timestamp {
     type Err = String;
 

@@ -15,6 +15,7 @@ mod group;
 mod key_set_files;
 mod kmip;
 mod options;
+mod pkcs11;
 mod policy;
 mod serve;
 mod service;

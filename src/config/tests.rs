@@ -289,6 +289,18 @@ fn each_fault_is_told_with_its_place() {
         ("[key_sets.k]\nprovider = \"kmip\"\nendpoints = [\"kms\"]\nclient_cert = \"/c\"", (4, 15), "client_cert needs client_key"),
         ("[key_sets.k]\nprovider = \"kmip\"\nendpoints = [\"kms\"]\nmode = \"put\"", (4, 8), "unknown variant `put`, expected `server` or `get`"),
         ("[key_sets.k]\nprovider = \"kmip\"\nendpoints = [\"kms\"]\nprotocol = \"1.0\"", (4, 12), "is not a version of KMIP"),
+        // PKCS#11.
+        ("[key_sets.p]\nprovider = \"pkcs11\"", (1, 1), "missing field `uri`"),
+        ("[key_sets.p]\nprovider = \"pkcs11\"\nuri = \"pkcs11:object=k?pin-value=1\"", (3, 7), "put the PIN into a file"),
+        ("[key_sets.p]\nprovider = \"pkcs11\"\nuri = \"pkcs11:token=t\"", (3, 7), "names no key"),
+        ("[key_sets.p]\nprovider = \"pkcs11\"\nuri = \"pkcs11:object=k\"", (3, 7), "names no library"),
+        ("[key_sets.p]\nprovider = \"pkcs11\"\nuri = \"pkcs11:object=k\"\npin = \"1234\"", (4, 7), "secrets are not written"),
+        ("[key_sets.p]\nprovider = \"pkcs11\"\nuri = \"pkcs11:object=k\"\nmodule = \"m.so\"", (4, 10), "is not an absolute path"),
+        ("[key_sets.p]\nprovider = \"pkcs11\"\nuri = \"pkcs11:object=k\"\nmechanism = \"des\"", (4, 13), "unknown variant `des`, expected one of `gcm`, `kwp`, `oaep`"),
+        ("[key_sets.p]\nprovider = \"pkcs11\"\nuri = \"pkcs11:object=k?module-path=/m\"\nmodule = \"/m\"", (4, 10), "either module or module-path"),
+        ("[key_sets.p]\nprovider = \"pkcs11\"\nuri = \"pkcs11:object=k?module-path=/m&pin-source=/p\"\npin = \"/p\"", (4, 7), "either pin or pin-source"),
+        ("[key_sets.p]\nprovider = \"pkcs11\"\nuri = \"pkcs11:object=k?module-path=/m\"\nversion = \"1\"", (4, 11), "or \"latest\""),
+        ("[key_sets.p]\nprovider = \"pkcs11\"\nuri = \"pkcs11:id=%01?module-path=/m\"\nversion = \"01\"", (4, 11), "version goes with a URI without id"),
     ];
     for (text, place, told) in table {
         let error = parse(text).expect_err(text);
@@ -612,4 +624,52 @@ fn options_are_written_as_they_are_read() {
     assert_eq!(serde_json::from_value::<Options>(json).unwrap(), options);
     let none = serde_json::to_value(Options::default()).unwrap();
     assert_eq!(none, serde_json::json!({}));
+}
+
+#[test]
+fn a_pkcs11_key_set_is_read() {
+    use crate::kms::credential::SecretFile;
+    use crate::kms::pkcs11::{Choice, TokenMatch};
+
+    let read = |text: &str| {
+        let text = format!("[key_sets.p]\nprovider = \"pkcs11\"\n{text}");
+        let Definition {
+            source, version, ..
+        } = parse(&text).unwrap().key_sets[&name("p")].clone();
+        match source {
+            Source::Pkcs11 { key, settings } => (key.to_string(), version, *settings),
+            other => panic!("{other:?}"),
+        }
+    };
+    let (key, version, settings) = read(
+        "uri = \"pkcs11:token=my%20token;serial=7;object=disks\"\nmodule = \"/m.so\"\n\
+         pin = \"credential:pin\"\nmechanism = \"kwp\"\nversion = \"00ff\"\n\
+         timeout = \"2s\"\ndeadline = \"10s\"",
+    );
+    assert_eq!(
+        (key.as_str(), version.as_deref()),
+        ("pkcs11:object=disks", Some("00ff"))
+    );
+    assert_eq!(settings.module, Path::new("/m.so"));
+    let token = TokenMatch {
+        label: Some("my token".into()),
+        serial: Some("7".into()),
+        ..TokenMatch::default()
+    };
+    assert_eq!(settings.token, token);
+    assert!(settings.pin.unwrap().to_string().contains("\"pin\""));
+    assert_eq!(settings.mechanism, Some(Choice::Kwp));
+    assert_eq!(settings.timing.deadline, Duration::from_secs(10));
+
+    let (key, version, settings) = read(
+        "uri = \"pkcs11:slot-id=3;id=%0A;type=private?module-path=/m.so&pin-source=file:/p\"\n\
+         version = \"latest\"",
+    );
+    assert_eq!(
+        (key.as_str(), version),
+        ("pkcs11:id=%0A;type=private", None)
+    );
+    assert_eq!(settings.token.slot, Some(3));
+    assert_eq!(settings.pin, Some(SecretFile::new("/p")));
+    assert_eq!(settings.mechanism, None);
 }

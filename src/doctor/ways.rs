@@ -12,6 +12,7 @@ use crate::kms::cluster::Timing;
 use crate::kms::credential::SecretFile;
 use crate::kms::file::FileProvider;
 use crate::kms::kmip::{self, KmipProvider};
+use crate::kms::pkcs11::Pkcs11Provider;
 use crate::kms::vault::{self, Auth, RoleId, VaultProvider};
 use crate::kms::{KeyRef, Provider, Wrapped, tls};
 
@@ -66,13 +67,10 @@ impl Client {
 
 /// The key, as its provider is told.
 pub(super) fn key(definition: &Definition) -> KeyRef {
-    let id = match &definition.source {
-        Source::File { .. } => None,
-        Source::Kmip { key, .. } => Some(key.clone()),
-        Source::Vault { key, .. } => Some(key.to_string()),
-    };
-    let version = definition.version.clone();
-    KeyRef { id, version }
+    KeyRef {
+        id: definition.source.key_id(),
+        version: definition.version.clone(),
+    }
 }
 
 /// All ways, in their order.
@@ -101,6 +99,12 @@ pub(super) fn ways(source: &Source) -> Vec<Way> {
             };
             settings.endpoints.iter().map(alone).collect()
         }
+        Source::Pkcs11 { settings, .. } => vec![Way {
+            endpoint: settings.module.display().to_string(),
+            net: None,
+            client: Client::Plain(Box::new(Pkcs11Provider::new((**settings).clone()))),
+            timeout: settings.timing.timeout,
+        }],
         Source::Vault { settings, .. } => {
             let alone = |endpoint: &crate::kms::http::BaseUrl| Way {
                 endpoint: endpoint.to_string(),
@@ -137,6 +141,10 @@ pub(super) fn identity(source: &Source) -> String {
             Some(client) => format!("the client certificate {}", client.certificate.display()),
             None => "no client certificate".into(),
         },
+        Source::Pkcs11 { settings, .. } => match &settings.pin {
+            Some(pin) => format!("the user of the token, with the PIN in {pin}"),
+            None => "whoever can reach the token: no PIN is given".into(),
+        },
         Source::Vault { settings, .. } => match &settings.auth {
             Auth::Token(file) => format!("the token in {file}"),
             Auth::AppRole {
@@ -171,6 +179,9 @@ pub(super) fn secrets(source: &Source) -> Vec<(&'static str, &SecretFile)> {
             let wrapping = settings.wrapping_key.iter();
             secrets.extend(wrapping.map(|key| ("wrapping_key_file", &key.file)));
         }
+        Source::Pkcs11 { settings, .. } => {
+            secrets.extend(settings.pin.iter().map(|pin| ("pin", pin)));
+        }
         Source::Vault { settings, .. } => match &settings.auth {
             Auth::Token(file) => secrets.push(("token", file)),
             Auth::AppRole {
@@ -201,7 +212,7 @@ pub(super) fn certificates(source: &Source) -> Vec<(&'static str, PathBuf)> {
 
 fn tls_of(source: &Source) -> Option<&tls::Settings> {
     match source {
-        Source::File { .. } => None,
+        Source::File { .. } | Source::Pkcs11 { .. } => None,
         Source::Kmip { settings, .. } => Some(&settings.tls),
         Source::Vault { settings, .. } => Some(&settings.tls),
     }
@@ -211,7 +222,8 @@ fn tls_of(source: &Source) -> Option<&tls::Settings> {
 pub(super) fn files(source: &Source) -> Vec<PathBuf> {
     let own = match source {
         Source::File { path } => Some(path.clone()),
-        _ => None,
+        Source::Pkcs11 { settings, .. } => Some(settings.module.clone()),
+        Source::Kmip { .. } | Source::Vault { .. } => None,
     };
     let secrets = secrets(source)
         .into_iter()

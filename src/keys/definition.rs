@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::Name;
 use crate::kms::file::FileProvider;
 use crate::kms::kmip::{self, KmipProvider};
+use crate::kms::pkcs11::{self, Pkcs11Provider};
 use crate::kms::vault::{self, VaultProvider};
 use crate::kms::{KeyRef, Provider};
 
@@ -113,6 +114,13 @@ pub enum Source {
         /// The servers, and how they are used.
         settings: Box<kmip::Settings>,
     },
+    /// A key on a PKCS#11 token.
+    Pkcs11 {
+        /// What it is called there.
+        key: pkcs11::KeyName,
+        /// The token, and how it is reached.
+        settings: Box<pkcs11::Settings>,
+    },
     /// A key of HashiCorp Vault or OpenBao.
     Vault {
         /// The key.
@@ -128,6 +136,7 @@ impl Source {
         match self {
             Source::File { .. } => FileProvider::NAME,
             Source::Kmip { .. } => KmipProvider::NAME,
+            Source::Pkcs11 { .. } => Pkcs11Provider::NAME,
             Source::Vault { .. } => VaultProvider::NAME,
         }
     }
@@ -137,6 +146,7 @@ impl Source {
         match self {
             Source::File { .. } => None,
             Source::Kmip { key, .. } => Some(key.clone()),
+            Source::Pkcs11 { key, .. } => Some(key.to_string()),
             Source::Vault { key, .. } => Some(key.to_string()),
         }
     }
@@ -146,6 +156,7 @@ impl Source {
         match self {
             Source::File { path } => Arc::new(FileProvider::new(path)),
             Source::Kmip { settings, .. } => Arc::new(KmipProvider::new((**settings).clone())),
+            Source::Pkcs11 { settings, .. } => Arc::new(Pkcs11Provider::new((**settings).clone())),
             Source::Vault { settings, .. } => Arc::new(VaultProvider::new((**settings).clone())),
         }
     }

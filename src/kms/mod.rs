@@ -18,6 +18,7 @@ mod error;
 pub mod file;
 pub mod http;
 pub mod kmip;
+pub mod pkcs11;
 pub mod tls;
 pub mod vault;
 

@@ -16,9 +16,13 @@ mod needles;
 #[path = "../support/openbao.rs"]
 #[allow(dead_code)]
 mod openbao;
+mod pkcs11;
 #[path = "../support/pykmip.rs"]
 #[allow(dead_code)]
 mod pykmip;
+#[path = "../support/softhsm.rs"]
+#[allow(dead_code)]
+mod softhsm;
 mod suite;
 #[path = "../support/tls_server.rs"]
 mod tls_server;
@@ -42,6 +46,8 @@ macro_rules! conformance {
                 what_does_not_exist_is_not_found,
                 each_class_of_failure_is_told,
                 calls_do_not_disturb_each_other,
+                too_long_a_payload_is_refused,
+                what_was_never_wrapped_is_refused,
             );
         }
     };
@@ -64,4 +70,16 @@ conformance!(
 conformance!(
     kmip_get,
     crate::kmip::KmipLab::new(sealblk::kms::kmip::Mode::Get)
+);
+conformance!(
+    pkcs11_gcm,
+    crate::pkcs11::Pkcs11Lab::new(sealblk::kms::pkcs11::Choice::Gcm)
+);
+conformance!(
+    pkcs11_kwp,
+    crate::pkcs11::Pkcs11Lab::new(sealblk::kms::pkcs11::Choice::Kwp)
+);
+conformance!(
+    pkcs11_oaep,
+    crate::pkcs11::Pkcs11Lab::new(sealblk::kms::pkcs11::Choice::Oaep)
 );

@@ -379,6 +379,51 @@ pub fn calls_do_not_disturb_each_other(lab: &dyn Lab, witness: &Witness) {
     witness.note(&provider);
 }
 
+pub fn too_long_a_payload_is_refused(lab: &dyn Lab, witness: &Witness) {
+    let provider = lab.provider();
+    let payload = witness.payload(1025);
+    let wrap = wait(provider.wrap(&lab.key(), &payload, AAD));
+    assert_eq!(witness.refused(wrap, &"1025 bytes"), Class::Protocol);
+}
+
+/// Whatever stands in a token is taken apart with care, and opens nothing.
+pub fn what_was_never_wrapped_is_refused(lab: &dyn Lab, witness: &Witness) {
+    let provider = lab.provider();
+    let wrapped = witness.wrap(&*provider, &lab.key(), &witness.payload(64));
+    let beginning = &wrapped.bytes[..wrapped.bytes.len().min(6)];
+    for bytes in [
+        vec![],
+        vec![0],
+        vec![0; 64 << 10],
+        vec![0xff; 64 << 10],
+        b"vault:v1:AAAA".to_vec(),
+        [beginning, &[0xff; 32]].concat(),
+        [beginning, &vec![0; 64 << 10]].concat(),
+        wrapped.bytes.repeat(2),
+        [&wrapped.bytes[..], &vec![0; 64 << 10]].concat(),
+    ] {
+        let what = format!("{} bytes", bytes.len());
+        let other = Wrapped {
+            bytes,
+            ..wrapped.clone()
+        };
+        let class = witness.refused(wait(provider.unwrap(&other, AAD)), &what);
+        assert!(
+            matches!(class, Class::BadKey | Class::Protocol),
+            "{what}: {class}"
+        );
+    }
+    // What stands beside it is as little to be trusted.
+    for (key_id, version) in [("", ""), ("\n", "\u{1b}[31m"), (&"x".repeat(70_000), "0")] {
+        let other = Wrapped {
+            key_id: key_id.into(),
+            version: version.into(),
+            ..wrapped.clone()
+        };
+        witness.refused(wait(provider.unwrap(&other, AAD)), &"other names");
+    }
+}
+
 fn pinned(lab: &dyn Lab, version: &str) -> KeyRef {
     KeyRef {
         version: Some(version.into()),

@@ -16,6 +16,7 @@
 //! starts from. So no bit of the envelope can change unnoticed. `docs/kms.md`
 //! has the layouts byte for byte.
 
+pub mod bound;
 pub mod named;
 
 use std::io;
@@ -52,6 +53,12 @@ pub fn preamble(magic: [u8; 4]) -> [u8; PREAMBLE_BYTES] {
 
 /// Checks that `bytes` begin as envelopes of the kind that `magic` names do.
 pub fn check_preamble(magic: [u8; 4], bytes: &[u8]) -> Result<(), Malformed> {
+    read_preamble(magic, AES_256_GCM, bytes).map(drop)
+}
+
+/// The same for a kind of which the algorithms are numbered up to `newest`:
+/// that of `bytes`.
+fn read_preamble(magic: [u8; 4], newest: u8, bytes: &[u8]) -> Result<u8, Malformed> {
     let (Some(found), Some(&version)) = (bytes.get(..4), bytes.get(4)) else {
         return Err(Malformed::Damaged("they are too short"));
     };
@@ -69,8 +76,8 @@ pub fn check_preamble(magic: [u8; 4], bytes: &[u8]) -> Result<(), Malformed> {
         }
     }
     match bytes.get(5) {
-        Some(&AES_256_GCM) => Ok(()),
         Some(0) => Err(Malformed::Damaged("there never was an algorithm 0")),
+        Some(&found) if found <= newest => Ok(found),
         Some(&found) => Err(Malformed::Newer {
             what: "algorithm",
             found,
@@ -220,11 +227,24 @@ pub fn check_beside(fields: &[(&str, &str, &str)]) -> Result<(), Error> {
     for (what, outside, inside) in fields {
         if outside != inside {
             return Err(damaged(format!(
-                "the wrapped bytes name {what} {inside}, and what stands beside them says {outside}"
+                "the wrapped bytes name {what} {}, and what stands beside them says {}",
+                shown(inside),
+                shown(outside)
             )));
         }
     }
     Ok(())
+}
+
+/// A name from a disk, on which anybody may have written: on one line, and not
+/// endlessly.
+fn shown(name: &str) -> String {
+    const SHOWN_MAX: usize = 100;
+    let mut shown: String = name.escape_debug().take(SHOWN_MAX).collect();
+    if name.escape_debug().nth(SHOWN_MAX).is_some() {
+        shown.push('…');
+    }
+    shown
 }
 
 impl From<Malformed> for Error {

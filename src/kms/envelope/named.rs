@@ -31,13 +31,19 @@ pub struct Envelope<'a> {
 pub fn header(key_id: &str, version: &str) -> Option<Vec<u8>> {
     let mut header = preamble(MAGIC).to_vec();
     for name in [key_id, version] {
-        if name.is_empty() || name.len() > NAME_MAX {
-            return None;
-        }
-        header.extend_from_slice(&u16::try_from(name.len()).ok()?.to_be_bytes());
-        header.extend_from_slice(name.as_bytes());
+        push_name(&mut header, name)?;
     }
     Some(header)
+}
+
+/// Adds a name to a header. `None` when it is empty or longer than [`NAME_MAX`].
+pub(super) fn push_name(header: &mut Vec<u8>, name: &str) -> Option<()> {
+    if name.is_empty() || name.len() > NAME_MAX {
+        return None;
+    }
+    header.extend_from_slice(&u16::try_from(name.len()).ok()?.to_be_bytes());
+    header.extend_from_slice(name.as_bytes());
+    Some(())
 }
 
 /// Takes `bytes` apart.
@@ -55,7 +61,8 @@ pub fn parse(bytes: &[u8]) -> Result<Envelope<'_>, Malformed> {
     })
 }
 
-fn name(bytes: &[u8]) -> Result<(&str, &[u8]), Malformed> {
+/// Takes a name off the beginning of `bytes`.
+pub(super) fn name(bytes: &[u8]) -> Result<(&str, &[u8]), Malformed> {
     const SHORT: Malformed = Malformed::Damaged("they are too short");
     let (length, rest) = bytes.split_first_chunk::<2>().ok_or(SHORT)?;
     let length = usize::from(u16::from_be_bytes(*length));
