@@ -11,6 +11,7 @@ mod disks;
 mod extract;
 mod host;
 mod key_sets;
+mod patience;
 mod problem;
 mod server;
 

@@ -14,6 +14,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
+use super::patience::Patient;
 use crate::manager::peer::Peer;
 
 /// The most bytes that the head of a request has.
@@ -32,6 +33,8 @@ pub struct Limits {
     pub head_time: Duration,
     /// How long a body may take to arrive.
     pub body_time: Duration,
+    /// How long a client may leave an answer unread.
+    pub answer_time: Duration,
     /// How long requests may take after the manager was told to end.
     pub end_time: Duration,
 }
@@ -43,6 +46,7 @@ impl Default for Limits {
             connections_of_user: 128,
             head_time: Duration::from_secs(10),
             body_time: Duration::from_secs(10),
+            answer_time: Duration::from_secs(10),
             end_time: Duration::from_secs(30),
         }
     }
@@ -179,6 +183,7 @@ async fn connection(
         .header_read_timeout(limits.head_time)
         .max_buf_size(HEAD_MAX);
     let service = TowerToHyperService::new(app);
+    let stream = Patient::new(stream, limits.answer_time);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let result = tokio::select! {
         result = connection.as_mut() => result,

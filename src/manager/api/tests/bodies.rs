@@ -118,6 +118,7 @@ async fn served() -> (tempfile::TempDir, Asked, tokio::task::JoinHandle<()>) {
     let limits = Limits {
         head_time: Duration::from_millis(200),
         body_time: Duration::from_millis(200),
+        answer_time: Duration::from_millis(200),
         connections: 4,
         ..Limits::default()
     };
@@ -218,4 +219,19 @@ async fn what_is_not_http_is_answered_as_such_or_closed() {
     }
     asked.stop.send(true).unwrap();
     server.await.unwrap();
+}
+
+#[tokio::test]
+async fn who_does_not_read_is_let_go() {
+    let (directory, asked, server) = served().await;
+    let mut deaf = connect(&directory).await;
+    // Until neither side has room: then it is for the server to let go.
+    let request = b"GET /v1/openapi.json HTTP/1.1\r\nHost: x\r\n\r\n";
+    let asking = async { while deaf.write_all(request).await.is_ok() {} };
+    let ended = tokio::time::timeout(Duration::from_secs(20), asking).await;
+    ended.unwrap();
+    // It would otherwise be waited for at the end.
+    asked.stop.send(true).unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(20), server).await;
+    ended.unwrap().unwrap();
 }
