@@ -10,6 +10,7 @@ mod choices;
 mod error;
 mod file;
 mod group;
+mod k8s;
 mod kmip;
 mod options;
 mod pkcs11;

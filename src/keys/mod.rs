@@ -20,6 +20,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::kms::file::FileProvider;
+use crate::kms::k8s::{self, K8sProvider};
 use crate::kms::kmip::{self, KmipProvider};
 use crate::kms::pkcs11::{self, Pkcs11Provider};
 use crate::kms::vault::{self, VaultProvider};
@@ -89,6 +90,8 @@ pub enum Source {
         /// The key file.
         path: PathBuf,
     },
+    /// The key of a Kubernetes KMS plugin.
+    K8s(Box<k8s::Settings>),
     /// A key on KMIP servers.
     Kmip {
         /// What [`kmip::by_name`] or [`kmip::by_id`] makes of its name or id.
@@ -117,6 +120,7 @@ impl Source {
     pub fn provider(&self) -> &'static str {
         match self {
             Source::File { .. } => FileProvider::NAME,
+            Source::K8s(_) => K8sProvider::NAME,
             Source::Kmip { .. } => KmipProvider::NAME,
             Source::Pkcs11 { .. } => Pkcs11Provider::NAME,
             Source::Vault { .. } => VaultProvider::NAME,
@@ -141,6 +145,7 @@ impl KeySets {
         let sets = definitions.into_iter().map(|(name, definition)| {
             let (provider, id): (Arc<dyn Provider>, _) = match definition.source {
                 Source::File { path } => (Arc::new(FileProvider::new(path)), None),
+                Source::K8s(settings) => (Arc::new(K8sProvider::new(*settings)), None),
                 Source::Kmip { key, settings } => {
                     (Arc::new(KmipProvider::new(*settings)), Some(key))
                 }
