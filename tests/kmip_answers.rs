@@ -11,8 +11,8 @@ mod tls_server;
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use sealblk::kms::cluster::Timing;
@@ -22,9 +22,10 @@ use sealblk::kms::kmip::protocol::{State, Version};
 use sealblk::kms::kmip::ttlv::{self, Item, Tag, Value};
 use sealblk::kms::kmip::{KmipProvider, Mode, Settings, by_id};
 use sealblk::kms::tls::{self, ClientCertificate};
-use sealblk::kms::{Class, Denied, Error, KeyRef, Provider as _};
+use sealblk::kms::{Class, Denied, Error, KeyRef, Provider as _, call};
 use sealblk::secret::Secret;
 use tempfile::TempDir;
+use uuid::Uuid;
 
 use certificates::Authority;
 use tls_server::{Serve, answering};
@@ -455,4 +456,54 @@ fn a_connection_is_kept_for_the_next_call_and_made_again_when_it_was_closed() {
     // Another runtime cannot drive it.
     wait(client.current_version(&key())).unwrap();
     assert_eq!(connections.load(Ordering::Relaxed), 4);
+}
+
+/// The id that the client gave to a request.
+fn correlation(request: &[u8]) -> Option<String> {
+    let message = ttlv::decode(request).unwrap();
+    let header = message.get(tag::REQUEST_HEADER).unwrap();
+    header
+        .text(tag::CLIENT_CORRELATION_VALUE)
+        .map(str::to_owned)
+}
+
+#[test]
+fn requests_have_an_id_on_both_sides_where_the_server_knows_them() {
+    let host = Host::new();
+    let id = Uuid::from_u128(0x1234);
+    // (the version, whether the server understands ids, what it is told)
+    for (version, understands, expected) in [
+        ((1, 4), true, vec![Some(id.to_string()); 2]),
+        ((1, 3), true, vec![None, None]),
+        ((1, 4), false, vec![Some(id.to_string()), None, None]),
+    ] {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let told = seen.clone();
+        let serve = answering(move |request| {
+            let (operation, _) = asked(request);
+            if operation == DISCOVER {
+                return Some(versions(&[version]));
+            }
+            let given = correlation(request);
+            told.lock().unwrap().push(given.clone());
+            if given.is_some() && !understands {
+                return Some(refused(reason::INVALID_MESSAGE));
+            }
+            let answer = attributes(ACTIVE, &[]);
+            let answer = ttlv::decode(&answer).unwrap();
+            let own = Item::new(tag::SERVER_CORRELATION_VALUE, Value::Text("4711"));
+            let header = Item::structure(tag::RESPONSE_HEADER, vec![own]);
+            let item = answer.get(tag::BATCH_ITEM).unwrap().clone();
+            let answer = Item::structure(tag::RESPONSE_MESSAGE, vec![header, item]);
+            Some(answer.encode().unwrap().to_vec())
+        });
+        let client = host.client(Mode::Get, PATIENT, serve);
+        for _ in 0..2 {
+            let (key, client) = (key(), &client);
+            let (current, notes) = wait(call::observed(id, client.current_version(&key)));
+            assert!(current.unwrap().enabled);
+            assert_eq!(notes.request_id.as_deref(), Some("4711"), "{version:?}");
+        }
+        assert_eq!(*seen.lock().unwrap(), expected);
+    }
 }

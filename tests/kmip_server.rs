@@ -20,8 +20,9 @@ use sealblk::kms::credential::SecretFile;
 use sealblk::kms::kmip::numbers::Operation;
 use sealblk::kms::kmip::protocol::{Attribute, State, Version};
 use sealblk::kms::kmip::{KmipProvider, Mode, Settings, WrappingKey, by_id, by_name};
-use sealblk::kms::{Class, Denied, Error, KeyRef, Provider as _, Wrapped};
+use sealblk::kms::{Class, Denied, Error, KeyRef, Provider as _, Wrapped, call};
 use sealblk::secret::Secret;
+use uuid::Uuid;
 
 use certificates::Authority;
 use pykmip::{PyKmip, free_port};
@@ -383,4 +384,23 @@ fn the_next_server_is_asked_and_a_lost_connection_is_made_again() {
         .block_on(provider.unwrap(&wrapped, AAD))
         .unwrap_err();
     assert_eq!(error.class(), Class::Unreachable, "{error}");
+}
+
+/// PyKMIP knows the versions in which requests can have an id, and not the ids.
+#[test]
+fn an_id_that_the_server_does_not_understand_is_left_out() {
+    let server = PyKmip::shared();
+    create(&server, "ids");
+    for version in [Version::V1_1, Version::V1_4, Version::V2_0] {
+        let mut settings = server.settings("host", Mode::Get);
+        settings.version = Some(version);
+        let client = KmipProvider::new(settings);
+        for _ in 0..2 {
+            let (key, payload) = (name("ids"), payload());
+            let wrapping = client.wrap(&key, &payload, AAD);
+            let (wrapped, _) = wait(call::observed(Uuid::from_u128(7), wrapping));
+            let wrapped = wrapped.unwrap();
+            assert_eq!(wait(client.unwrap(&wrapped, AAD)).unwrap(), payload);
+        }
+    }
 }

@@ -9,6 +9,8 @@ mod certificates;
 #[allow(dead_code)]
 mod openbao;
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -22,9 +24,10 @@ use sealblk::error::{Explain, Kind};
 use sealblk::kms::cluster::Timing;
 use sealblk::kms::credential::SecretFile;
 use sealblk::kms::vault::{Auth, RoleId, Settings, VaultProvider};
-use sealblk::kms::{Class, Denied, Error, KeyRef, Provider, tls};
+use sealblk::kms::{Class, Denied, Error, KeyRef, Provider, call, tls};
 use sealblk::secret::Secret;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 const FORBIDDEN: Class = Class::Denied(Denied::Forbidden);
 
@@ -509,4 +512,47 @@ fn the_authority_of_the_service_must_be_the_configured_one() {
             .unwrap(),
     ];
     assert!(try_as(plain).is_err());
+}
+
+#[test]
+fn calls_have_an_id_on_both_sides() {
+    let engine = Engine::new();
+    let token = server().token(&engine.0);
+    let provider = VaultProvider::new(engine.with_token(&token));
+    let payload = Secret::random(64).unwrap();
+    let id = Uuid::from_u128(0x1234);
+    let noted = |notes: call::Notes| notes.request_id.unwrap().parse::<Uuid>().unwrap();
+    let key = key();
+    let (wrapped, notes) = wait(call::observed(id, provider.wrap(&key, &payload, b"volume")));
+    let wrapped = wrapped.unwrap();
+    let first = noted(notes);
+    let (opened, notes) = wait(call::observed(id, provider.unwrap(&wrapped, b"volume")));
+    assert_eq!(opened.unwrap(), payload);
+    assert_ne!(noted(notes), first, "each request has its own");
+
+    // What the service is told, as it would log the header.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut settings = engine.with_token(&token);
+    settings.endpoints = vec![format!("http://127.0.0.1:{port}").parse().unwrap()];
+    let provider = VaultProvider::new(settings);
+    let asked = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let (mut request, mut part) = (Vec::new(), [0; 1024]);
+        while !request.ends_with(b"\r\n\r\n") {
+            let length = stream.read(&mut part).unwrap();
+            assert_ne!(length, 0, "the request ends in its headers");
+            request.extend_from_slice(&part[..length]);
+        }
+        stream
+            .write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        String::from_utf8(request).unwrap()
+    });
+    let (refused, notes) = wait(call::observed(id, provider.current_version(&key)));
+    assert_eq!(refused.unwrap_err().class(), Class::NotFound);
+    assert_eq!(notes.request_id, None);
+    let header = format!("x-correlation-id: {id}\r\n");
+    let asked = asked.join().unwrap();
+    assert!(asked.to_ascii_lowercase().contains(&header), "{asked}");
 }

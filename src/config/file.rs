@@ -174,13 +174,14 @@ impl<'a> Reader<'a> {
                 };
                 Ok(Definition::new(source, version))
             }
+            Some(kms::k8s::K8sProvider::NAME) => super::k8s::definition(self, value),
             Some(kms::kmip::KmipProvider::NAME) => super::kmip::definition(self, value),
             Some(kms::pkcs11::Pkcs11Provider::NAME) => super::pkcs11::definition(self, value),
             Some(kms::vault::VaultProvider::NAME) => super::vault::definition(self, value),
             Some(other) => Err(self.at(
                 provider.span().start,
                 format!(
-                    "there is no provider {other:?}: this sealblk has \"file\", \"kmip\", \"pkcs11\" and \"vault\""
+                    "there is no provider {other:?}: this sealblk has \"file\", \"k8s-kms\", \"kmip\", \"pkcs11\" and \"vault\""
                 ),
             )),
             None => Err(self.at(provider.span().start, "the provider is a name in quotes")),

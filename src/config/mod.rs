@@ -12,6 +12,7 @@ pub mod daemon;
 mod error;
 mod file;
 mod group;
+mod k8s;
 mod key_set_files;
 mod kmip;
 mod options;

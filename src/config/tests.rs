@@ -289,6 +289,13 @@ fn each_fault_is_told_with_its_place() {
         ("[key_sets.k]\nprovider = \"kmip\"\nendpoints = [\"kms\"]\nclient_cert = \"/c\"", (4, 15), "client_cert needs client_key"),
         ("[key_sets.k]\nprovider = \"kmip\"\nendpoints = [\"kms\"]\nmode = \"put\"", (4, 8), "unknown variant `put`, expected `server` or `get`"),
         ("[key_sets.k]\nprovider = \"kmip\"\nendpoints = [\"kms\"]\nprotocol = \"1.0\"", (4, 12), "is not a version of KMIP"),
+        // KMS plugins.
+        ("[key_sets.k]\nprovider = \"k8s-kms\"", (1, 1), "missing field `endpoint`"),
+        ("[key_sets.k]\nprovider = \"k8s-kms\"\nendpoint = \"https://kms\"", (3, 12), "is not a unix socket"),
+        ("[key_sets.k]\nprovider = \"k8s-kms\"\nendpoint = \"unix://run/kms.sock\"", (3, 12), "is not a unix socket"),
+        ("[key_sets.k]\nprovider = \"k8s-kms\"\nendpoint = \"/run/kms.sock\"\nversion = \"1\"", (4, 11), "its current key alone"),
+        ("[key_sets.k]\nprovider = \"k8s-kms\"\nendpoint = \"/run/kms.sock\"\nplugin_user = \"kms\"", (4, 15), "expected u32"),
+        ("[key_sets.k]\nprovider = \"k8s-kms\"\nendpoint = \"/run/kms.sock\"\nkey = \"k\"", (4, 1), "unknown field `key`"),
         // PKCS#11.
         ("[key_sets.p]\nprovider = \"pkcs11\"", (1, 1), "missing field `uri`"),
         ("[key_sets.p]\nprovider = \"pkcs11\"\nuri = \"pkcs11:object=k?pin-value=1\"", (3, 7), "put the PIN into a file"),
@@ -672,4 +679,27 @@ fn a_pkcs11_key_set_is_read() {
     assert_eq!(settings.token.slot, Some(3));
     assert_eq!(settings.pin, Some(SecretFile::new("/p")));
     assert_eq!(settings.mechanism, None);
+}
+
+#[test]
+fn a_kms_plugin_s_key_set_is_read() {
+    for endpoint in ["unix:///run/kms/kms.sock", "/run/kms/kms.sock"] {
+        let text = format!(
+            "[key_sets.k]\nprovider = \"k8s-kms\"\nendpoint = \"{endpoint}\"\n\
+             plugin_user = 65532\nversion = \"latest\"\ntimeout = \"2s\""
+        );
+        let Definition {
+            source, version, ..
+        } = parse(&text).unwrap().key_sets[&name("k")].clone();
+        let Source::K8s(settings) = source else {
+            panic!("{source:?}");
+        };
+        assert_eq!(version, None);
+        assert_eq!(settings.socket, Path::new("/run/kms/kms.sock"));
+        assert_eq!(settings.plugin_user, Some(65532));
+        assert_eq!(settings.timing.timeout, Duration::from_secs(2));
+    }
+    let long = format!("/{}", "x".repeat(107));
+    let text = format!("[key_sets.k]\nprovider = \"k8s-kms\"\nendpoint = \"{long}\"");
+    assert!(parse(&text).unwrap_err().to_string().contains("107 bytes"));
 }

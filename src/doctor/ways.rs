@@ -11,6 +11,7 @@ use crate::keys::{Definition, Source};
 use crate::kms::cluster::Timing;
 use crate::kms::credential::SecretFile;
 use crate::kms::file::FileProvider;
+use crate::kms::k8s::K8sProvider;
 use crate::kms::kmip::{self, KmipProvider};
 use crate::kms::pkcs11::Pkcs11Provider;
 use crate::kms::vault::{self, Auth, RoleId, VaultProvider};
@@ -99,6 +100,12 @@ pub(super) fn ways(source: &Source) -> Vec<Way> {
             };
             settings.endpoints.iter().map(alone).collect()
         }
+        Source::K8s(settings) => vec![Way {
+            endpoint: settings.socket.display().to_string(),
+            net: None,
+            client: Client::Plain(Box::new(K8sProvider::new((**settings).clone()))),
+            timeout: settings.timing.timeout,
+        }],
         Source::Pkcs11 { settings, .. } => vec![Way {
             endpoint: settings.module.display().to_string(),
             net: None,
@@ -141,6 +148,7 @@ pub(super) fn identity(source: &Source) -> String {
             Some(client) => format!("the client certificate {}", client.certificate.display()),
             None => "no client certificate".into(),
         },
+        Source::K8s(_) => "this process's user, who may open the plugin's socket".into(),
         Source::Pkcs11 { settings, .. } => match &settings.pin {
             Some(pin) => format!("the user of the token, with the PIN in {pin}"),
             None => "whoever can reach the token: no PIN is given".into(),
@@ -174,7 +182,7 @@ pub(super) fn secrets(source: &Source) -> Vec<(&'static str, &SecretFile)> {
         secrets.push(("client_key", &client.key));
     }
     match source {
-        Source::File { .. } => {}
+        Source::File { .. } | Source::K8s(_) => {}
         Source::Kmip { settings, .. } => {
             let wrapping = settings.wrapping_key.iter();
             secrets.extend(wrapping.map(|key| ("wrapping_key_file", &key.file)));
@@ -212,7 +220,7 @@ pub(super) fn certificates(source: &Source) -> Vec<(&'static str, PathBuf)> {
 
 fn tls_of(source: &Source) -> Option<&tls::Settings> {
     match source {
-        Source::File { .. } | Source::Pkcs11 { .. } => None,
+        Source::File { .. } | Source::K8s(_) | Source::Pkcs11 { .. } => None,
         Source::Kmip { settings, .. } => Some(&settings.tls),
         Source::Vault { settings, .. } => Some(&settings.tls),
     }
@@ -222,6 +230,7 @@ fn tls_of(source: &Source) -> Option<&tls::Settings> {
 pub(super) fn files(source: &Source) -> Vec<PathBuf> {
     let own = match source {
         Source::File { path } => Some(path.clone()),
+        Source::K8s(settings) => Some(settings.socket.clone()),
         Source::Pkcs11 { settings, .. } => Some(settings.module.clone()),
         Source::Kmip { .. } | Source::Vault { .. } => None,
     };

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::Name;
 use crate::kms::file::FileProvider;
+use crate::kms::k8s::{self, K8sProvider};
 use crate::kms::kmip::{self, KmipProvider};
 use crate::kms::pkcs11::{self, Pkcs11Provider};
 use crate::kms::vault::{self, VaultProvider};
@@ -107,6 +108,8 @@ pub enum Source {
         /// The key file.
         path: PathBuf,
     },
+    /// The key of a Kubernetes KMS plugin.
+    K8s(Box<k8s::Settings>),
     /// A key on KMIP servers.
     Kmip {
         /// What [`kmip::by_name`] or [`kmip::by_id`] makes of its name or id.
@@ -135,6 +138,7 @@ impl Source {
     pub fn provider(&self) -> &'static str {
         match self {
             Source::File { .. } => FileProvider::NAME,
+            Source::K8s(_) => K8sProvider::NAME,
             Source::Kmip { .. } => KmipProvider::NAME,
             Source::Pkcs11 { .. } => Pkcs11Provider::NAME,
             Source::Vault { .. } => VaultProvider::NAME,
@@ -144,7 +148,7 @@ impl Source {
     /// The key at its service. `None` where the provider is itself one key.
     pub fn key_id(&self) -> Option<String> {
         match self {
-            Source::File { .. } => None,
+            Source::File { .. } | Source::K8s(_) => None,
             Source::Kmip { key, .. } => Some(key.clone()),
             Source::Pkcs11 { key, .. } => Some(key.to_string()),
             Source::Vault { key, .. } => Some(key.to_string()),
@@ -155,6 +159,7 @@ impl Source {
     pub fn client(&self) -> Arc<dyn Provider> {
         match self {
             Source::File { path } => Arc::new(FileProvider::new(path)),
+            Source::K8s(settings) => Arc::new(K8sProvider::new((**settings).clone())),
             Source::Kmip { settings, .. } => Arc::new(KmipProvider::new((**settings).clone())),
             Source::Pkcs11 { settings, .. } => Arc::new(Pkcs11Provider::new((**settings).clone())),
             Source::Vault { settings, .. } => Arc::new(VaultProvider::new((**settings).clone())),

@@ -17,6 +17,7 @@ pub(crate) mod envelope;
 mod error;
 pub mod file;
 pub mod http;
+pub mod k8s;
 pub mod kmip;
 pub mod pkcs11;
 pub mod tls;

@@ -21,6 +21,11 @@ pub trait Lab {
         Granularity::AnyVersion
     }
 
+    /// Whether a caller can choose a version to wrap with.
+    fn can_pin(&self) -> bool {
+        true
+    }
+
     /// Disables or enables a version, and what goes with it at this service.
     fn set_enabled(&self, version: &str, enabled: bool);
 

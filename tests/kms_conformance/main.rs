@@ -9,6 +9,10 @@
 #[allow(dead_code)]
 mod certificates;
 mod file;
+mod k8s;
+#[path = "../support/k8s_plugin.rs"]
+#[allow(dead_code)]
+mod k8s_plugin;
 mod kmip;
 mod lab;
 #[path = "../support/needles.rs"]
@@ -83,3 +87,4 @@ conformance!(
     pkcs11_oaep,
     crate::pkcs11::Pkcs11Lab::new(sealblk::kms::pkcs11::Choice::Oaep)
 );
+conformance!(k8s_plugin_provider, crate::k8s::K8sLab::new());

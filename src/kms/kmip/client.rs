@@ -3,6 +3,7 @@
 //! long is dropped by the cluster, and its connection with it.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,7 @@ use super::ttlv::{self, HEAD_BYTES, Item};
 use crate::kms::cluster::Failed;
 use crate::kms::envelope::no_memory;
 use crate::kms::tls::{self, Tls};
-use crate::kms::{Class, Error};
+use crate::kms::{Class, Error, call};
 use crate::secret::Secret;
 
 /// A connection that nobody used for longer is not used again: servers and
@@ -37,6 +38,8 @@ pub(super) struct Client {
     tls: Arc<Tls>,
     /// The version to speak; `None` to agree on one.
     version: Option<Version>,
+    /// Whether the server does not understand requests with an id.
+    refuses_ids: AtomicBool,
     idle: Mutex<Option<Idle>>,
 }
 
@@ -71,6 +74,7 @@ impl Client {
             endpoint,
             tls,
             version,
+            refuses_ids: AtomicBool::new(false),
             idle: Mutex::new(None),
         }
     }
@@ -143,7 +147,7 @@ impl Client {
         for version in [Version::V1_1, Version::V2_0] {
             connection.version = version;
             let payload = protocol::discover_versions();
-            let sent = self.exchange(connection, OPERATION, payload).await;
+            let sent = self.exchange(connection, OPERATION, payload, None).await;
             let answer = sent.map_err(|broken| broken.into_error(self))?;
             match read(&answer, OPERATION, |payload| {
                 Ok(protocol::discovered(payload))
@@ -202,8 +206,9 @@ impl Client {
         connection: &mut Connection,
         operation: Operation,
         payload: Vec<Item<'_>>,
+        correlation: Option<&str>,
     ) -> Result<Secret, Broken> {
-        let request = protocol::request(connection.version, operation, payload);
+        let request = protocol::request(connection.version, operation, payload, correlation);
         let request = request
             .encode()
             .map_err(|error| Broken::Other(no_memory(&error)))?;
@@ -229,6 +234,13 @@ impl Client {
             Ok(answer)
         };
         exchange.await
+    }
+
+    /// The id for a request: that under which the caller keeps its record.
+    fn correlation(&self, version: Version) -> Option<String> {
+        let understood = version >= Version::V1_4 && !self.refuses_ids.load(Ordering::Relaxed);
+        let id = call::correlation().filter(|_| understood)?;
+        Some(id.to_string())
     }
 
     fn unreachable(&self, error: &io::Error) -> Error {
@@ -304,9 +316,34 @@ impl Session<'_> {
         read_payload: impl FnOnce(&Item<'_>) -> Result<T, Refusal>,
     ) -> Result<T, Fault> {
         let client = self.client;
+        let id = client.correlation(self.connection.version);
+        let answer = self.exchange(operation, &payload, id.as_deref()).await?;
+        match read(&answer, operation, |_| Ok(())) {
+            // It did nothing, as it did not understand: some servers know the
+            // versions that have ids, and not the ids.
+            Err(Refusal::Failed {
+                reason: reason::INVALID_MESSAGE,
+                ..
+            }) if id.is_some() => {
+                client.refuses_ids.store(true, Ordering::Relaxed);
+                let answer = self.exchange(operation, &payload, None).await?;
+                read(&answer, operation, read_payload).map_err(Fault::Refused)
+            }
+            _ => read(&answer, operation, read_payload).map_err(Fault::Refused),
+        }
+    }
+
+    /// Sends a request, in another connection if this one was closed meanwhile.
+    async fn exchange<'p>(
+        &mut self,
+        operation: Operation,
+        payload: &impl Fn(Version) -> Vec<Item<'p>>,
+        id: Option<&str>,
+    ) -> Result<Secret, Fault> {
+        let client = self.client;
         let connection = &mut self.connection;
         let first = payload(connection.version);
-        let answer = match client.exchange(connection, operation, first).await {
+        let answer = match client.exchange(connection, operation, first, id).await {
             // It was closed while it waited. Not so for what would be done
             // twice if only the answer was lost.
             Err(Broken::Io(_)) if self.reused && operation != Operation::Create => {
@@ -314,13 +351,12 @@ impl Session<'_> {
                 self.connection = client.connect().await.map_err(Fault::Broken)?;
                 let again = payload(self.connection.version);
                 client
-                    .exchange(&mut self.connection, operation, again)
+                    .exchange(&mut self.connection, operation, again, id)
                     .await
             }
             done => done,
         };
-        let answer = answer.map_err(|broken| Fault::Broken(broken.into_error(client).into()))?;
-        read(&answer, operation, read_payload).map_err(Fault::Refused)
+        answer.map_err(|broken| Fault::Broken(broken.into_error(client).into()))
     }
 
     /// Keeps the connection for the next call. It must not wait for an answer.
@@ -339,5 +375,8 @@ fn read<T>(
     read_payload: impl FnOnce(&Item<'_>) -> Result<T, Refusal>,
 ) -> Result<T, Refusal> {
     let message = ttlv::decode(answer).map_err(|error| Refusal::Malformed(error.to_string()))?;
+    if let Some(id) = protocol::server_correlation(&message) {
+        call::note_request_id(id);
+    }
     read_payload(protocol::answer(&message, operation)?)
 }

@@ -59,6 +59,8 @@ pub mod tag {
     pub const TAG_LENGTH: Tag = Tag(0x42_00ce);
     pub const AUTHENTICATED_ENCRYPTION_ADDITIONAL_DATA: Tag = Tag(0x42_00fe);
     pub const AUTHENTICATED_ENCRYPTION_TAG: Tag = Tag(0x42_00ff);
+    pub const CLIENT_CORRELATION_VALUE: Tag = Tag(0x42_0105);
+    pub const SERVER_CORRELATION_VALUE: Tag = Tag(0x42_0106);
     pub const ATTRIBUTES: Tag = Tag(0x42_0125);
     pub const ATTRIBUTE_REFERENCE: Tag = Tag(0x42_013b);
 }

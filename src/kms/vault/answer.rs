@@ -25,6 +25,18 @@ struct Errors {
     errors: Vec<String>,
 }
 
+/// The service's own id of the request, as it stands in its audit log.
+pub(super) fn request_id(reply: &Reply) -> Option<&str> {
+    #[derive(Deserialize)]
+    struct Told<'t> {
+        // Borrowed, and the rest passed over: it may be secret.
+        #[serde(borrow)]
+        request_id: Option<&'t str>,
+    }
+    let told: Told<'_> = serde_json::from_slice(&reply.body).ok()?;
+    told.request_id
+}
+
 /// The answer in JSON, if it is a success.
 pub(super) fn parse<T: DeserializeOwned>(
     question: &Question<'_>,

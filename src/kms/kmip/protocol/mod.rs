@@ -106,20 +106,25 @@ impl Refusal {
     }
 }
 
-/// A whole request (section 7.1).
-pub fn request(version: Version, operation: Operation, payload: Vec<Item<'_>>) -> Item<'_> {
+/// A whole request (section 7.1). `correlation` is an id of it for the records
+/// of both sides, from KMIP 1.4 on (section 6.18).
+pub fn request<'p>(
+    version: Version,
+    operation: Operation,
+    payload: Vec<Item<'p>>,
+    correlation: Option<&'p str>,
+) -> Item<'p> {
     let answer_max = i32::try_from(ANSWER_MAX).unwrap_or(i32::MAX);
+    let mut header = vec![
+        version.item(),
+        Item::new(tag::MAXIMUM_RESPONSE_SIZE, Value::Integer(answer_max)),
+    ];
+    header.extend(correlation.map(|id| Item::new(tag::CLIENT_CORRELATION_VALUE, Value::Text(id))));
+    header.push(Item::new(tag::BATCH_COUNT, Value::Integer(1)));
     Item::structure(
         tag::REQUEST_MESSAGE,
         vec![
-            Item::structure(
-                tag::REQUEST_HEADER,
-                vec![
-                    version.item(),
-                    Item::new(tag::MAXIMUM_RESPONSE_SIZE, Value::Integer(answer_max)),
-                    Item::new(tag::BATCH_COUNT, Value::Integer(1)),
-                ],
-            ),
+            Item::structure(tag::REQUEST_HEADER, header),
             Item::structure(
                 tag::BATCH_ITEM,
                 vec![
@@ -129,6 +134,12 @@ pub fn request(version: Version, operation: Operation, payload: Vec<Item<'_>>) -
             ),
         ],
     )
+}
+
+/// The server's own id of a request, if it has one (section 6.18).
+pub fn server_correlation<'m>(message: &'m Item<'_>) -> Option<&'m str> {
+    let header = message.get(tag::RESPONSE_HEADER)?;
+    header.text(tag::SERVER_CORRELATION_VALUE)
 }
 
 /// The payload of an answer to `operation` (section 7.2).
