@@ -11,8 +11,8 @@ use serde_json::{Map, Value};
 
 use super::error::{Cause, Error};
 use super::head::{self, Head};
-use super::log::wait_for;
 use super::place::{Place, Purpose};
+use super::writer::wait_for;
 
 /// The files of a log, open, with their lengths between two appends.
 #[derive(Debug)]

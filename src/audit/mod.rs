@@ -12,23 +12,30 @@
 //! [`Event`]. No key material comes in: no type of this room could hold it.
 #![forbid(unsafe_code)]
 
+mod chain;
 mod error;
 mod event;
 mod files;
 mod head;
 mod line;
 mod log;
+mod outcome;
 mod place;
+mod record;
 mod resume;
+mod text;
 mod verify;
 mod witness;
+mod writer;
 
 pub use error::{Cause, Error};
-pub use event::{Event, Outcome, Record};
+pub use event::{Event, KeyEvent};
 pub use files::{Files, Segment, last};
 pub use head::Head;
 pub use line::{Hash, LINE_MAX, Line, TornBytes, Unsound};
 pub use log::Log;
+pub use outcome::Outcome;
+pub use record::Record;
 pub use verify::{Expect, Problem, Report, Torn, verify};
 
 use std::path::PathBuf;

@@ -2,8 +2,10 @@
 
 use std::io;
 
-use super::event::{EndpointAsked, Event, KeyEvent, Outcome, Record, class_word, micros};
+use super::event::{EndpointAsked, Event, KeyEvent};
 use super::log::Log;
+use super::outcome::{Outcome, class_word};
+use super::record::{Record, micros};
 use crate::keys::{KeyUse, Operation, Witness};
 
 impl Witness for Log {

@@ -9,7 +9,8 @@
 //! - `ways`: the ways to the key of a key set: what a provider has to be
 //!   examined, and all that a new one has to be added to,
 //! - `network`: name, connection, certificate,
-//! - `endpoint`: one way, from its address to a key that was unwrapped,
+//! - `endpoint`: one way, from its address to a key that was unwrapped;
+//!   `trial`: wrapping and unwrapping; `verdict`: what answers mean,
 //! - `key_set`: all of them, and what they have to do with each other,
 //! - `placement`: whether a disk would need itself to be attached.
 
@@ -19,6 +20,8 @@ pub mod host;
 mod key_set;
 mod network;
 mod placement;
+mod trial;
+mod verdict;
 mod ways;
 
 pub use check::{Check, Status};
