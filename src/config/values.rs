@@ -100,51 +100,25 @@ deserialize!(
 
 /// What was read is written the same way.
 macro_rules! serialize {
-    ($type:ty, $method:ident, $value:expr) => {
+    ($type:ty, |$this:ident, $to:ident| $written:expr) => {
         impl Serialize for $type {
-            fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-                let value: fn(&$type) -> _ = $value;
-                to.$method(value(self))
+            fn serialize<S: Serializer>(&self, $to: S) -> Result<S::Ok, S::Error> {
+                let $this = self;
+                $written
             }
         }
     };
 }
 
-serialize!(Queues, serialize_u16, |queues| queues.0);
-serialize!(QueueSize, serialize_u16, |size| size.0);
-serialize!(Engine, serialize_str, |engine| engine.name());
-
-impl Serialize for Serial {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(&self.0)
-    }
-}
-
-impl Serialize for SocketMode {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(self)
-    }
-}
-
-impl Serialize for Group {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(self)
-    }
-}
-
-impl Serialize for Poll {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        // At most 1000.
-        to.serialize_u128(self.0.as_micros())
-    }
-}
-
-impl Serialize for FilePath {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        // Fails for a name that is no text: neither TOML nor JSON can hold it.
-        self.0.serialize(to)
-    }
-}
+serialize!(SocketMode, |mode, to| to.collect_str(mode));
+serialize!(Group, |group, to| to.collect_str(group));
+serialize!(Serial, |serial, to| to.serialize_str(&serial.0));
+serialize!(Engine, |engine, to| to.serialize_str(engine.name()));
+serialize!(Queues, |queues, to| to.serialize_u16(queues.0));
+serialize!(QueueSize, |size, to| to.serialize_u16(size.0));
+serialize!(Poll, |poll, to| to.serialize_u32(poll.0.subsec_micros()));
+// Fails for a name that is no text: neither TOML nor JSON can hold it.
+serialize!(FilePath, |path, to| path.0.serialize(to));
 
 /// The permission bits of the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sealblk::config::{Config, Overrides};
-use sealblk::keys::{Actor, KeySets};
+use sealblk::keys::{Actor, Context, KeySets};
 use sealblk::manager::disks::{Disks, Pace, Settings};
 use sealblk::manager::model::{Attach, Detach, DiskInfo, DiskState};
 
@@ -128,8 +128,9 @@ pub fn request(directory: &Path, file: &str) -> Attach {
     }
 }
 
-pub fn actor() -> Actor {
-    Actor::this_process("operator")
+/// Somebody who may attach and detach.
+pub fn us() -> Context {
+    Context::new(Actor::this_process("operator"), None)
 }
 
 pub const GENTLY: Detach = Detach { force: false };

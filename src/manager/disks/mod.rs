@@ -14,7 +14,9 @@ pub(in crate::manager) use registry::{Command, Entry, Registry, identities};
 pub(in crate::manager) use request::resolve;
 pub use settings::{Pace, Settings, Step};
 
+use std::fmt;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -29,7 +31,7 @@ use super::state::{Record, State};
 use super::supervise::{Opened, Outset, Supervisor};
 use crate::config::Options;
 use crate::error::{Failure, Kind, io_kind};
-use crate::keys::{Actor, KeySets};
+use crate::keys::{Context, KeySets};
 use crate::prepare;
 use crate::volume::{self, Volume};
 
@@ -157,12 +159,13 @@ impl Disks {
         receiver
     }
 
-    /// Attaches a disk, for `actor`.
+    /// Attaches a disk, as `context` says for whom. It is carried to its end,
+    /// also when nobody waits for that any more.
     ///
     /// # Errors
     /// Whatever keeps it from being served, unless that is worth waiting for
     /// and the request says so.
-    pub async fn attach(&self, actor: &Actor, request: Attach) -> Result<DiskInfo, Failure> {
+    pub async fn attach(&self, context: &Context, request: Attach) -> Result<DiskInfo, Failure> {
         request::check(&request)?;
         let mut record = registry::record_of(&request, request.name.clone().unwrap_or_default());
         let (disk, serve) = resolve(&record, &self.shared.serve())?;
@@ -187,7 +190,7 @@ impl Disks {
         }
         let reserved = self.shared.registry.reserve(&record, files)?;
         let outset = Outset::Requested {
-            actor: actor.clone(),
+            context: context.clone(),
             wait: request.wait,
             opened: Box::new(opened),
         };
@@ -210,9 +213,10 @@ impl Disks {
     /// When there is no such disk, or a front end is connected and nobody says
     /// that this does not matter. When what was written last may be lost: the
     /// disk is detached then all the same.
-    pub async fn detach(&self, actor: &Actor, name: &str, how: Detach) -> Result<(), Failure> {
+    pub async fn detach(&self, context: &Context, name: &str, how: Detach) -> Result<(), Failure> {
         let entry = self.entry(name)?;
-        tracing::info!(disk = name, uid = actor.uid, force = how.force, "detaching");
+        let (uid, force) = (context.actor.uid, how.force);
+        tracing::info!(disk = name, uid, force, "detaching");
         let (reply, outcome) = oneshot::channel();
         entry.send(Command::Detach { how, reply }).await?;
         outcome.await.unwrap_or_else(|_| Err(ended()))
@@ -274,6 +278,12 @@ impl Disks {
         Ok(result)
     }
 
+    /// The memory in which the workers of the disk count its I/O, if they do.
+    pub fn statistics(&self, name: &str) -> Option<OwnedFd> {
+        let held = self.shared.registry.get(name)?.held()?;
+        held.statistics.as_ref()?.try_clone().ok()
+    }
+
     /// Uses other key sets from now on.
     pub fn set_keys(&self, keys: Arc<KeySets>) {
         *self
@@ -300,6 +310,12 @@ impl Disks {
             std::mem::take(&mut *tasks)
         };
         tasks.shutdown().await;
+    }
+}
+
+impl fmt::Debug for Disks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.list()).finish()
     }
 }
 

@@ -24,7 +24,7 @@ use super::model::{DiskInfo, DiskState};
 use super::state::Record;
 use super::worker_process::{Process, Worker};
 use crate::error::Failure;
-use crate::keys::Actor;
+use crate::keys::{Actor, Context};
 use crate::plane::Spec;
 use crate::secret::Dek;
 use crate::vhost::SocketParams;
@@ -34,8 +34,8 @@ use crate::volume::Volume;
 pub enum Outset {
     /// Somebody asks for it.
     Requested {
-        /// Who.
-        actor: Actor,
+        /// Who, and in which matter.
+        context: Context,
         /// Whether to try until it succeeds.
         wait: bool,
         /// Its volume.
@@ -95,7 +95,7 @@ pub struct Supervisor {
     /// Who is told how it began.
     begun: Option<oneshot::Sender<Result<DiskInfo, Failure>>>,
     /// Who wants it.
-    actor: Actor,
+    context: Context,
     /// Whether it shall be served even if that does not work at once.
     desired: bool,
     /// Whether it is on record.
@@ -130,7 +130,7 @@ impl Supervisor {
             entry,
             record,
             begun: Some(begun),
-            actor: Actor::this_process("manager"),
+            context: Context::new(Actor::this_process("manager"), None),
             desired: false,
             recorded: false,
             maybe_alive: false,
@@ -163,11 +163,11 @@ impl Supervisor {
     async fn begin(&mut self, outset: Outset) -> Fate {
         match outset {
             Outset::Requested {
-                actor,
+                context,
                 wait,
                 opened,
             } => {
-                self.actor = actor;
+                self.context = context;
                 self.desired = wait;
                 if let Err(failure) = self.hold(*opened) {
                     return self.give_up(failure).await;

@@ -143,11 +143,14 @@ impl Supervisor {
             }
             (None, None) => return Ok(()),
         };
-        let actor = match self.served_before {
-            true => Actor::this_process("manager"),
-            false => self.actor.clone(),
+        let volume_uuid = Some(volume.uuid());
+        let context = match self.served_before {
+            true => Context::new(Actor::this_process("manager"), volume_uuid),
+            false => Context {
+                volume: volume_uuid,
+                ..self.context.clone()
+            },
         };
-        let context = Context::new(actor, Some(volume.uuid()));
         let keys = self.shared.keys();
         let break_glass = self.record.break_glass;
         let dek = prepare::unwrap(&keys, &context, &volume, break_glass)
