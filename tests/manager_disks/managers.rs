@@ -219,20 +219,31 @@ fn what_a_crash_left_behind_is_cleared_away() {
         let info = disks.get(&name).unwrap();
         assert_eq!(vec![info.pid.unwrap()], workers);
         assert_eq!(info.volume, lab.path("a.img"));
-        disks.close().await;
-        drop(disks);
-        // It is on record again.
+        // A process is no authority for what shall be served.
+        let problem = info.last_error.unwrap();
+        assert!(problem.message.contains("desired state"), "{problem:?}");
         kill(workers[0]);
-        let disks = lab.open().await;
-        until_running(&disks, &name).await;
+        until(&disks, &name, "another worker serves", |info| {
+            info.state == DiskState::Running && info.restarts == 1
+        })
+        .await;
+        assert_eq!(
+            std::fs::read_dir(lab.path("state/disks")).unwrap().count(),
+            0
+        );
+        disks.detach(&us(), &name, GENTLY).await.unwrap();
+        assert!(!lab.path("a.img.sock").exists());
+        disks.attach(&us(), lab.request("a.img")).await.unwrap();
         disks.close().await;
         drop(disks);
 
         // A record that says nothing hides no other disk.
         let record = lab.path("state/disks/odd.json");
         std::fs::write(&record, "{").unwrap();
+        std::fs::write(lab.path("state/disks/even.json"), "}").unwrap();
         let disks = lab.open().await;
         assert_eq!(disks.get(&name).unwrap().state, DiskState::Running);
+        assert_eq!(disks.get("even").unwrap().state, DiskState::Failed);
         let odd = disks.get("odd").unwrap();
         assert_eq!(odd.state, DiskState::Failed);
         assert_eq!(odd.last_error.unwrap().kind, Kind::Corrupt);
