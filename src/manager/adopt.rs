@@ -5,8 +5,11 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use rustix::net::SocketAddrUnix;
+
 use super::held::{Baggage, FrontEnds, Held, KeyFacts};
 use super::link::{self, Link};
+use super::model::is_disk_name;
 use super::state::Record;
 use super::worker_process::{Process, Worker};
 use crate::error::Failure;
@@ -31,11 +34,12 @@ pub struct Found {
 }
 
 /// Looks for the worker that accepts managers at `control`, and takes over.
-/// Nothing: there is none.
+/// Nothing: there is none. What it says of itself must be what the manager
+/// knows, `ours`, as far as it knows it: a guest may have taken it over.
 ///
 /// # Errors
 /// When there is one that does not answer, or in another way than expected.
-pub async fn adopt(control: &Path) -> Result<Option<Found>, Failure> {
+pub async fn adopt(control: &Path, ours: Option<&Record>) -> Result<Option<Found>, Failure> {
     let unwilling = |error: io::Error| {
         Failure::new(
             crate::error::io_kind(&error),
@@ -52,7 +56,7 @@ pub async fn adopt(control: &Path) -> Result<Option<Found>, Failure> {
             io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
         )
     };
-    match adopt_over(socket).await {
+    match adopt_over(socket, ours).await {
         Ok(found) => Ok(Some(found)),
         // It ended with our connection waiting to be accepted.
         Err(error) if gone(&error) => Ok(None),
@@ -60,22 +64,31 @@ pub async fn adopt(control: &Path) -> Result<Option<Found>, Failure> {
     }
 }
 
-async fn adopt_over(socket: OwnedFd) -> io::Result<Found> {
+async fn adopt_over(socket: OwnedFd, ours: Option<&Record>) -> io::Result<Found> {
     let (mut link, hello, pidfd) = Link::open(socket).await?;
     let process = Process::new(pidfd, hello.pid)?;
     let (answer, mut parcel) = link.call(Request::Adopt, Parcel::default()).await?;
     let Answer::Adopted { start, status } = answer else {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "it did not say what it serves",
-        ));
+        return Err(invalid("it did not say what it serves"));
     };
     let Baggage { record, key } = serde_json::from_value(start.baggage.clone())?;
+    let record = match ours {
+        Some(ours) if ours.id == record.id => ours.clone(),
+        Some(_) => return Err(invalid("it says that it serves another disk")),
+        None if is_disk_name(&record.name) => record,
+        None => return Err(invalid("it says that its disk has an impossible name")),
+    };
     let held = Held::adopt(&start, &record, &mut parcel)?;
     let front_ends = FrontEnds {
         socket: parcel.need(Role::FrontEnds)?,
         file: start.socket.clone(),
     };
+    // The path is removed one day, by us.
+    let claimed = SocketAddrUnix::new(start.socket.path())?;
+    let bound = rustix::net::getsockname(&front_ends.socket)?;
+    if start.socket.path() != record.socket || SocketAddrUnix::try_from(bound) != Ok(claimed) {
+        return Err(invalid("its socket is not where it should be"));
+    }
     let dek = parcel.take(Role::Dek).map(Dek::receive).transpose()?;
     Ok(Found {
         worker: Worker {
@@ -89,4 +102,8 @@ async fn adopt_over(socket: OwnedFd) -> io::Result<Found> {
         front_ends,
         dek,
     })
+}
+
+fn invalid(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
 }

@@ -23,6 +23,9 @@ const BACKLOG: i32 = 8;
 /// How long a worker may take for an answer that takes it no work.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
+/// The most that a worker may say before it answers.
+const MAX_EARLY: usize = 64;
+
 fn invalid(what: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.into())
 }
@@ -112,7 +115,7 @@ impl Link {
             Some((Message::Hello(hello), _)) => Err(io::Error::new(
                 io::ErrorKind::Unsupported,
                 format!(
-                    "the worker is of sealblk {} and speaks version {} of the protocol, and this manager version {PROTOCOL}",
+                    "the worker is of sealblk {:?} and speaks version {} of the protocol, and this manager version {PROTOCOL}",
                     hello.version, hello.protocol
                 ),
             )),
@@ -159,6 +162,9 @@ impl Link {
                 }
                 // To a call that was given up.
                 Some((Message::Answer { .. }, _)) => {}
+                Some(_) if self.early.len() >= MAX_EARLY => {
+                    return Err(invalid("the worker talks and does not answer"));
+                }
                 Some((message, _)) => self.early.push_back(message),
                 None => return Err(io::ErrorKind::ConnectionReset.into()),
             }

@@ -123,9 +123,10 @@ impl SocketFile {
     /// Removes it, unless the path is another's by now. `_socket` is the one
     /// that listens there: as long as it is open, no other has its inode.
     pub fn remove(&self, _socket: &impl AsFd) {
-        if std::fs::symlink_metadata(&self.path)
-            .is_ok_and(|there| (there.dev(), there.ino()) == (self.device, self.inode))
-        {
+        let is_ours = |there: std::fs::Metadata| {
+            there.file_type().is_socket() && (there.dev(), there.ino()) == (self.device, self.inode)
+        };
+        if std::fs::symlink_metadata(&self.path).is_ok_and(is_ours) {
             let _ = std::fs::remove_file(&self.path);
         }
     }

@@ -13,7 +13,7 @@ use rustix::net::{
 };
 
 /// The most bytes of a packet. Paths have at most 4096, and nothing else is long.
-pub const MAX_BYTES: usize = 64 << 10;
+pub const MAX_BYTES: usize = 128 << 10;
 
 /// The most descriptors of a packet: 64 queues, and a handful of others.
 pub const MAX_FDS: usize = 96;

@@ -11,7 +11,7 @@
 
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::parcel::Role;
@@ -181,11 +181,31 @@ pub struct Status {
 #[error("{message}")]
 pub struct Fault {
     /// What failed, and the causes.
+    #[serde(deserialize_with = "tame")]
     pub message: String,
     /// The next step.
+    #[serde(deserialize_with = "tame_if_any")]
     pub help: Option<String>,
     /// Its class.
     pub kind: Kind,
+}
+
+/// The most characters of a text from another process.
+const TEXT_MAX: usize = 2000;
+
+/// People and their terminals get to see it: one line, and not endless.
+fn tamed(text: &str) -> String {
+    let shown = |c: char| if c.is_control() { ' ' } else { c };
+    text.chars().map(shown).take(TEXT_MAX).collect()
+}
+
+fn tame<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    Ok(tamed(&String::deserialize(from)?))
+}
+
+fn tame_if_any<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    let text = Option::<String>::deserialize(from)?;
+    Ok(text.as_deref().map(tamed))
 }
 
 impl Explain for Fault {
@@ -227,6 +247,20 @@ mod tests {
         )
         .unwrap();
         assert!(matches!(report.message, Message::Changed { status } if status.front_end));
+    }
+
+    #[test]
+    fn what_people_read_is_one_line_of_bounded_length() {
+        let long = "x".repeat(TEXT_MAX);
+        let text = serde_json::json!({
+            "message": format!("red: \u{1b}[31m\n{long}"),
+            "help": "two\nlines",
+            "kind": "io",
+        });
+        let fault: Fault = serde_json::from_value(text).unwrap();
+        assert!(fault.message.starts_with("red:  [31m x"), "{fault}");
+        assert_eq!(fault.message.chars().count(), TEXT_MAX);
+        assert_eq!(fault.help.as_deref(), Some("two lines"));
     }
 
     #[test]

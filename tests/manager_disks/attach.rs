@@ -6,7 +6,7 @@ use sealblk::error::{Failure, Kind};
 use sealblk::manager::model::{Attach, DiskState};
 use uuid::Uuid;
 
-use super::lab::{BY_FORCE, GENTLY, Lab, actor, run};
+use super::lab::{BY_FORCE, GENTLY, Lab, run, us};
 use super::support::home::SIZE;
 
 /// It is refused for this reason, and the next step mentions `next`.
@@ -31,7 +31,7 @@ fn a_disk_is_attached_used_and_detached() {
         let disks = lab.open().await;
         let mut changes = disks.subscribe();
         let before = *changes.borrow_and_update();
-        let info = disks.attach(&actor(), lab.request("a.img")).await.unwrap();
+        let info = disks.attach(&us(), lab.request("a.img")).await.unwrap();
         assert_eq!(info.state, DiskState::Running);
         assert_eq!(lab.workers(), [info.pid.unwrap()]);
         assert_eq!(info.size, Some(SIZE));
@@ -47,7 +47,7 @@ fn a_disk_is_attached_used_and_detached() {
         front_end.flush();
         assert!(front_end.read(8, data.len()) == data);
         drop(front_end);
-        disks.detach(&actor(), &name, GENTLY).await.unwrap();
+        disks.detach(&us(), &name, GENTLY).await.unwrap();
         assert!(disks.list().is_empty());
         assert!(lab.workers().is_empty());
         assert!(!lab.path("a.img.sock").exists());
@@ -55,9 +55,9 @@ fn a_disk_is_attached_used_and_detached() {
         assert!(!image.windows(512).any(|part| part == &data[..512]));
 
         // Nothing keeps it from being attached once more.
-        disks.attach(&actor(), lab.request("a.img")).await.unwrap();
+        disks.attach(&us(), lab.request("a.img")).await.unwrap();
         assert!(lab.connect("a.img").await.read(8, data.len()) == data);
-        let none = disks.detach(&actor(), "b.img", GENTLY).await;
+        let none = disks.detach(&us(), "b.img", GENTLY).await;
         assert_refused(none, Kind::NotFound, "b.img", "sealblk list");
     });
 }
@@ -71,12 +71,12 @@ fn what_a_disk_has_is_no_other_disks() {
     let name = lab.name("a.img");
     run(async {
         let disks = lab.open().await;
-        disks.attach(&actor(), lab.request("a.img")).await.unwrap();
+        disks.attach(&us(), lab.request("a.img")).await.unwrap();
         let attach = |change: &dyn Fn(&mut Attach)| {
             let mut request = lab.request("b.img");
             change(&mut request);
             let disks = &disks;
-            async move { disks.attach(&actor(), request).await }
+            async move { disks.attach(&us(), request).await }
         };
         let volume = attach(&|it| it.volume = lab.path("a.img")).await;
         assert_refused(volume, Kind::Busy, &name, "detach that disk");
@@ -97,7 +97,7 @@ fn what_a_disk_has_is_no_other_disks() {
 
         let mut detached = lab.request("c.img");
         detached.header = Some(lab.path("c.header"));
-        let info = disks.attach(&actor(), detached).await.unwrap();
+        let info = disks.attach(&us(), detached).await.unwrap();
         assert_eq!(info.header, Some(lab.path("c.header")));
         lab.connect("c.img").await.write(0, &[1; 512]);
         let header = attach(&|it| it.header = Some(lab.path("c.header"))).await;
@@ -116,7 +116,7 @@ fn of_many_who_attach_one_volume_one_does() {
             let (disks, mut request) = (disks.clone(), lab.request("a.img"));
             request.name = Some(format!("{}-{number}", lab.name("a.img")));
             request.socket = lab.path(&format!("{number}.sock"));
-            attempts.spawn(async move { disks.attach(&actor(), request).await });
+            attempts.spawn(async move { disks.attach(&us(), request).await });
         }
         let outcomes = attempts.join_all().await;
         let (good, bad): (Vec<_>, Vec<_>) = outcomes.into_iter().partition(Result::is_ok);
@@ -139,7 +139,7 @@ fn what_cannot_be_attached_leaves_nothing() {
             let mut request = lab.request("a.img");
             change(&mut request);
             let disks = &disks;
-            async move { disks.attach(&actor(), request).await }
+            async move { disks.attach(&us(), request).await }
         };
         let relative = attach(&|it| it.volume = "a.img".into()).await;
         assert_refused(relative, Kind::Usage, "not absolute", "begin it with /");
@@ -164,7 +164,7 @@ fn what_cannot_be_attached_leaves_nothing() {
         assert_refused(taken, Kind::Busy, "taken.sock", "another");
         drop(other);
         lab.hide_key();
-        let no_key = disks.attach(&actor(), lab.request("a.img")).await;
+        let no_key = disks.attach(&us(), lab.request("a.img")).await;
         assert!(no_key.is_err());
         lab.show_key();
 
@@ -174,7 +174,7 @@ fn what_cannot_be_attached_leaves_nothing() {
         assert_eq!((left("state/disks"), left("run/workers")), (0, 0));
         assert!(!lab.path("a.img.sock").exists());
         // And the volume is not locked.
-        disks.attach(&actor(), lab.request("a.img")).await.unwrap();
+        disks.attach(&us(), lab.request("a.img")).await.unwrap();
     });
 }
 
@@ -192,7 +192,7 @@ fn a_disk_without_a_name_is_called_by_its_uuid_and_gets_its_options() {
         request.name = None;
         let options = serde_json::json!({"discard": "pass", "queues": 2});
         request.options = serde_json::from_value(options).unwrap();
-        let info = disks.attach(&actor(), request).await.unwrap();
+        let info = disks.attach(&us(), request).await.unwrap();
         assert_eq!(info.name.parse::<Uuid>().ok(), info.uuid);
         assert_eq!(info.sector_size, Some(4096));
         assert_eq!(info.engine.as_deref(), Some("portable"));
@@ -201,11 +201,11 @@ fn a_disk_without_a_name_is_called_by_its_uuid_and_gets_its_options() {
         let serial = info.uuid.unwrap().simple().to_string();
         assert_eq!(front_end.id(), &serial.as_bytes()[..20]);
         drop(front_end);
-        disks.detach(&actor(), &info.name, GENTLY).await.unwrap();
+        disks.detach(&us(), &info.name, GENTLY).await.unwrap();
 
         let mut read_only = lab.request("a.img");
         read_only.options = serde_json::from_value(serde_json::json!({"read_only": true})).unwrap();
-        let info = disks.attach(&actor(), read_only).await.unwrap();
+        let info = disks.attach(&us(), read_only).await.unwrap();
         assert!(info.read_only);
     });
 }
@@ -216,18 +216,18 @@ fn a_disk_in_use_is_detached_by_force_alone() {
     let name = lab.name("a.img");
     run(async {
         let disks = lab.open().await;
-        disks.attach(&actor(), lab.request("a.img")).await.unwrap();
+        disks.attach(&us(), lab.request("a.img")).await.unwrap();
         let mut front_end = lab.connect("a.img").await;
         front_end.write(0, &[7; 4096]);
-        let gently = disks.detach(&actor(), &name, GENTLY).await;
+        let gently = disks.detach(&us(), &name, GENTLY).await;
         assert_refused(gently, Kind::Busy, &name, "--force");
         assert!(front_end.read(0, 4096) == [7; 4096], "it serves on");
-        disks.detach(&actor(), &name, BY_FORCE).await.unwrap();
+        disks.detach(&us(), &name, BY_FORCE).await.unwrap();
         assert!(lab.workers().is_empty() && disks.list().is_empty());
         drop(front_end);
 
         // What was written without a flush is there: it ended in good order.
-        disks.attach(&actor(), lab.request("a.img")).await.unwrap();
+        disks.attach(&us(), lab.request("a.img")).await.unwrap();
         assert!(lab.connect("a.img").await.read(0, 4096) == [7; 4096]);
     });
 }
@@ -246,7 +246,7 @@ fn thirty_disks_are_attached_at_once() {
         for file in &files {
             let (disks, mut request) = (disks.clone(), lab.request(file));
             request.options = serde_json::from_value(serde_json::json!({"queues": 1})).unwrap();
-            attaching.spawn(async move { disks.attach(&actor(), request).await.unwrap() });
+            attaching.spawn(async move { disks.attach(&us(), request).await.unwrap() });
         }
         let infos = attaching.join_all().await;
         assert_eq!(infos.len(), COUNT);
@@ -261,7 +261,7 @@ fn thirty_disks_are_attached_at_once() {
         let mut detaching = tokio::task::JoinSet::new();
         for file in &files {
             let (disks, name) = (disks.clone(), lab.name(file));
-            detaching.spawn(async move { disks.detach(&actor(), &name, GENTLY).await.unwrap() });
+            detaching.spawn(async move { disks.detach(&us(), &name, GENTLY).await.unwrap() });
         }
         detaching.join_all().await;
         assert!(lab.workers().is_empty() && disks.list().is_empty());

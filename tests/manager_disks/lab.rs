@@ -128,7 +128,8 @@ pub fn request(directory: &Path, file: &str) -> Attach {
     }
 }
 
-pub fn actor() -> Context {
+/// Somebody who may attach and detach.
+pub fn us() -> Context {
     Context::new(Actor::this_process("operator"), None)
 }
 

@@ -7,7 +7,7 @@ use sealblk::error::Kind;
 use sealblk::manager::disks::Disks;
 use sealblk::manager::model::DiskState;
 
-use super::lab::{BY_FORCE, GENTLY, Lab, actor, kill, run, until, until_running};
+use super::lab::{BY_FORCE, GENTLY, Lab, kill, run, until, until_running, us};
 use super::process::ManagerProcess;
 use super::support::front_end::{FrontEnd, Options};
 use super::support::server::{eventually, key_file};
@@ -63,7 +63,7 @@ fn disks_are_served_without_a_manager_and_taken_over_by_the_next() {
         })
         .await;
         assert!(lab.connect("a.img").await.read(0, DATA.len()) == DATA);
-        disks.detach(&actor(), &name, GENTLY).await.unwrap();
+        disks.detach(&us(), &name, GENTLY).await.unwrap();
         assert!(lab.workers().is_empty());
         assert!(!lab.path("a.img.sock").exists());
         assert_eq!(
@@ -99,7 +99,7 @@ fn a_manager_that_is_closed_leaves_its_disks_to_the_next() {
             let disks = lab.open().await;
             let info = match disks.get(&name) {
                 Some(info) => info,
-                None => disks.attach(&actor(), lab.request("a.img")).await.unwrap(),
+                None => disks.attach(&us(), lab.request("a.img")).await.unwrap(),
             };
             assert_eq!(info.state, DiskState::Running);
             assert_eq!(info.pid, *pid.get_or_insert(info.pid));
@@ -163,7 +163,7 @@ fn after_the_end_of_the_host_all_disks_are_attached_again() {
         until_running(&disks, &name).await;
         assert!(lab.connect("a.img").await.read(0, DATA.len()) == DATA);
         assert_eq!(disks.get(&gone).unwrap().state, DiskState::Failed);
-        disks.detach(&actor(), &gone, GENTLY).await.unwrap();
+        disks.detach(&us(), &gone, GENTLY).await.unwrap();
         assert_eq!(disks.list().len(), 1);
     });
 }
@@ -181,12 +181,12 @@ fn a_key_that_is_denied_is_told_and_tried_again() {
         let mut patient = lab.request("a.img");
         patient.wait = true;
         for request in [lab.request("a.img"), patient.clone()] {
-            let failure = disks.attach(&actor(), request).await.unwrap_err();
+            let failure = disks.attach(&us(), request).await.unwrap_err();
             assert!(failure.to_string().contains("platform.key"), "{failure}");
             assert!(disks.list().is_empty());
         }
         mode(0o600);
-        disks.attach(&actor(), patient).await.unwrap();
+        disks.attach(&us(), patient).await.unwrap();
         disks.close().await;
         drop(disks);
         lab.workers().into_iter().for_each(kill);
@@ -219,24 +219,35 @@ fn what_a_crash_left_behind_is_cleared_away() {
         let info = disks.get(&name).unwrap();
         assert_eq!(vec![info.pid.unwrap()], workers);
         assert_eq!(info.volume, lab.path("a.img"));
-        disks.close().await;
-        drop(disks);
-        // It is on record again.
+        // A process is no authority for what shall be served.
+        let problem = info.last_error.unwrap();
+        assert!(problem.message.contains("desired state"), "{problem:?}");
         kill(workers[0]);
-        let disks = lab.open().await;
-        until_running(&disks, &name).await;
+        until(&disks, &name, "another worker serves", |info| {
+            info.state == DiskState::Running && info.restarts == 1
+        })
+        .await;
+        assert_eq!(
+            std::fs::read_dir(lab.path("state/disks")).unwrap().count(),
+            0
+        );
+        disks.detach(&us(), &name, GENTLY).await.unwrap();
+        assert!(!lab.path("a.img.sock").exists());
+        disks.attach(&us(), lab.request("a.img")).await.unwrap();
         disks.close().await;
         drop(disks);
 
         // A record that says nothing hides no other disk.
         let record = lab.path("state/disks/odd.json");
         std::fs::write(&record, "{").unwrap();
+        std::fs::write(lab.path("state/disks/even.json"), "}").unwrap();
         let disks = lab.open().await;
         assert_eq!(disks.get(&name).unwrap().state, DiskState::Running);
+        assert_eq!(disks.get("even").unwrap().state, DiskState::Failed);
         let odd = disks.get("odd").unwrap();
         assert_eq!(odd.state, DiskState::Failed);
         assert_eq!(odd.last_error.unwrap().kind, Kind::Corrupt);
-        disks.detach(&actor(), "odd", GENTLY).await.unwrap();
+        disks.detach(&us(), "odd", GENTLY).await.unwrap();
         assert!(!record.exists());
     });
 }
@@ -255,7 +266,7 @@ fn a_worker_that_does_not_answer_is_not_replaced() {
         let disks = lab.open().await;
         let info = disks.get(&name).unwrap();
         assert_eq!(info.state, DiskState::Waiting);
-        let failure = disks.detach(&actor(), &name, BY_FORCE).await.unwrap_err();
+        let failure = disks.detach(&us(), &name, BY_FORCE).await.unwrap_err();
         assert_eq!(failure.kind(), Kind::Busy);
         assert_eq!(lab.workers().len(), 1);
         kill_process(pid, Signal::CONT).unwrap();

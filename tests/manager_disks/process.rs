@@ -10,7 +10,7 @@ use std::time::Duration;
 use sealblk::config::{Log, LogLevel};
 use sealblk::manager::disks::{Disks, Pace, Settings, Step};
 
-use super::lab::{BY_FORCE, actor, keys, request, run, settings};
+use super::lab::{BY_FORCE, keys, request, run, settings, us};
 
 const DIRECTORY: &str = "SEALBLK_TEST_MANAGER";
 /// Before each answer, to tell it from what the test harness says.
@@ -157,12 +157,12 @@ fn manager_process() {
                     Ok(())
                 }
                 "attach" => {
-                    let attached = disks.attach(&actor(), request(&directory, what)).await;
+                    let attached = disks.attach(&us(), request(&directory, what)).await;
                     attached.map(drop)
                 }
                 "detach" => {
                     let name = super::lab::name(&directory, what);
-                    disks.detach(&actor(), &name, BY_FORCE).await
+                    disks.detach(&us(), &name, BY_FORCE).await
                 }
                 _ => panic!("{line}"),
             };

@@ -12,7 +12,7 @@ use sealblk::manager::model::{Attach, DiskState};
 use serde_json::json;
 
 use super::faulty_proxy::{Fault, Proxy};
-use super::lab::{GENTLY, Lab, actor, kill, run, until, until_running};
+use super::lab::{GENTLY, Lab, kill, run, until, until_running, us};
 use super::openbao::{OpenBao, ROOT};
 use super::support::server::succeed;
 
@@ -94,11 +94,11 @@ fn attaching_waits_for_the_service_if_asked_to() {
         let disks = service.open().await;
         service.proxy.set(Fault::Refuse);
         let request = service.lab.request("a.img");
-        let failure = disks.attach(&actor(), request).await.unwrap_err();
+        let failure = disks.attach(&us(), request).await.unwrap_err();
         assert_eq!(failure.kind(), Kind::Unreachable, "{failure}");
         assert!(disks.list().is_empty());
 
-        let info = disks.attach(&actor(), service.patient("a.img")).await;
+        let info = disks.attach(&us(), service.patient("a.img")).await;
         let info = info.unwrap();
         assert!(
             matches!(info.state, DiskState::Waiting | DiskState::Attaching),
@@ -113,12 +113,9 @@ fn attaching_waits_for_the_service_if_asked_to() {
         // The volume is its own meanwhile, and waiting can be ended.
         let serve = ["serve", "a.img", "--socket", "x.sock"];
         assert_eq!(service.lab.home.refused(&serve).status, 5);
-        disks
-            .attach(&actor(), service.patient("b.img"))
-            .await
-            .unwrap();
+        disks.attach(&us(), service.patient("b.img")).await.unwrap();
         let other = service.lab.name("b.img");
-        disks.detach(&actor(), &other, GENTLY).await.unwrap();
+        disks.detach(&us(), &other, GENTLY).await.unwrap();
         assert_eq!(disks.list().len(), 1);
 
         service.proxy.set(Fault::None);
@@ -127,7 +124,7 @@ fn attaching_waits_for_the_service_if_asked_to() {
         assert_eq!(info.key_id.as_deref(), Some("disks"));
         assert!(info.last_error.is_some(), "why it was not running before");
         service.lab.connect("a.img").await.write(0, &DATA);
-        disks.detach(&actor(), &name, GENTLY).await.unwrap();
+        disks.detach(&us(), &name, GENTLY).await.unwrap();
     });
 }
 
@@ -139,24 +136,21 @@ fn a_silent_service_keeps_nobody_waiting_who_does_not_want_to() {
     run(async {
         let disks = service.open().await;
         service.proxy.set(Fault::Silent);
-        disks
-            .attach(&actor(), service.patient("a.img"))
-            .await
-            .unwrap();
-        disks.detach(&actor(), &name, GENTLY).await.unwrap();
+        disks.attach(&us(), service.patient("a.img")).await.unwrap();
+        disks.detach(&us(), &name, GENTLY).await.unwrap();
         assert!(disks.list().is_empty());
         // One that somebody waits for can be ended by somebody else.
         let attaching = {
             let (disks, request) = (disks.clone(), service.lab.request("a.img"));
-            tokio::spawn(async move { disks.attach(&actor(), request).await })
+            tokio::spawn(async move { disks.attach(&us(), request).await })
         };
         until(&disks, &name, "it is being attached", |_| true).await;
-        disks.detach(&actor(), &name, GENTLY).await.unwrap();
+        disks.detach(&us(), &name, GENTLY).await.unwrap();
         let failure = attaching.await.unwrap().unwrap_err();
         assert_eq!(failure.kind(), Kind::Busy, "{failure}");
         service.proxy.set(Fault::None);
         disks
-            .attach(&actor(), service.lab.request("a.img"))
+            .attach(&us(), service.lab.request("a.img"))
             .await
             .unwrap();
     });
@@ -170,7 +164,7 @@ fn disks_outlive_their_key_service() {
     let name = service.lab.name("a.img");
     run(async {
         let disks = service.open().await;
-        let info = disks.attach(&actor(), service.lab.request("a.img")).await;
+        let info = disks.attach(&us(), service.lab.request("a.img")).await;
         let mut front_end = service.lab.connect("a.img").await;
         front_end.write(0, &DATA);
         front_end.flush();

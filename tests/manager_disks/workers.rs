@@ -6,7 +6,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use sealblk::error::Kind;
 use sealblk::manager::model::DiskState;
 
-use super::lab::{BY_FORCE, GENTLY, Lab, actor, kill, run, until, until_running};
+use super::lab::{BY_FORCE, GENTLY, Lab, kill, run, until, until_running, us};
 use super::support::request::{Request, S_IOERR};
 
 const DATA: [u8; 4096] = [0x5a; 4096];
@@ -17,7 +17,7 @@ fn a_killed_worker_is_replaced_without_the_key_service() {
     let name = lab.name("a.img");
     run(async {
         let disks = lab.open().await;
-        let first = disks.attach(&actor(), lab.request("a.img")).await.unwrap();
+        let first = disks.attach(&us(), lab.request("a.img")).await.unwrap();
         let mut front_end = lab.connect("a.img").await;
         front_end.write(16, &DATA);
         front_end.flush();
@@ -38,7 +38,7 @@ fn a_killed_worker_is_replaced_without_the_key_service() {
         }
         assert_ne!(disks.get(&name).unwrap().pid, first.pid);
         assert_eq!(lab.workers().len(), 1);
-        disks.detach(&actor(), &name, BY_FORCE).await.unwrap();
+        disks.detach(&us(), &name, BY_FORCE).await.unwrap();
         assert!(lab.workers().is_empty());
     });
 }
@@ -52,7 +52,7 @@ fn the_socket_stays_while_a_worker_is_replaced() {
         let mut settings = lab.settings();
         settings.restart.first = Duration::from_secs(1);
         let disks = lab.open_with(settings).await;
-        let info = disks.attach(&actor(), lab.request("a.img")).await.unwrap();
+        let info = disks.attach(&us(), lab.request("a.img")).await.unwrap();
         kill(info.pid.unwrap());
         until(&disks, &name, "its worker is gone", |info| {
             info.pid.is_none()
@@ -72,7 +72,7 @@ fn a_worker_that_somebody_else_ends_is_replaced_too() {
     let name = lab.name("a.img");
     run(async {
         let disks = lab.open().await;
-        let info = disks.attach(&actor(), lab.request("a.img")).await.unwrap();
+        let info = disks.attach(&us(), lab.request("a.img")).await.unwrap();
         lab.connect("a.img").await.write(0, &DATA);
         let pid = Pid::from_raw(info.pid.unwrap() as i32).unwrap();
         kill_process(pid, Signal::TERM).unwrap();
@@ -94,7 +94,7 @@ fn without_kept_keys_the_key_service_is_asked_again() {
         let mut settings = lab.settings();
         settings.keep_deks = false;
         let disks = lab.open_with(settings).await;
-        let info = disks.attach(&actor(), lab.request("a.img")).await.unwrap();
+        let info = disks.attach(&us(), lab.request("a.img")).await.unwrap();
         lab.hide_key();
         kill(info.pid.unwrap());
         let stays_away = until(&disks, &name, "there is no key", |info| {
@@ -120,7 +120,7 @@ fn a_failed_fdatasync_is_remembered_across_workers() {
     let name = lab.name("a.img");
     run(async {
         let disks = lab.open().await;
-        let info = disks.attach(&actor(), lab.request("a.img")).await.unwrap();
+        let info = disks.attach(&us(), lab.request("a.img")).await.unwrap();
         lab.connect("a.img").await.flush();
         // A worker notes it there. Only root may look into its descriptors.
         let pid = info.pid.unwrap();
@@ -145,11 +145,11 @@ fn a_failed_fdatasync_is_remembered_across_workers() {
         assert_eq!(front_end.run(0, Request::flush()).status, S_IOERR);
         drop(front_end);
         // Whoever detaches it is told, and finds it detached.
-        let failure = disks.detach(&actor(), &name, GENTLY).await.unwrap_err();
+        let failure = disks.detach(&us(), &name, GENTLY).await.unwrap_err();
         assert_eq!(failure.kind(), Kind::Io);
         assert!(failure.to_string().contains("may be lost"), "{failure}");
         assert!(disks.list().is_empty());
-        disks.attach(&actor(), lab.request("a.img")).await.unwrap();
+        disks.attach(&us(), lab.request("a.img")).await.unwrap();
         lab.connect("a.img").await.flush();
     });
 }
@@ -163,18 +163,18 @@ fn a_worker_that_does_not_end_is_killed_by_force_alone() {
         let mut settings = lab.settings();
         settings.stop_timeout = Duration::from_millis(200);
         let disks = lab.open_with(settings).await;
-        let info = disks.attach(&actor(), lab.request("a.img")).await.unwrap();
+        let info = disks.attach(&us(), lab.request("a.img")).await.unwrap();
         let pid = Pid::from_raw(info.pid.unwrap() as i32).unwrap();
         kill_process(pid, Signal::STOP).unwrap();
         let gently = {
             let (disks, name) = (disks.clone(), name.clone());
-            tokio::spawn(async move { disks.detach(&actor(), &name, GENTLY).await })
+            tokio::spawn(async move { disks.detach(&us(), &name, GENTLY).await })
         };
         until(&disks, &name, "it is stopping", |info| {
             info.state == DiskState::Stopping
         })
         .await;
-        let by_force = disks.detach(&actor(), &name, BY_FORCE).await;
+        let by_force = disks.detach(&us(), &name, BY_FORCE).await;
         assert!(gently.await.unwrap().is_err() == by_force.is_err());
         assert!(lab.workers().is_empty() && disks.list().is_empty());
     });
@@ -187,7 +187,7 @@ fn the_header_of_a_served_disk_can_be_rewritten() {
     let name = lab.name("a.img");
     run(async {
         let disks = lab.open().await;
-        disks.attach(&actor(), lab.request("a.img")).await.unwrap();
+        disks.attach(&us(), lab.request("a.img")).await.unwrap();
         let mut front_end = lab.connect("a.img").await;
         front_end.write(0, &DATA);
         let renamed = disks.with_volume(&name, |volume| {

@@ -14,6 +14,7 @@ pub(in crate::manager) use registry::{Command, Entry, Registry, identities};
 pub(in crate::manager) use request::resolve;
 pub use settings::{Pace, Settings, Step};
 
+use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -153,7 +154,8 @@ impl Disks {
         receiver
     }
 
-    /// Attaches a disk, for the actor of `context`.
+    /// Attaches a disk, as `context` says for whom. It is carried to its end,
+    /// also when nobody waits for that any more.
     ///
     /// # Errors
     /// Whatever keeps it from being served, unless that is worth waiting for
@@ -208,8 +210,8 @@ impl Disks {
     /// disk is detached then all the same.
     pub async fn detach(&self, context: &Context, name: &str, how: Detach) -> Result<(), Failure> {
         let entry = self.entry(name)?;
-        let uid = context.actor.uid;
-        tracing::info!(disk = name, uid, force = how.force, "detaching");
+        let (uid, force) = (context.actor.uid, how.force);
+        tracing::info!(disk = name, uid, force, "detaching");
         let (reply, outcome) = oneshot::channel();
         entry.send(Command::Detach { how, reply }).await?;
         outcome.await.unwrap_or_else(|_| Err(ended()))
@@ -295,6 +297,12 @@ impl Disks {
             std::mem::take(&mut *tasks)
         };
         tasks.shutdown().await;
+    }
+}
+
+impl fmt::Debug for Disks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.list()).finish()
     }
 }
 

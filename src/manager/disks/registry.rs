@@ -45,6 +45,8 @@ pub fn identities<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Vec<Identity
 /// A disk that is attached, or shall be, or was until a moment ago.
 #[derive(Debug)]
 pub struct Entry {
+    /// Its place in the file system. Empty where it is not known.
+    paths: Paths,
     info: Mutex<DiskInfo>,
     files: Mutex<Vec<Identity>>,
     commands: mpsc::Sender<Command>,
@@ -189,6 +191,7 @@ impl Registry {
         check(&disks, record, &files)?;
         let (commands, receiver) = mpsc::channel(8);
         let entry = Arc::new(Entry {
+            paths: Paths::of(record),
             info: Mutex::new(info_of(record)),
             files: Mutex::new(files),
             commands,
@@ -237,6 +240,28 @@ impl Registry {
     }
 }
 
+#[derive(Debug)]
+struct Paths {
+    volume: PathBuf,
+    header: Option<PathBuf>,
+    socket: PathBuf,
+}
+
+impl Paths {
+    fn of(record: &Record) -> Self {
+        Paths {
+            volume: record.volume.clone(),
+            header: record.header.clone(),
+            socket: record.socket.clone(),
+        }
+    }
+
+    fn has(&self, path: &Path) -> bool {
+        !path.as_os_str().is_empty()
+            && (self.volume == path || self.header.as_deref() == Some(path))
+    }
+}
+
 fn check(
     disks: &BTreeMap<String, Arc<Entry>>,
     record: &Record,
@@ -244,34 +269,27 @@ fn check(
 ) -> Result<(), Failure> {
     let busy =
         |message: String, help: &str| Err(Failure::new(Kind::Busy, message, Some(help.to_owned())));
-    let paths = |volume, header: &Option<_>| -> Vec<PathBuf> {
-        [Some(volume), header.clone()]
-            .into_iter()
-            .flatten()
-            .collect()
-    };
-    let wanted = paths(record.volume.clone(), &record.header);
+    let wanted = [Some(&record.volume), record.header.as_ref()];
     for (name, entry) in disks {
-        let info = entry.info();
-        let has = paths(info.volume.clone(), &info.header);
-        let same_path = wanted.iter().find(|path| has.contains(path));
+        let has = &entry.paths;
+        let same_path = wanted.iter().flatten().find(|path| has.has(path));
         let same_file = lock(&entry.files).iter().any(|file| files.contains(file));
         if same_path.is_some() || same_file {
-            let volume = same_path.unwrap_or(&record.volume).display();
+            let volume = same_path.unwrap_or(&&record.volume).display();
             return busy(
                 format!("{volume} is attached already, as the disk {name:?}"),
                 "detach that disk first",
             );
         }
         if *name == record.name {
-            let volume = info.volume.display();
+            let volume = has.volume.display();
             return busy(
                 format!("there is a disk {name:?} already, of the volume {volume}"),
                 "give this one another name, or detach that one first",
             );
         }
-        if info.socket == record.socket {
-            let socket = info.socket.display();
+        if has.socket == record.socket && !record.socket.as_os_str().is_empty() {
+            let socket = has.socket.display();
             return busy(
                 format!("{socket} is the socket of the disk {name:?}"),
                 "choose another socket, or detach that disk first",

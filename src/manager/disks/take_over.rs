@@ -57,23 +57,21 @@ impl Disks {
     }
 
     /// Takes in a worker of which the desired state knows nothing, and removes
-    /// its socket if there is none.
+    /// its socket if there is none. What it says is not written down: the
+    /// state is what people wanted, and not what processes claim.
     async fn take_in(&self, socket: &Path) -> Result<(), Failure> {
-        match adopt::adopt(socket).await {
+        match adopt::adopt(socket, None).await {
             Ok(Some(found)) => {
                 let record = found.record.clone();
                 tracing::warn!(
                     disk = record.name,
-                    "a worker serves a disk that was not on record"
+                    "a worker serves a disk that is not on record"
                 );
-                let (shared, copy) = (self.shared.clone(), record.clone());
-                blocking(move || shared.state.write(&copy)).await??;
                 let files = self.files_of(&record).await?;
                 match self.shared.registry.reserve(&record, files) {
                     Ok(reserved) => {
-                        let _ = self
-                            .begin(record, reserved, Outset::Found(Box::new(found)))
-                            .await;
+                        let found = Outset::Found(Box::new(found));
+                        let _ = self.begin(record, reserved, found).await;
                     }
                     Err(failure) => tracing::error!(disk = record.name, "{failure}"),
                 }

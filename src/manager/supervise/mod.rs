@@ -20,10 +20,10 @@ use tokio::sync::oneshot;
 use super::adopt::Found;
 use super::disks::{Command, Entry, Pace, Shared};
 use super::held::{FrontEnds, Held, KeyFacts};
-use super::model::{DiskInfo, DiskState};
+use super::model::{DiskInfo, DiskState, Problem};
 use super::state::Record;
 use super::worker_process::{Process, Worker};
-use crate::error::Failure;
+use crate::error::{Failure, Kind};
 use crate::keys::{Actor, Context};
 use crate::plane::Spec;
 use crate::secret::Dek;
@@ -43,7 +43,7 @@ pub enum Outset {
     },
     /// It is on record. Its worker may be running.
     Desired,
-    /// Its worker is running.
+    /// It is not on record, and its worker is running.
     Found(Box<Found>),
     /// It is on record, in a way that cannot be used.
     Unusable(Failure),
@@ -105,6 +105,8 @@ pub struct Supervisor {
     desired: bool,
     /// Whether it is on record.
     recorded: bool,
+    /// Whether it may be put there.
+    may_record: bool,
     /// A worker may be running to which there is no connection.
     maybe_alive: bool,
     /// The process of that worker, if it is known.
@@ -138,6 +140,7 @@ impl Supervisor {
             context: of_manager(),
             desired: false,
             recorded: false,
+            may_record: true,
             maybe_alive: false,
             lost: None,
             fresh: None,
@@ -191,8 +194,10 @@ impl Supervisor {
             }
             Outset::Found(found) => {
                 self.desired = true;
-                self.recorded = true;
+                self.may_record = false;
                 let worker = self.take_over(*found);
+                self.entry
+                    .update(|info| info.last_error = Some(not_on_record()));
                 self.serves(worker)
             }
             Outset::Unusable(failure) => {
@@ -311,5 +316,15 @@ impl Supervisor {
             Some(command) => self.take_away(command).await,
             None => Fate::Gone,
         }
+    }
+}
+
+fn not_on_record() -> Problem {
+    Problem {
+        message: "the desired state does not have this disk: it is served as long as this host \
+                  runs, and not attached again after that"
+            .into(),
+        help: Some("when its guest has ended, detach it and attach it again".into()),
+        kind: Kind::NotFound,
     }
 }

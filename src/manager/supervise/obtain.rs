@@ -44,7 +44,7 @@ impl Supervisor {
     /// connection broke. Nothing: there is none, for certain.
     pub(super) async fn look_for_worker(&mut self) -> Result<Option<Worker>, Trouble> {
         let control = control_path(&self.shared.workers, &self.record);
-        match adopt::adopt(&control).await {
+        match adopt::adopt(&control, Some(&self.record)).await {
             Ok(Some(found)) => Ok(Some(self.take_over(found))),
             Ok(None) => {
                 self.maybe_alive = false;
@@ -199,7 +199,7 @@ impl Supervisor {
 
     /// Writes down that the disk shall be served.
     pub(super) async fn put_on_record(&mut self) -> Result<(), Failure> {
-        if !self.recorded {
+        if !self.recorded && self.may_record {
             let (shared, record) = (self.shared.clone(), self.record.clone());
             blocking(move || shared.state.write(&record)).await??;
             self.recorded = true;
