@@ -69,12 +69,18 @@ pub(super) fn text_of(path: &Path) -> Result<String, Error> {
     Ok(text)
 }
 
-/// Checks the `text` of a file that describes the key set `name` alone.
-pub(super) fn parse_key_set(path: &Path, name: &Name, text: &str) -> Result<Definition, Error> {
+/// Checks the `text` of a file that describes the key set `name` alone. Also
+/// what stands there.
+pub(super) fn parse_key_set(
+    path: &Path,
+    name: &Name,
+    text: &str,
+) -> Result<(Definition, toml::Table), Error> {
     let reader = Reader { path, text };
     let table = DeTable::parse(text).map_err(|e| reader.toml(&e))?;
     let span = table.span();
-    reader.key_set(name, Spanned::new(span, DeValue::Table(table.into_inner())))
+    let value = Spanned::new(span, DeValue::Table(table.into_inner()));
+    Ok((reader.key_set(name, value.clone())?, reader.table(value)?))
 }
 
 /// Checks `text`, which was read from `path`.
@@ -118,7 +124,8 @@ impl<'a> Reader<'a> {
                         let at = name.span().start;
                         let name: Name =
                             name.get_ref().parse().map_err(|e: String| self.at(at, e))?;
-                        let definition = self.key_set(&name, value)?;
+                        let definition = self.key_set(&name, value.clone())?;
+                        config.tables.insert(name.clone(), self.table(value)?);
                         config.defined_in.insert(name.clone(), self.path.into());
                         config.key_sets.insert(name, definition);
                     }

@@ -36,11 +36,11 @@ impl KeySetFiles {
         self.0.join(format!("{name}.toml"))
     }
 
-    /// Reads and checks all files. A directory that is not there has none.
+    /// Reads and checks all files: what each defines, and what stands there. A directory that is not there has none.
     ///
     /// # Errors
     /// When one cannot be read, or is wrong.
-    pub fn read_all(&self) -> Result<BTreeMap<Name, Definition>, Error> {
+    pub fn read_all(&self) -> Result<BTreeMap<Name, (Definition, toml::Table)>, Error> {
         let fail = |source| Error::Read {
             path: self.0.clone(),
             source,
@@ -71,14 +71,15 @@ impl KeySetFiles {
     /// # Errors
     /// When they are wrong. No file is named then: there may be none yet.
     pub fn check(&self, name: &Name, settings: &toml::Table) -> Result<Definition, Error> {
-        file::parse_key_set(&self.path(name), name, &text_of(settings)).map_err(|error| match error
-        {
-            Error::File { message, .. } => Error::contradiction(
+        let parsed = file::parse_key_set(&self.path(name), name, &text_of(settings));
+        match parsed {
+            Ok((definition, _)) => Ok(definition),
+            Err(Error::File { message, .. }) => Err(Error::contradiction(
                 format!("the settings of key set {:?}: {message}", name.as_str()),
                 "docs/kms.md lists the settings that key sets of each provider have",
-            ),
-            other => other,
-        })
+            )),
+            Err(other) => Err(other),
+        }
     }
 
     /// Writes the file of a key set: a new one, or with `replace` in place of

@@ -62,6 +62,8 @@ pub struct Config {
     pub key_sets: BTreeMap<keys::Name, Definition>,
     /// The file that defines each key set. The built-in one has none.
     pub defined_in: BTreeMap<keys::Name, PathBuf>,
+    /// The key sets as they stood in these files.
+    tables: BTreeMap<keys::Name, toml::Table>,
     /// Where those of the key sets are that have a file of their own.
     pub key_set_files: KeySetFiles,
     /// What and how to log.
@@ -103,6 +105,7 @@ impl Default for Config {
             path: None,
             key_sets: BTreeMap::from([(keys::Name::default(), platform_key())]),
             defined_in: BTreeMap::new(),
+            tables: BTreeMap::new(),
             key_set_files: KeySetFiles::new(Path::new(DEFAULT_PATH).with_file_name(KEY_SET_DIR)),
             log: Log::default(),
             audit: Audit::default(),
@@ -155,7 +158,7 @@ impl Config {
     /// Reads the key sets that have a file of their own, and checks that all
     /// go together.
     fn add_key_set_files(&mut self) -> Result<(), Error> {
-        for (name, definition) in self.key_set_files.read_all()? {
+        for (name, (definition, table)) in self.key_set_files.read_all()? {
             let path = self.key_set_files.path(&name);
             // The built-in one gives way; one that is written down does not.
             if let Some(other) = self.defined_in.get(&name) {
@@ -170,43 +173,18 @@ impl Config {
                 ));
             }
             self.key_sets.insert(name.clone(), definition);
+            self.tables.insert(name.clone(), table);
             self.defined_in.insert(name, path);
         }
         check_break_glass(&self.key_sets)
     }
 
-    /// The settings of a key set, as they stand in the file that defines it.
-    ///
-    /// # Errors
-    /// When there is none of that name, or its file has changed since.
-    pub fn settings_of(&self, name: &keys::Name) -> Result<toml::Table, Error> {
-        let Some(path) = self.defined_in.get(name) else {
-            return Ok(toml::Table::from_iter([(
-                "provider".to_owned(),
-                toml::Value::from(kms::file::FileProvider::NAME),
-            )]));
-        };
-        let text = file::text_of(path)?;
-        let wrong = |message: String| {
-            Error::contradiction(
-                format!("{}: {message}", path.display()),
-                format!("correct {}", path.display()),
-            )
-        };
-        let mut table: toml::Table = text
-            .parse()
-            .map_err(|error: toml::de::Error| wrong(error.message().to_owned()))?;
-        if *path == self.key_set_files.path(name) {
-            return Ok(table);
-        }
-        let found = table
-            .get_mut("key_sets")
-            .and_then(|sets| sets.get_mut(name.as_str()))
-            .and_then(|set| set.as_table_mut());
-        match found {
-            Some(settings) => Ok(std::mem::take(settings)),
-            None => Err(wrong(format!("key set {name} is not there any more"))),
-        }
+    /// The settings of a key set, as they stood in the file that defines it.
+    pub fn settings_of(&self, name: &keys::Name) -> toml::Table {
+        self.tables.get(name).cloned().unwrap_or_else(|| {
+            let provider = kms::file::FileProvider::NAME;
+            toml::Table::from_iter([("provider".to_owned(), provider.into())])
+        })
     }
 
     /// The audit log of a command, if one is configured. It is opened with the

@@ -349,6 +349,20 @@ fn new_volumes_get_the_group_key_under_the_current_version() {
 }
 
 #[test]
+fn a_stored_group_key_of_another_service_is_replaced() {
+    let directory = TempDir::new().unwrap();
+    let (a, b) = (key_file(&directory, "a"), key_file(&directory, "b"));
+    let dek = Dek::generate().unwrap();
+    let (first, _) = group_sets(directory.path(), &a, HOUR);
+    let old = wrap(&first, DEFAULT, &dek);
+    let (second, _) = group_sets(directory.path(), &b, HOUR);
+    let new = wrap(&second, DEFAULT, &dek);
+    assert_ne!(old.group, new.group);
+    assert_eq!(unwrap(&second, &token(vec![new])).unwrap(), dek);
+    assert_eq!(unwrap(&first, &token(vec![old])).unwrap(), dek);
+}
+
+#[test]
 fn an_edited_group_wrap_does_not_open() {
     let directory = TempDir::new().unwrap();
     let key = key_file(&directory, "a");

@@ -11,7 +11,7 @@ use super::group::record::{Record, Records};
 use super::group::{self, cache};
 use super::{Context, Error, Hierarchy, KeySet, KeySets, Operation};
 use crate::kms::call::Notes;
-use crate::kms::{self, Wrapped};
+use crate::kms::{self, Class, Wrapped};
 use crate::secret::{Dek, Secret};
 use crate::volume::token::{Bound, Group, Wrap};
 
@@ -137,7 +137,19 @@ impl KeySets {
             && record.provider == set.provider.name()
             && record.key == set.key.id
         {
-            return self.refreshed(context, set, records, record).await;
+            match self.refreshed(context, set, records, record).await {
+                // The service has this key no more, or it is another service:
+                // the volumes that have this group key do not need the record.
+                Err(Error::Kms { source, .. })
+                    if matches!(source.class(), Class::BadKey | Class::NotFound) =>
+                {
+                    tracing::warn!(
+                        key_set = %set.name,
+                        "the stored group key does not open, and new volumes get another: {source}"
+                    );
+                }
+                result => return result,
+            }
         }
         let id = Uuid::new_v4();
         let no_memory = |error| set.failed(kms::envelope::no_memory(&error));

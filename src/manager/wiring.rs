@@ -58,7 +58,7 @@ pub async fn services(
     tokio::spawn(poll::key_sets(key_sets.clone(), metrics.clone()));
     let services = Services {
         disks,
-        key_sets: Arc::new(Admin::new(manager.load(), key_sets)),
+        key_sets: Arc::new(Admin::new(manager.load(), config.clone(), key_sets)),
         metrics: Arc::new(Exposition(metrics)),
         audit: recorder.clone().map(|recorder| recorder as _),
         control: manager,

@@ -120,6 +120,7 @@ fn a_worker_has_what_it_needs_and_no_more() {
             || target == log_of(lab.home.directory())
             || text == "/dev/null"
             || text.starts_with("/memfd:sealblk-memo")
+            || text.starts_with("/memfd:sealblk-stats")
             || text.starts_with("socket:")
             || text.starts_with("anon_inode:[eventfd]");
         assert!(known, "it has {text} open");

@@ -37,6 +37,8 @@ impl Service {
         let token = server.write("token", ROOT);
         let toml = format!(
             r#"
+            [daemon]
+            state_dir = "{state}"
             [key_sets.prod]
             provider = "vault"
             endpoints = ["http://127.0.0.1:{port}"]
@@ -45,6 +47,7 @@ impl Service {
             timeout = "300ms"
             deadline = "5s"
             "#,
+            state = lab.path("groups").display(),
             port = proxy.port(),
             token = token.display(),
         );

@@ -37,7 +37,7 @@ impl<'a> Local<'a> {
         let keys = Arc::new(config.key_sets());
         let load = move || Config::load(named.as_deref(), overrides.clone());
         Local {
-            admin: Admin::new(Arc::new(load), keys),
+            admin: Admin::new(Arc::new(load), config.clone(), keys),
             context: Context::local(None),
             config,
         }

@@ -14,10 +14,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::control::Load;
-use crate::config::{Config, check_break_glass};
+use crate::config::{self, Config, check_break_glass};
 use crate::error::{Explain, Failure, Kind, io_kind};
 use crate::keys::ledger::{Known, Ledger};
 use crate::keys::{Context, Definition, KeySets, Name};
@@ -159,6 +159,8 @@ pub struct Changes {
 /// Who looks after the key sets.
 pub struct Admin {
     load: Load,
+    /// The last one that could be read.
+    good: Mutex<Arc<Config>>,
     key_sets: Arc<KeySets>,
 }
 
@@ -171,8 +173,28 @@ impl fmt::Debug for Admin {
 impl Admin {
     /// Looks after the key sets of the configuration that `load` reads, which
     /// `key_sets` has in use. It is read anew each time: others may change it.
-    pub fn new(load: Load, key_sets: Arc<KeySets>) -> Self {
-        Admin { load, key_sets }
+    /// `config` is what it read last.
+    pub fn new(load: Load, config: Config, key_sets: Arc<KeySets>) -> Self {
+        Admin {
+            load,
+            good: Mutex::new(Arc::new(config)),
+            key_sets,
+        }
+    }
+
+    fn read(&self) -> Result<Config, config::Error> {
+        let config = (self.load)()?;
+        *self.good.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(config.clone());
+        Ok(config)
+    }
+
+    /// For those who only look: they see what is in force while somebody has
+    /// broken the configuration.
+    fn look(&self) -> Arc<Config> {
+        // The one that is good is there now, or still.
+        let _ = self.read();
+        let good = self.good.lock().unwrap_or_else(PoisonError::into_inner);
+        good.clone()
     }
 
     /// All key sets, by name.
@@ -180,7 +202,7 @@ impl Admin {
     /// # Errors
     /// When the configuration cannot be read.
     pub fn list(&self) -> Result<Vec<Shown>, Failure> {
-        let config = (self.load)()?;
+        let config = self.look();
         config
             .key_sets
             .keys()
@@ -193,7 +215,7 @@ impl Admin {
     /// # Errors
     /// When there is none of that name, or the configuration cannot be read.
     pub fn show(&self, name: &Name) -> Result<Shown, Failure> {
-        shown(&(self.load)()?, name)
+        shown(&self.look(), name)
     }
 
     /// Makes a key set. With `check`, its service has to wrap and unwrap
@@ -209,7 +231,7 @@ impl Admin {
         settings: toml::Table,
         check: bool,
     ) -> Result<Shown, Failure> {
-        let config = (self.load)()?;
+        let config = self.read()?;
         if let Some(path) = config.defined_in.get(name) {
             return Err(Error::Exists {
                 name: name.to_string(),
@@ -234,7 +256,7 @@ impl Admin {
         changes: Changes,
         check: bool,
     ) -> Result<Shown, Failure> {
-        let config = (self.load)()?;
+        let config = self.read()?;
         let before = ours(&config, name)?;
         let mut settings = before.settings;
         settings.extend(changes.set);
@@ -255,7 +277,7 @@ impl Admin {
     /// # Errors
     /// When there is none of that name in a file of its own, or it is in use.
     pub fn remove(&self, name: &Name, force: bool) -> Result<(), Failure> {
-        let mut config = (self.load)()?;
+        let mut config = self.read()?;
         ours(&config, name)?;
         let by = config
             .key_sets
@@ -278,7 +300,7 @@ impl Admin {
         self.key_sets.forget_group(name)?;
         config.key_sets.remove(name);
         // The built-in one may come back in its place.
-        self.key_sets.replace((self.load)()?.key_sets);
+        self.key_sets.replace(self.read()?.key_sets);
         Ok(())
     }
 
@@ -321,7 +343,7 @@ impl Admin {
                     source,
                 },
             })?;
-        let config = (self.load)()?;
+        let config = self.read()?;
         self.key_sets.replace(config.key_sets.clone());
         shown(&config, name)
     }
@@ -335,7 +357,7 @@ fn shown(config: &Config, name: &Name) -> Result<Shown, Failure> {
     Ok(Shown {
         name: name.clone(),
         definition: definition.clone(),
-        settings: config.settings_of(name)?,
+        settings: config.settings_of(name),
         own_file: defined_in.as_ref() == Some(&config.key_set_files.path(name)),
         defined_in,
     })
