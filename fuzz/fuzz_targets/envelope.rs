@@ -40,7 +40,13 @@ fn sealed(source: &mut Source<'_>) {
     let aad_len = source.byte();
     let aad = source.take(aad_len.into()).to_vec();
     let key = secret(&key);
-    let bytes = match seal(Uuid::from_u128(id), version, &key, &secret(&plaintext), &aad) {
+    let bytes = match seal(
+        Uuid::from_u128(id),
+        version,
+        &key,
+        &secret(&plaintext),
+        &aad,
+    ) {
         Ok(bytes) => bytes,
         Err(_) => return assert!(len > PLAINTEXT_MAX),
     };

@@ -53,7 +53,9 @@ fn image(source: &mut Source<'_>) -> Option<Vec<u8>> {
     let flags = source.byte();
     let copy_bytes = source.pick(&[COPY_BYTES[0], COPY_BYTES[0], COPY_BYTES[1], COPY_BYTES[2]]);
     let patches: Vec<(u32, u8)> = match source.rarely() {
-        true => (0..=source.below(8)).map(|_| (source.u32(), source.byte())).collect(),
+        true => (0..=source.below(8))
+            .map(|_| (source.u32(), source.byte()))
+            .collect(),
         false => Vec::new(),
     };
     let first = binary(source, copy_bytes);

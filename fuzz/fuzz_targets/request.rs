@@ -115,7 +115,9 @@ fn meaning(parsed: &Parsed, segments: &[Segment]) -> Meaning {
         Request::Discard(extents) | Request::WriteZeroes(extents) => extents.to_vec(),
         Request::Flush | Request::GetId => vec![],
     });
-    let segments = segments.iter().map(|segment| (segment.as_ptr() as usize, segment.len()));
+    let segments = segments
+        .iter()
+        .map(|segment| (segment.as_ptr() as usize, segment.len()));
     (extents, segments.collect())
 }
 
@@ -140,12 +142,16 @@ fn check(parsed: &Parsed, memory: &Memory, limits: &Limits, segments: &Vec<Segme
         Ok(Request::Discard(extents)) => {
             assert!(!limits.read_only && limits.discard);
             assert!(!extents.is_empty());
-            extents.iter().for_each(|extent| check_extent(extent, limits));
+            extents
+                .iter()
+                .for_each(|extent| check_extent(extent, limits));
             assert!(extents.iter().all(|extent| extent.unmap));
         }
         Ok(Request::WriteZeroes(extents)) => {
             assert!(!limits.read_only && !extents.is_empty());
-            extents.iter().for_each(|extent| check_extent(extent, limits));
+            extents
+                .iter()
+                .for_each(|extent| check_extent(extent, limits));
             assert!(limits.discard || extents.iter().all(|extent| !extent.unmap));
         }
         Ok(Request::GetId) => assert!(data > 0),
@@ -156,7 +162,11 @@ fn check(parsed: &Parsed, memory: &Memory, limits: &Limits, segments: &Vec<Segme
 fn check_extent(extent: &Extent, limits: &Limits) {
     let unit = limits.sector_size.bytes() as u64;
     assert!(extent.bytes > 0 && extent.bytes % unit == 0, "{extent:?}");
-    assert_eq!(extent.sector.0 % limits.sector_size.sectors(), 0, "{extent:?}");
+    assert_eq!(
+        extent.sector.0 % limits.sector_size.sectors(),
+        0,
+        "{extent:?}"
+    );
     let end = extent.sector.0.checked_add(extent.bytes / 512);
     assert!(end.is_some_and(|end| end <= limits.capacity), "{extent:?}");
 }

@@ -70,11 +70,18 @@ fuzz_target!(|bytes: &[u8]| {
     let before = census();
     session(bytes);
     // The kernel's own workers for a ring end shortly after it.
-    eventually("descriptors and threads are as before", || census() == before);
+    eventually("descriptors and threads are as before", || {
+        census() == before
+    });
     let mut margin = [0; MARGIN as usize];
     for at in [0, MARGIN + BYTES] {
-        BACKING.read_exact_at(&mut margin, at).expect("the file has kept its length");
-        assert!(margin.iter().all(|byte| *byte == CANARY), "written outside of the data");
+        BACKING
+            .read_exact_at(&mut margin, at)
+            .expect("the file has kept its length");
+        assert!(
+            margin.iter().all(|byte| *byte == CANARY),
+            "written outside of the data"
+        );
     }
 });
 

@@ -153,7 +153,11 @@ impl Driver {
         self.descriptor = head + if indirect { 1 } else { chain.len() as u16 };
         let head = source.mostly(head, Source::u16);
         let slot = u64::from(self.available % self.places.size);
-        put(memory, self.places.available + 4 + 2 * slot, &head.to_le_bytes());
+        put(
+            memory,
+            self.places.available + 4 + 2 * slot,
+            &head.to_le_bytes(),
+        );
         let index = self.available.wrapping_add(1);
         self.set_available(memory, source.mostly(index, Source::u16));
     }

@@ -144,7 +144,11 @@ impl FrontEnd {
         self.tell(w::SET_PROTOCOL_FEATURES, &0xa201u64.to_le_bytes(), &[]);
         self.tell(w::SET_FEATURES, &features.to_le_bytes(), &[]);
         let table = Region::table(2, &Self::regions());
-        self.tell(w::SET_MEM_TABLE, &table, &[self.rings.as_fd(), self.data.as_fd()]);
+        self.tell(
+            w::SET_MEM_TABLE,
+            &table,
+            &[self.rings.as_fd(), self.data.as_fd()],
+        );
         (0..QUEUES).for_each(|index| self.start(index, 0));
     }
 
@@ -155,7 +159,11 @@ impl FrontEnd {
         let number = (index as u64).to_le_bytes();
         let index = index as u32;
         let at = [places.descriptors, places.used, places.available].map(|at| at + USER);
-        self.tell(w::SET_VRING_NUM, &w::state(index, self.ring_size.into()), &[]);
+        self.tell(
+            w::SET_VRING_NUM,
+            &w::state(index, self.ring_size.into()),
+            &[],
+        );
         self.tell(w::SET_VRING_BASE, &w::state(index, base.into()), &[]);
         self.tell(w::SET_VRING_ADDR, &w::addresses(index, 0, at), &[]);
         self.tell(w::SET_VRING_CALL, &number, &[queue.call.as_fd()]);
@@ -228,7 +236,11 @@ impl FrontEnd {
         let flags = w::VERSION | if need_reply { w::NEED_REPLY } else { 0 };
         let flags = source.mostly(flags, Source::u32);
         let size = source.mostly(payload.len() as u32, Source::u32);
-        w::send(&self.socket, &w::message(request, flags, size, &payload), &files);
+        w::send(
+            &self.socket,
+            &w::message(request, flags, size, &payload),
+            &files,
+        );
     }
 
     /// What a request carries, and which files go with it.
@@ -246,7 +258,11 @@ impl FrontEnd {
             w::SET_MEM_TABLE => self.table(source),
             w::ADD_MEM_REG | w::REM_MEM_REG => {
                 let (region, file) = self.region(source);
-                let files = if request == w::ADD_MEM_REG { vec![file] } else { vec![] };
+                let files = if request == w::ADD_MEM_REG {
+                    vec![file]
+                } else {
+                    vec![]
+                };
                 (region.single(), files)
             }
             w::SET_VRING_NUM => {

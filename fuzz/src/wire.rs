@@ -109,13 +109,20 @@ impl Region {
 
 /// The payload of the SET_VRING_ messages that have two numbers.
 pub fn state(index: u32, number: u32) -> Vec<u8> {
-    [index, number].into_iter().flat_map(u32::to_le_bytes).collect()
+    [index, number]
+        .into_iter()
+        .flat_map(u32::to_le_bytes)
+        .collect()
 }
 
 /// The payload of SET_VRING_ADDR.
 pub fn addresses(index: u32, flags: u32, [descriptors, used, available]: [u64; 3]) -> Vec<u8> {
     let mut bytes = state(index, flags);
-    bytes.extend([descriptors, used, available, 0].into_iter().flat_map(u64::to_le_bytes));
+    bytes.extend(
+        [descriptors, used, available, 0]
+            .into_iter()
+            .flat_map(u64::to_le_bytes),
+    );
     bytes
 }
 

@@ -14,7 +14,7 @@
 //!        …  its value
 //! ```
 //!
-//! The rest is that of all envelopes ([`crate::kms::envelope`]). The limits are
+//! The rest is that of all envelopes (`kms::envelope`). The limits are
 //! those of the API.
 
 use std::collections::BTreeMap;

@@ -1,0 +1,84 @@
+//! What names a key on a PKCS#11 token, and what tokens and KMS plugins wrapped.
+//!
+//! Taking them apart never panics. A name that is accepted is written in one
+//! form, which means the same; a plugin's envelope is written back as it was.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use sealblk::kms::Wrapped;
+use sealblk::kms::k8s::envelope;
+use sealblk::kms::pkcs11::{self, KeyName, Uri};
+use sealblk::secret::Secret;
+use sealblk_fuzz::source::Source;
+
+fuzz_target!(|bytes: &[u8]| {
+    let mut source = Source::new(bytes);
+    match source.below(3) {
+        0 => uri(source.rest()),
+        1 => token(&mut source),
+        _ => plugin(source.rest()),
+    }
+});
+
+fn uri(text: &[u8]) {
+    let Ok(text) = std::str::from_utf8(text) else {
+        return;
+    };
+    let Ok(uri) = text.parse::<Uri>() else {
+        return;
+    };
+    assert!(!text.contains("pin-value"), "a PIN was accepted");
+    let token: Uri = uri.token.to_string().parse().expect("it is ours");
+    assert_eq!(token.token, uri.token);
+    if let Ok(name) = KeyName::of(&uri) {
+        assert_eq!(name.to_string().parse(), Ok(name));
+    }
+}
+
+/// The name of a length in two bytes at `at`, and where it ends.
+fn name(bytes: &[u8], at: usize) -> Option<(String, usize)> {
+    let length = bytes.get(at..at + 2)?;
+    let end = at + 2 + usize::from(u16::from_be_bytes([length[0], length[1]]));
+    let name = String::from_utf8(bytes.get(at + 2..end)?.to_vec()).ok()?;
+    Some((name, end))
+}
+
+/// A wrap of a token, of which the fields beside the bytes mostly agree with them.
+fn token(source: &mut Source<'_>) {
+    let alg = source.pick(&["A256GCM", "A256KWP", "RSA-OAEP-256", "RSA-OAEP", ""]);
+    let bytes = source.rest().to_vec();
+    let named = name(&bytes, 6).and_then(|(key_id, end)| {
+        let (version, _) = name(&bytes, end)?;
+        Some((key_id, version))
+    });
+    let (key_id, version) = named.unwrap_or_default();
+    let wrapped = Wrapped {
+        key_id,
+        version,
+        alg: alg.into(),
+        bytes,
+    };
+    if pkcs11::check(&wrapped).is_ok() {
+        let name: KeyName = wrapped.key_id.parse().expect("it was accepted");
+        assert_eq!(name.to_string(), wrapped.key_id);
+        assert!(pkcs11::id_of(&wrapped.version).is_ok());
+        for length in 0..12 {
+            let cut = Wrapped {
+                bytes: wrapped.bytes[..length].to_vec(),
+                ..wrapped.clone()
+            };
+            assert!(pkcs11::check(&cut).is_err());
+        }
+    }
+}
+
+fn plugin(bytes: &[u8]) {
+    let Ok(parsed) = envelope::parse(bytes) else {
+        return;
+    };
+    assert_eq!(parsed.encrypted.check(), Ok(()));
+    let header = parsed.encrypted.header().expect("it is within the limits");
+    assert_eq!(bytes[..header.len()], header);
+    let key = Secret::copy_of(&[7; 32]).expect("locked memory");
+    assert!(parsed.sealed.open(&key, b"").is_err());
+}
