@@ -25,6 +25,16 @@ struct Errors {
     errors: Vec<String>,
 }
 
+/// What the service calls the request in its own audit log. Refusals have none.
+pub(super) fn request_id(reply: &Reply) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Answer {
+        request_id: String,
+    }
+    let answer: Answer = serde_json::from_slice(&reply.body).ok()?;
+    Some(answer.request_id).filter(|id| !id.is_empty())
+}
+
 /// The answer in JSON, if it is a success.
 pub(super) fn parse<T: DeserializeOwned>(
     question: &Question<'_>,

@@ -11,7 +11,7 @@ use super::session::{self, Session, Token};
 use super::settings::{MountPath, Settings};
 use crate::kms::cluster::Failed;
 use crate::kms::http::{BaseUrl, Http, Reply, Request};
-use crate::kms::{Class, Error};
+use crate::kms::{Class, Error, call};
 
 /// One endpoint, with a session of its own: clusters in different places do
 /// not know each other's tokens.
@@ -110,6 +110,10 @@ impl Client {
         if let Some(namespace) = &self.settings.namespace {
             request = request.header("x-vault-namespace", &namespace.to_string());
         }
+        // Servers can be told to keep it in their audit log.
+        if let Some(correlation) = call::correlation() {
+            request = request.header("x-correlation-id", &correlation.to_string());
+        }
         if let Some(token) = token {
             request = request
                 .secret_header("x-vault-token", token.bytes())
@@ -119,6 +123,9 @@ impl Client {
             request = request.json(body)?;
         }
         let reply = self.http.send(&self.endpoint, request).await?;
+        if let Some(id) = answer::request_id(&reply) {
+            call::note_request_id(&id);
+        }
         tracing::trace!(endpoint = %self.endpoint, path = question.path, status = reply.status, "asked");
         Ok((question, reply))
     }
