@@ -63,7 +63,7 @@ pub struct Config {
     /// The file that defines each key set. The built-in one has none.
     pub defined_in: BTreeMap<keys::Name, PathBuf>,
     /// The key sets as they stood in these files.
-    tables: BTreeMap<keys::Name, toml::Table>,
+    pub tables: BTreeMap<keys::Name, toml::Table>,
     /// Where those of the key sets are that have a file of their own.
     pub key_set_files: KeySetFiles,
     /// What and how to log.
