@@ -42,6 +42,15 @@ struct State {
     taken: usize,
     /// To be cut when the fault changes.
     open: Vec<TcpStream>,
+    /// What went through it.
+    seen: Seen,
+}
+
+/// What went through a proxy, of all connections, as it came.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    pub requests: Vec<u8>,
+    pub answers: Vec<u8>,
 }
 
 struct Shared {
@@ -79,6 +88,7 @@ impl Proxy {
                 fault: Fault::None,
                 taken: 0,
                 open: Vec::new(),
+                seen: Seen::default(),
             }),
             changed: Condvar::new(),
         });
@@ -100,6 +110,11 @@ impl Proxy {
     /// How many connections it has taken so far.
     pub fn taken(&self) -> usize {
         self.shared.lock().taken
+    }
+
+    /// What has gone through it since this was asked for the last time.
+    pub fn seen(&self) -> Seen {
+        std::mem::take(&mut self.shared.lock().seen)
     }
 
     /// Cuts all connections; new ones meet this fault. When it returns, it is so.
@@ -160,7 +175,12 @@ fn run(shared: &Arc<Shared>, mut listener: TcpListener, target: u16) {
     }
 }
 
-fn serve(shared: &Shared, mut client: TcpStream, fault: &Fault, target: u16) -> io::Result<()> {
+fn serve(
+    shared: &Arc<Shared>,
+    mut client: TcpStream,
+    fault: &Fault,
+    target: u16,
+) -> io::Result<()> {
     let mut first = vec![0; 64 << 10];
     let length = client.read(&mut first)?;
     if length == 0 {
@@ -188,10 +208,18 @@ fn serve(shared: &Shared, mut client: TcpStream, fault: &Fault, target: u16) -> 
     };
     let mut server = TcpStream::connect(("127.0.0.1", target))?;
     shared.lock().open.push(server.try_clone()?);
+    shared.lock().seen.requests.extend(&first[..length]);
     server.write_all(&first[..length])?;
     let (mut from_client, mut to_server) = (client.try_clone()?, server.try_clone()?);
+    let own = shared.clone();
     std::thread::spawn(move || {
-        let _ = io::copy(&mut from_client, &mut to_server);
+        let mut bytes = vec![0; 64 << 10];
+        while let Ok(length @ 1..) = from_client.read(&mut bytes) {
+            own.lock().seen.requests.extend(&bytes[..length]);
+            if to_server.write_all(&bytes[..length]).is_err() {
+                break;
+            }
+        }
         let _ = to_server.shutdown(Shutdown::Write);
     });
     loop {
@@ -199,6 +227,7 @@ fn serve(shared: &Shared, mut client: TcpStream, fault: &Fault, target: u16) -> 
         if length == 0 {
             return client.shutdown(Shutdown::Write);
         }
+        shared.lock().seen.answers.extend(&first[..length]);
         std::thread::sleep(delay);
         client.write_all(&first[..length])?;
     }

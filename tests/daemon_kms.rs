@@ -1,0 +1,26 @@
+//! Disks of a running `sealblk daemon` whose keys are at a real OpenBao: no
+//! attach fails while one endpoint works, served disks need none, what waits
+//! comes by itself; a thousand volumes cost one call; each use of a key is on
+//! record, and no secret is shown anywhere.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "daemon_kms/audit.rs"]
+mod audit;
+#[path = "daemon_kms/lab.rs"]
+mod lab;
+#[path = "daemon_kms/many.rs"]
+mod many;
+#[path = "daemon_kms/outage.rs"]
+mod outage;
+#[path = "daemon_kms/secrets.rs"]
+mod secrets;
+
+#[path = "support/faulty_proxy.rs"]
+#[allow(dead_code)]
+mod faulty_proxy;
+#[path = "support/needles.rs"]
+mod needles;
+#[path = "support/openbao.rs"]
+#[allow(dead_code)]
+mod openbao;
+mod support;
