@@ -7,18 +7,34 @@
 //! `scripts/install-deps test` installs it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "support/certificates.rs"]
+#[allow(dead_code)]
+mod certificates;
 #[path = "guest/connections.rs"]
 mod connections;
+#[path = "guest/daemon.rs"]
+mod daemon;
 #[path = "guest/dm_crypt.rs"]
 mod dm_crypt;
 #[path = "guest/firmware.rs"]
 mod firmware;
+#[path = "support/home.rs"]
+#[allow(dead_code)]
+mod home;
 #[path = "guest/integrity.rs"]
 mod integrity;
 #[path = "guest/machine.rs"]
 mod machine;
+#[path = "guest/manager.rs"]
+mod manager;
 #[path = "guest/negotiation.rs"]
 mod negotiation;
+#[path = "support/openbao.rs"]
+#[allow(dead_code)]
+mod openbao;
+#[path = "support/pykmip.rs"]
+#[allow(dead_code)]
+mod pykmip;
 #[path = "guest/rescue.rs"]
 mod rescue;
 #[path = "guest/secrecy.rs"]
@@ -27,6 +43,9 @@ mod secrecy;
 #[path = "support/server.rs"]
 #[allow(dead_code)]
 mod server;
+#[path = "support/softhsm.rs"]
+#[allow(dead_code)]
+mod softhsm;
 
 /// Bytes in a MiB.
 const MIB: u64 = 1 << 20;

@@ -58,8 +58,13 @@ impl Guest {
     }
 
     /// The server's disk: `/dev/sut0`, and so on with every further call.
-    pub fn served_by(mut self, server: &Server) -> Guest {
-        self.command.arg("--socket").arg(server.socket());
+    pub fn served_by(self, server: &Server) -> Guest {
+        self.on(server.socket())
+    }
+
+    /// The same, for who serves on that socket.
+    pub fn on(mut self, socket: &Path) -> Guest {
+        self.command.arg("--socket").arg(socket);
         self
     }
 
