@@ -4,6 +4,7 @@
 //! The endpoints are proxies with faults before real OpenBao servers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[allow(dead_code)]
 #[path = "support/faulty_proxy.rs"]
 mod faulty_proxy;
 #[path = "support/openbao.rs"]

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use libfuzzer_sys::fuzz_target;
 use rustix::fs::{MemfdFlags, memfd_create};
 use sealblk::crypt::{Engine, Params, SectorCipher};
+use sealblk::engine::stats::Stats;
 use sealblk::engine::{Disk, DiskParams};
 use sealblk::secret::{Dek, Secret};
 use sealblk::store::{DirectMode, Store};
@@ -113,6 +114,7 @@ fn disk(source: &mut Source<'_>) -> Disk {
         queue_size: 256,
         write_cache: flags & 0x20 == 0,
         poll: Duration::from_micros(if flags & 0x40 == 0 { 0 } else { 20 }),
+        stats: Stats::private(QUEUES as u16).expect("anonymous memory"),
     })
 }
 
