@@ -2,13 +2,18 @@
 #![forbid(unsafe_code)]
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 
 use super::state::{Error, failed};
+
+/// How long a manager that was killed may take to be gone.
+const ENDING: Duration = Duration::from_millis(300);
 
 /// A directory that one manager at a time has, for as long as this lives.
 #[derive(Debug)]
@@ -33,17 +38,13 @@ impl OwnDirectory {
             .mode(0o600)
             .open(&lock_path)
             .map_err(failed("open", &lock_path))?;
-        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::AGAIN) => {
-                let mut by = String::new();
-                let _ = (&lock).take(16).read_to_string(&mut by);
-                return Err(Error::Taken {
-                    path: path.to_owned(),
-                    by: by.trim().parse().ok(),
-                });
-            }
-            Err(errno) => return Err(failed("lock", &lock_path)(errno.into())),
+        if !lock_in_time(&lock).map_err(failed("lock", &lock_path))? {
+            let mut by = String::new();
+            let _ = (&lock).take(16).read_to_string(&mut by);
+            return Err(Error::Taken {
+                path: path.to_owned(),
+                by: by.trim().parse().ok(),
+            });
         }
         // For the message above, and nothing else.
         let _ = lock
@@ -63,6 +64,21 @@ impl OwnDirectory {
         let path = self.path.join(name);
         make_directory(&path, 0o700)?;
         Ok(path)
+    }
+}
+
+/// Takes the lock, unless another manager has it and is not just ending.
+fn lock_in_time(file: &File) -> io::Result<bool> {
+    let deadline = Instant::now() + ENDING;
+    loop {
+        match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(true),
+            Err(Errno::AGAIN | Errno::INTR) if Instant::now() < deadline => {}
+            Err(Errno::AGAIN) => return Ok(false),
+            Err(errno) => return Err(errno.into()),
+        }
+        // flock has no time-out of its own.
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

@@ -20,6 +20,7 @@ struct Lie {
     hello: Value,
     chatter: usize,
     change: fn(&mut Value, &Path),
+    /// In the words of no other one: what was noticed last stays to be seen.
     noticed: &'static str,
 }
 
@@ -42,10 +43,10 @@ fn lies() -> Vec<Lie> {
         ),
         lie(
             |start, directory| start["socket"]["path"] = json!(directory.join("precious")),
-            "socket",
+            "not where it should be",
         ),
-        lie(|start, _| start["spec"] = json!(7), "invalid"),
-        lie(|start, _| *start = json!("nonsense"), "invalid"),
+        lie(|start, _| start["spec"] = json!(7), "expected struct Spec"),
+        lie(|start, _| *start = json!("nonsense"), "nonsense"),
         Lie {
             chatter: 100,
             ..lie(|_, _| (), "does not answer")
