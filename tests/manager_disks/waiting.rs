@@ -44,6 +44,8 @@ impl Service {
             auth = {{ method = "token", token = "{token}" }}
             timeout = "300ms"
             deadline = "5s"
+            # Each unwrap asks the service.
+            hierarchy = "direct"
             "#,
             port = proxy.port(),
             token = token.display(),
