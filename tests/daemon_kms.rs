@@ -16,6 +16,7 @@ mod outage;
 mod secrets;
 
 #[path = "support/faulty_proxy.rs"]
+#[allow(dead_code)]
 mod faulty_proxy;
 #[path = "support/needles.rs"]
 mod needles;

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "support/faulty_proxy.rs"]
+#[allow(dead_code)]
 mod faulty_proxy;
 #[path = "support/openbao.rs"]
 #[allow(dead_code)]

@@ -1,7 +1,5 @@
 //! A TCP proxy that can be made to fail in the ways of networks and servers.
 
-#![allow(dead_code, reason = "each test crate uses a part of it")]
-
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
