@@ -6,6 +6,7 @@
 
 #[allow(dead_code)]
 #[path = "support/faulty_proxy.rs"]
+#[allow(dead_code)]
 mod faulty_proxy;
 #[path = "support/openbao.rs"]
 #[allow(dead_code)]

@@ -111,7 +111,8 @@ fn a_worker_has_what_it_needs_and_no_more() {
         assert_eq!(link(&format!("fd/{fd}")), Path::new("/dev/null"));
     }
     // Files: its volume, the log, and what a process has by itself. The
-    // manager's own, and the memory that the key came in, are not there.
+    // manager's own, and the memory that the key came in, are not there; that
+    // of its statistics is.
     let fds = std::fs::read_dir(format!("/proc/{worker}/fd")).unwrap();
     for fd in fds {
         let target = std::fs::read_link(fd.unwrap().path()).unwrap();

@@ -46,6 +46,8 @@ impl Service {
             auth = {{ method = "token", token = "{token}" }}
             timeout = "300ms"
             deadline = "5s"
+            # Each unwrap asks the service.
+            hierarchy = "direct"
             "#,
             state = lab.path("groups").display(),
             port = proxy.port(),
