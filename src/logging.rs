@@ -8,7 +8,7 @@
 
 use std::io::{self, IsTerminal};
 
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Registry, fmt, reload};
@@ -17,7 +17,7 @@ use crate::config::{Log, LogFormat, LogLevel};
 
 /// Changes what is logged while the process runs.
 #[derive(Clone, Debug)]
-pub struct Handle(reload::Handle<LevelFilter, Registry>);
+pub struct Handle(reload::Handle<Targets, Registry>);
 
 impl Handle {
     /// Logs from now on what is at least as severe as `level`.
@@ -27,15 +27,21 @@ impl Handle {
     }
 }
 
-fn filter(level: LogLevel) -> LevelFilter {
-    match level {
+fn filter(level: LogLevel) -> Targets {
+    let level_filter = match level {
         LogLevel::Off => LevelFilter::OFF,
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
+    };
+    let filter = Targets::new().with_default(level_filter);
+    if level == LogLevel::Trace {
+        return filter;
     }
+    // It calls each mechanism of a token that it has no name for an error.
+    filter.with_target("cryptoki", LevelFilter::OFF)
 }
 
 /// Logs from now on as `log` says. For `main` alone: the first call of a

@@ -29,11 +29,12 @@ pub use check::{Check, Status};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::path::Path;
 
 use serde::Serialize;
 
 use crate::error::Failure;
-use crate::keys::{Definition, Name};
+use crate::keys::{DEFAULT, Definition, Name, Source};
 use crate::runtime::block_on;
 
 /// All that was found.
@@ -66,10 +67,16 @@ pub fn examine(key_sets: &BTreeMap<Name, Definition>) -> io::Result<Report> {
     let host = host::examine();
     let mut found = Vec::new();
     for (name, definition) in key_sets {
+        let checks = match &definition.source {
+            Source::File { path } if key_sets.len() > 1 && is_unused(name, path) => {
+                vec![unused(path)]
+            }
+            _ => block_on(key_set::examine(definition))?,
+        };
         found.push(KeySet {
             name: name.to_string(),
             provider: definition.source.provider(),
-            checks: block_on(key_set::examine(definition))?,
+            checks,
         });
     }
     let mut report = Report {
@@ -79,6 +86,21 @@ pub fn examine(key_sets: &BTreeMap<Name, Definition>) -> io::Result<Report> {
     };
     report.ok = report.failure().is_none();
     Ok(report)
+}
+
+/// Whether it is the platform key that every host is configured to have, and
+/// this one has not.
+fn is_unused(name: &Name, path: &Path) -> bool {
+    name.as_str() == DEFAULT && !path.exists()
+}
+
+/// With other key sets at hand, that is nothing wrong by itself.
+fn unused(path: &Path) -> Check {
+    Check::warn(
+        "configuration",
+        format!("there is no platform key file {}", path.display()),
+        "leave it so if no volume of this host is in this key set; else restore the file from its backup",
+    )
 }
 
 impl Report {

@@ -101,6 +101,30 @@ fn limits_are_those_of_the_process() {
     assert_eq!(check("core_dumps")["status"], "ok");
 }
 
+/// Volumes of key services need no platform key.
+#[test]
+fn a_platform_key_that_was_never_made_is_no_failure_beside_others() {
+    let host = host();
+    sealblk::kms::file::create(&host.path("key")).unwrap();
+    let doctor = |only: &[&str]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_sealblk"))
+            .args(["doctor", "--config"])
+            .arg(host.path("sealblk.toml"))
+            .arg("--key-file")
+            .arg(host.path("never-made"))
+            .args(only)
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        (output.status.code().unwrap(), said)
+    };
+    let (status, said) = doctor(&[]);
+    assert_eq!(status, 0, "{said}");
+    assert!(said.contains("there is no platform key file"), "{said}");
+    // Unless it is meant.
+    assert_eq!(doctor(&["--key-set", "default"]).0, 3);
+}
+
 #[test]
 fn a_key_set_that_is_not_there_is_said_so() {
     let host = host();

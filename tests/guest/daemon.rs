@@ -87,7 +87,7 @@ fn a_guest_lives_on_a_key_at_a_kmip_server() {
         // PyKMIP starts a process for each connection, and that may take time.
         "timeout=20s".into(),
     ];
-    let mut key_set = vec!["--endpoint", &endpoint, "--set", "key_name=disks"];
+    let mut key_set = vec!["--endpoint", &endpoint, "--key", "disks"];
     for setting in &settings {
         key_set.extend(["--set", setting]);
     }
@@ -101,7 +101,7 @@ fn a_guest_lives_on_a_key_at_a_kmip_server() {
         "kmip",
         &key_set,
         &service,
-        ("has been deactivated", ""),
+        ("has been deactivated", "activated again"),
     );
 }
 
@@ -126,7 +126,7 @@ fn a_guest_lives_on_a_key_on_a_token() {
     let token = Token::new();
     token.make(Keys::Aes(32), LABEL, &[1], &[]);
     let uri = format!(
-        "uri=pkcs11:{};object={LABEL}?module-path={LIBRARY}",
+        "pkcs11:{};object={LABEL}?module-path={LIBRARY}",
         token.uri()
     );
     let pin = format!("pin={}", token.pin_file().display());
@@ -134,7 +134,7 @@ fn a_guest_lives_on_a_key_on_a_token() {
     lives_with_its_key(
         manager,
         "pkcs11",
-        &["--set", &uri, "--set", &pin],
+        &["--key", &uri, "--set", &pin],
         &token,
         ("may not decrypt (CKA_DECRYPT)", "have the attribute set"),
     );
@@ -195,6 +195,11 @@ fn lives_with_its_key(
         .succeed();
     manager.detach();
     manager.succeed(&["audit", "verify"]);
+    let said = manager.messages();
+    assert!(
+        !said.contains(" ERROR "),
+        "nothing of this is a defect: {said}"
+    );
 }
 
 /// It has no `reconnect`: a connection that is lost, if only for a moment, would

@@ -81,6 +81,11 @@ impl Manager {
         assert!(self.workers().is_empty());
     }
 
+    /// What the daemons said here, and their workers.
+    pub fn messages(&self) -> String {
+        self.server.messages()
+    }
+
     /// Kills the daemon, and nothing else, and starts another one.
     pub fn kill_and_restart(&mut self) {
         let before = self.workers();

@@ -23,7 +23,7 @@ pub struct SettingArgs {
     #[arg(long, value_name = "URL")]
     endpoint: Vec<String>,
 
-    /// The key, as the service has it
+    /// The key, as the service has it: its name, or a PKCS#11 URI
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
 
@@ -46,11 +46,16 @@ impl SettingArgs {
             Some(path) => read(path)?,
             None => toml::Table::new(),
         };
-        let texts = [
-            ("provider", self.provider),
-            ("key", self.key),
-            ("version", self.key_version),
-        ];
+        if let Some(provider) = self.provider {
+            table.insert("provider".into(), provider.into());
+        }
+        // Each provider calls it as its service does.
+        let key = match table.get("provider").and_then(toml::Value::as_str) {
+            Some("kmip") => "key_name",
+            Some("pkcs11") => "uri",
+            _ => "key",
+        };
+        let texts = [(key, self.key), ("version", self.key_version)];
         for (name, text) in texts {
             if let Some(text) = text {
                 table.insert(name.into(), text.into());
