@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 
 use super::failure;
 use crate::error::{Kind, io_kind};
+use crate::kms::cluster::Failed;
 use crate::kms::{Class, Error};
 use crate::secret::Secret;
 
@@ -78,17 +79,19 @@ impl Module {
     }
 
     /// The library, loaded and initialised. May take its time.
-    pub(super) fn library(&self) -> Result<Pkcs11, Error> {
+    pub(super) fn library(&self) -> Result<Pkcs11, Failed> {
         let mut library = lock(&self.library);
         if let Some(library) = &*library {
             return Ok(library.clone());
         }
-        self.check()?;
-        let loaded = Pkcs11::new(&self.path).map_err(|error| self.not_loaded(&error))?;
+        self.check().map_err(Failed::Everywhere)?;
+        let loaded = Pkcs11::new(&self.path)
+            .map_err(|error| Failed::Everywhere(self.not_loaded(&error)))?;
         match loaded.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
             // Somebody else in this process uses it, too.
             Ok(()) | Err(CallError::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
-            Err(error) => return Err(self.not_initialised(&error)),
+            // What it talks to may just not be up yet.
+            Err(error) => return Err(self.not_initialised(&error).into()),
         }
         tracing::debug!(module = %self.path.display(), "loaded a PKCS#11 library");
         Ok(library.insert(loaded).clone())

@@ -204,7 +204,7 @@ impl Token {
 
     /// A new session, logged in.
     fn open(&self) -> Result<Open, Failed> {
-        let library = self.module.library().map_err(Failed::Everywhere)?;
+        let library = self.module.library()?;
         let opened = || {
             let (slot, info) = self.find(&library)?;
             let session = Open {
