@@ -85,8 +85,8 @@ impl Module {
             return Ok(library.clone());
         }
         self.check().map_err(Failed::Everywhere)?;
-        let loaded = Pkcs11::new(&self.path)
-            .map_err(|error| Failed::Everywhere(self.not_loaded(&error)))?;
+        let loaded =
+            Pkcs11::new(&self.path).map_err(|error| Failed::Everywhere(self.not_loaded(&error)))?;
         match loaded.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
             // Somebody else in this process uses it, too.
             Ok(()) | Err(CallError::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
