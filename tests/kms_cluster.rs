@@ -4,7 +4,6 @@
 //! The endpoints are proxies with faults before real OpenBao servers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[allow(dead_code)]
 #[path = "support/faulty_proxy.rs"]
 #[allow(dead_code)]
 mod faulty_proxy;

@@ -17,7 +17,7 @@ are wrapped and unwrapped. No volume is touched. Exits with status 0 if nothing
 failed, and else with the status of the first check that did.")]
 pub struct Args {
     /// Only this key set [default: all]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, alias = "keyset", value_name = "NAME")]
     pub key_set: Option<Name>,
 
     /// As JSON, for scripts

@@ -97,9 +97,11 @@ pub(super) struct Reader<'a> {
 impl<'a> Reader<'a> {
     fn config(&self) -> Result<Config, Error> {
         let root = DeTable::parse(self.text).map_err(|e| self.toml(&e))?;
+        // The daemon may read it again from elsewhere, and errors name it.
+        let beside = std::path::absolute(self.path).unwrap_or_else(|_| self.path.into());
         let mut config = Config {
             path: Some(PathBuf::from(self.path)),
-            key_set_files: KeySetFiles::new(self.path.with_file_name(super::KEY_SET_DIR)),
+            key_set_files: KeySetFiles::new(beside.with_file_name(super::KEY_SET_DIR)),
             ..Config::default()
         };
         for (key, value) in root.into_inner() {
