@@ -9,6 +9,8 @@ mod commands;
 mod hostile;
 #[path = "daemon_api/installed.rs"]
 mod installed;
+#[path = "daemon_api/key_sets.rs"]
+mod key_sets;
 #[path = "daemon_api/lifecycle.rs"]
 mod lifecycle;
 #[path = "daemon_api/reload.rs"]

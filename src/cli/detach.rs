@@ -1,7 +1,7 @@
 //! `sealblk detach`.
 
-use super::Ask;
 use super::disk::named;
+use super::{Ask, print_json};
 use crate::error::Failure;
 
 /// What follows `sealblk detach`.
@@ -15,6 +15,10 @@ pub struct Args {
     /// do not end
     #[arg(long)]
     force: bool,
+
+    /// The disk as it was, in JSON, for scripts
+    #[arg(long)]
+    json: bool,
 }
 
 /// Runs the command.
@@ -22,8 +26,13 @@ pub struct Args {
 /// # Errors
 /// When there is no such disk, it does not end, or the daemon does not answer.
 pub fn run(args: Args, ask: &Ask) -> Result<(), Failure> {
-    ask.daemon(async |client| {
+    let disk = ask.daemon(async |client| {
         let disk = named(&client, &args.disk).await?;
-        client.detach(&disk.name, args.force).await
-    })
+        client.detach(&disk.name, args.force).await?;
+        Ok(disk)
+    })?;
+    match args.json {
+        true => print_json(&disk),
+        false => Ok(()),
+    }
 }

@@ -14,7 +14,7 @@ use super::error::Error;
 use super::file::Reader;
 use super::group::Group;
 use super::serve::SOCKET_PATH_MAX;
-use super::service::Parsed;
+use super::service::{Parsed, Period};
 use super::values::FilePath;
 
 /// Where the API is.
@@ -131,31 +131,6 @@ impl FromStr for ApiMode {
     }
 }
 
-/// How often something is done: 1 second to 1 day.
-#[derive(Clone, Copy, Debug)]
-struct Period(Duration);
-
-impl FromStr for Period {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-        let unit = match &text[digits.len()..] {
-            "s" => Some(1),
-            "m" => Some(60),
-            "h" => Some(3600),
-            _ => None,
-        };
-        let number: Option<u64> = digits.parse().ok();
-        match number.zip(unit).and_then(|(n, unit)| n.checked_mul(unit)) {
-            Some(seconds @ 1..=86_400) => Ok(Period(Duration::from_secs(seconds))),
-            _ => Err(format!(
-                "{text:?} is not a time between two polls: write 1s to 24h, such as \"60s\""
-            )),
-        }
-    }
-}
-
 impl Default for Daemon {
     fn default() -> Self {
         Daemon {
@@ -241,7 +216,7 @@ pub(super) fn settings<'a>(
         run_dir: table.run_dir.map_or(default.run_dir, PathBuf::from),
         attach_concurrency,
         keep_deks: table.keep_deks.unwrap_or(default.keep_deks),
-        poll: table.poll.map_or(default.poll, |poll| poll.0.0),
+        poll: table.poll.map_or(default.poll, |poll| poll.0.get()),
         roles: table.roles.map_or(default.roles, Roles::from),
     })
 }

@@ -2,8 +2,6 @@
 #![forbid(unsafe_code)]
 
 use std::borrow::Cow;
-use std::str::FromStr;
-use std::time::Duration;
 
 use serde::Deserialize;
 use toml::Spanned;
@@ -11,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::Error;
 use super::file::Reader;
-use super::service::Parsed;
+use super::service::{Parsed, Period};
 use crate::keys::{Hierarchy, Name, OnDenied, Policy};
 
 /// Their names, which no provider has for anything else.
@@ -47,31 +45,6 @@ enum OnDeniedName {
     Pause,
     Fail,
     Detach,
-}
-
-/// A time between one second and a day, such as `60s`.
-#[derive(Clone, Copy)]
-struct Period(Duration);
-
-impl FromStr for Period {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-        let unit = match &text[digits.len()..] {
-            "s" => Some(1),
-            "m" => Some(60),
-            "h" => Some(3600),
-            _ => None,
-        };
-        let number: Option<u64> = digits.parse().ok();
-        match number.zip(unit).and_then(|(n, unit)| n.checked_mul(unit)) {
-            Some(seconds @ 1..=86_400) => Ok(Period(Duration::from_secs(seconds))),
-            _ => Err(format!(
-                "{text:?} is not a period: write 1s to 24h, such as \"60s\" or \"5m\""
-            )),
-        }
-    }
 }
 
 /// Takes these settings out of the table of a key set, which then has those
@@ -110,10 +83,10 @@ pub(super) fn apply<'a>(
             OnDeniedName::Detach => OnDenied::Detach,
         };
     }
-    policy.poll = table.poll.map_or(policy.poll, |period| period.0.0);
+    policy.poll = table.poll.map_or(policy.poll, |period| period.0.get());
     policy.denied_grace = table
         .denied_grace
-        .map_or(policy.denied_grace, |period| period.0.0);
+        .map_or(policy.denied_grace, |period| period.0.get());
     policy.break_glass = table.break_glass.map(|name| name.0);
     Ok(())
 }

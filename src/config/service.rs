@@ -82,6 +82,38 @@ impl FromStr for Wait {
     }
 }
 
+/// A time between one second and a day, such as `60s`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Period(Duration);
+
+impl Period {
+    /// As a duration.
+    pub(super) fn get(self) -> Duration {
+        self.0
+    }
+}
+
+impl FromStr for Period {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let unit = match &text[digits.len()..] {
+            "s" => Some(1),
+            "m" => Some(60),
+            "h" => Some(3600),
+            _ => None,
+        };
+        let number: Option<u64> = digits.parse().ok();
+        match number.zip(unit).and_then(|(n, unit)| n.checked_mul(unit)) {
+            Some(seconds @ 1..=86_400) => Ok(Period(Duration::from_secs(seconds))),
+            _ => Err(format!(
+                "{text:?} is not a period: write 1s to 24h, such as \"60s\" or \"5m\""
+            )),
+        }
+    }
+}
+
 /// `timeout` and `deadline`, which must not be shorter.
 pub(super) fn timing(
     reader: &Reader<'_>,

@@ -23,6 +23,7 @@ use crate::error::Failure;
 use crate::keys::ledger::{Known, Ledger};
 use crate::keys::{self, Context, Witness};
 use crate::metrics::DiskView;
+use crate::volume::{Inspection, Location};
 use crate::{audit, metrics};
 
 /// The services of the running manager.
@@ -92,19 +93,35 @@ impl std::fmt::Debug for Attached {
 }
 
 impl Attached {
-    fn note(&self, disk: &DiskInfo) {
-        let (Some(uuid), Some(key_set)) = (disk.uuid, &disk.key_set) else {
-            return;
-        };
-        let known = Known {
-            uuid,
-            path: disk.volume.clone(),
+    /// Notes which key sets a volume needs, from its header: also those that
+    /// are for break-glass access alone. It is attached, and opens again
+    /// without the note.
+    async fn note(&self, disk: &DiskInfo) {
+        let (ledger, name) = (self.ledger.clone(), disk.name.clone());
+        let location = Location {
+            data: disk.volume.clone(),
             header: disk.header.clone(),
-            key_sets: vec![key_set.clone()],
         };
-        // It is attached, and opens again without the note.
-        if let Err(error) = self.ledger.note(&known) {
-            tracing::warn!(%error, disk = disk.name, "the volume is not in the ledger");
+        let noted = disks::blocking(move || -> Result<(), Failure> {
+            let description = Inspection::of(&location)?.description()?;
+            let mut key_sets = vec![description.token.key_set];
+            for wrap in description.token.wraps {
+                if !key_sets.contains(&wrap.key_set) {
+                    key_sets.push(wrap.key_set);
+                }
+            }
+            let known = Known {
+                uuid: description.uuid,
+                path: location.data,
+                header: location.header,
+                key_sets,
+            };
+            ledger
+                .note(&known)
+                .map_err(disks::system("cannot write the ledger"))
+        });
+        if let Err(error) = noted.await.and_then(|noted| noted) {
+            tracing::warn!(disk = name, "the volume is not in the ledger: {error}");
         }
     }
 }
@@ -113,7 +130,7 @@ impl Attached {
 impl Disks for Attached {
     async fn attach(&self, context: &Context, attach: Attach) -> Result<DiskInfo, Failure> {
         let disk = self.disks.attach(context, attach).await?;
-        self.note(&disk);
+        self.note(&disk).await;
         Ok(disk)
     }
 

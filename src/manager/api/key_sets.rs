@@ -12,8 +12,20 @@ use super::Api;
 use super::caller::Caller;
 use super::extract::{Body, Named, Query};
 use super::problem::Problem;
-use crate::manager::model::{KeySetCheck, KeySetInfo, NewKeySet};
+use crate::manager::model::{DiskInfo, KeySetCheck, KeySetInfo, NewKeySet};
 use crate::manager::services::{Act, Services};
+
+/// `set`, with the disks that use it: only the manager knows them.
+fn counted(api: &Api, mut set: KeySetInfo) -> Json<KeySetInfo> {
+    let disks = api.services().disks.list();
+    set.disks = count(&disks, &set.name);
+    Json(set)
+}
+
+fn count(disks: &[DiskInfo], key_set: &str) -> u64 {
+    let uses = |disk: &&DiskInfo| disk.key_set.as_deref() == Some(key_set);
+    disks.iter().filter(uses).count() as u64
+}
 
 /// All key sets
 #[utoipa::path(
@@ -21,7 +33,12 @@ use crate::manager::services::{Act, Services};
     responses((status = 200, description = "The key sets, by name", body = [KeySetInfo])),
 )]
 pub async fn list(State(api): State<Api>, _: Caller) -> Result<Json<Vec<KeySetInfo>>, Problem> {
-    Ok(Json(api.services().key_sets.list().await?))
+    let mut sets = api.services().key_sets.list().await?;
+    let disks = api.services().disks.list();
+    for set in &mut sets {
+        set.disks = count(&disks, &set.name);
+    }
+    Ok(Json(sets))
 }
 
 /// One key set
@@ -35,7 +52,8 @@ pub async fn show(
     _: Caller,
     Named(name): Named,
 ) -> Result<Json<KeySetInfo>, Problem> {
-    Ok(Json(api.services().key_sets.show(&name).await?))
+    let set = api.services().key_sets.show(&name).await?;
+    Ok(counted(&api, set))
 }
 
 /// How a key set is made or changed.
@@ -89,7 +107,7 @@ pub async fn create(
             .await
     };
     let made = api.carry_out(&caller, work, act).await?;
-    Ok((StatusCode::CREATED, Json(made)))
+    Ok((StatusCode::CREATED, counted(&api, made)))
 }
 
 /// Change settings of a key set
@@ -123,7 +141,7 @@ pub async fn edit(
             .await
     };
     let changed = api.carry_out(&caller, work, act).await?;
-    Ok(Json(changed))
+    Ok(counted(&api, changed))
 }
 
 /// Remove a key set

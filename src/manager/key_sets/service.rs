@@ -95,6 +95,7 @@ fn info(shown: &Shown) -> Result<KeySetInfo, Failure> {
             false => Origin::Configuration,
         },
         defined_in: shown.defined_in.clone(),
+        // Whoever knows the disks counts them: the API.
         disks: 0,
     })
 }
