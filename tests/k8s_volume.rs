@@ -1,6 +1,7 @@
 //! A volume whose key is behind a Kubernetes KMS plugin, from making it to
 //! losing the key: with the program, a plugin that is not ours, and an
 //! independent front end as its guest.
+#![cfg(feature = "k8s-kms")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[allow(dead_code)]

@@ -1,5 +1,6 @@
 //! What a plugin of the Kubernetes KMS API v2 can do to us, or somebody in its
 //! place: with plugins in Python, and sockets of our own.
+#![cfg(feature = "k8s-kms")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[allow(dead_code)]

@@ -1,5 +1,6 @@
 //! What a PKCS#11 token, its library and its operator can do to us: with
 //! SoftHSM, and a library before it that fails as it is told.
+#![cfg(feature = "pkcs11")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[allow(dead_code)]

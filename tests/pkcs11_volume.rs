@@ -1,5 +1,6 @@
 //! A volume whose key is on a PKCS#11 token, from making it to losing the key:
 //! with the program, SoftHSM, and an independent front end as its guest.
+#![cfg(feature = "pkcs11")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[allow(dead_code)]

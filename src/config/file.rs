@@ -183,16 +183,13 @@ impl<'a> Reader<'a> {
                 };
                 Ok(Definition::new(source, version))
             }
+            #[cfg(feature = "k8s-kms")]
             Some(kms::k8s::K8sProvider::NAME) => super::k8s::definition(self, value),
             Some(kms::kmip::KmipProvider::NAME) => super::kmip::definition(self, value),
+            #[cfg(feature = "pkcs11")]
             Some(kms::pkcs11::Pkcs11Provider::NAME) => super::pkcs11::definition(self, value),
             Some(kms::vault::VaultProvider::NAME) => super::vault::definition(self, value),
-            Some(other) => Err(self.at(
-                provider.span().start,
-                format!(
-                    "there is no provider {other:?}: this sealblk has \"file\", \"k8s-kms\", \"kmip\", \"pkcs11\" and \"vault\""
-                ),
-            )),
+            Some(other) => Err(self.at(provider.span().start, no_provider(other))),
             None => Err(self.at(provider.span().start, "the provider is a name in quotes")),
         }
     }
@@ -237,4 +234,19 @@ impl<'a> Reader<'a> {
             message: message.into(),
         }
     }
+}
+
+/// What is wrong with naming a provider that this sealblk does not have.
+fn no_provider(name: &str) -> String {
+    if kms::PROVIDERS.iter().any(|(known, _)| *known == name) {
+        return format!(
+            "this sealblk was built without the provider {name:?}: build it with `cargo build --release --features {name}`"
+        );
+    }
+    let built = kms::PROVIDERS.iter().filter(|(_, built)| *built);
+    let names: Vec<String> = built.map(|(name, _)| format!("{name:?}")).collect();
+    format!(
+        "there is no provider {name:?}: this sealblk has {}",
+        names.join(", ")
+    )
 }

@@ -12,10 +12,12 @@ pub mod daemon;
 mod error;
 mod file;
 mod group;
+#[cfg(feature = "k8s-kms")]
 mod k8s;
 mod key_set_files;
 mod kmip;
 mod options;
+#[cfg(feature = "pkcs11")]
 mod pkcs11;
 mod policy;
 mod serve;

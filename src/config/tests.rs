@@ -633,6 +633,7 @@ fn options_are_written_as_they_are_read() {
     assert_eq!(none, serde_json::json!({}));
 }
 
+#[cfg(feature = "pkcs11")]
 #[test]
 fn a_pkcs11_key_set_is_read() {
     use crate::kms::credential::SecretFile;
@@ -681,6 +682,7 @@ fn a_pkcs11_key_set_is_read() {
     assert_eq!(settings.mechanism, None);
 }
 
+#[cfg(feature = "k8s-kms")]
 #[test]
 fn a_kms_plugin_s_key_set_is_read() {
     for endpoint in ["unix:///run/kms/kms.sock", "/run/kms/kms.sock"] {

@@ -11,8 +11,10 @@ use crate::keys::{Definition, Source};
 use crate::kms::cluster::Timing;
 use crate::kms::credential::SecretFile;
 use crate::kms::file::FileProvider;
+#[cfg(feature = "k8s-kms")]
 use crate::kms::k8s::K8sProvider;
 use crate::kms::kmip::{self, KmipProvider};
+#[cfg(feature = "pkcs11")]
 use crate::kms::pkcs11::Pkcs11Provider;
 use crate::kms::vault::{self, Auth, RoleId, VaultProvider};
 use crate::kms::{KeyRef, Provider, Wrapped, tls};
@@ -100,12 +102,14 @@ pub(super) fn ways(source: &Source) -> Vec<Way> {
             };
             settings.endpoints.iter().map(alone).collect()
         }
+        #[cfg(feature = "k8s-kms")]
         Source::K8s(settings) => vec![Way {
             endpoint: settings.socket.display().to_string(),
             net: None,
             client: Client::Plain(Box::new(K8sProvider::new((**settings).clone()))),
             timeout: settings.timing.timeout,
         }],
+        #[cfg(feature = "pkcs11")]
         Source::Pkcs11 { settings, .. } => vec![Way {
             endpoint: settings.module.display().to_string(),
             net: None,
@@ -148,7 +152,9 @@ pub(super) fn identity(source: &Source) -> String {
             Some(client) => format!("the client certificate {}", client.certificate.display()),
             None => "no client certificate".into(),
         },
+        #[cfg(feature = "k8s-kms")]
         Source::K8s(_) => "this process's user, who may open the plugin's socket".into(),
+        #[cfg(feature = "pkcs11")]
         Source::Pkcs11 { settings, .. } => match &settings.pin {
             Some(pin) => format!("the user of the token, with the PIN in {pin}"),
             None => "whoever can reach the token: no PIN is given".into(),
@@ -182,11 +188,14 @@ pub(super) fn secrets(source: &Source) -> Vec<(&'static str, &SecretFile)> {
         secrets.push(("client_key", &client.key));
     }
     match source {
-        Source::File { .. } | Source::K8s(_) => {}
+        Source::File { .. } => {}
+        #[cfg(feature = "k8s-kms")]
+        Source::K8s(_) => {}
         Source::Kmip { settings, .. } => {
             let wrapping = settings.wrapping_key.iter();
             secrets.extend(wrapping.map(|key| ("wrapping_key_file", &key.file)));
         }
+        #[cfg(feature = "pkcs11")]
         Source::Pkcs11 { settings, .. } => {
             secrets.extend(settings.pin.iter().map(|pin| ("pin", pin)));
         }
@@ -220,7 +229,11 @@ pub(super) fn certificates(source: &Source) -> Vec<(&'static str, PathBuf)> {
 
 fn tls_of(source: &Source) -> Option<&tls::Settings> {
     match source {
-        Source::File { .. } | Source::K8s(_) | Source::Pkcs11 { .. } => None,
+        Source::File { .. } => None,
+        #[cfg(feature = "k8s-kms")]
+        Source::K8s(_) => None,
+        #[cfg(feature = "pkcs11")]
+        Source::Pkcs11 { .. } => None,
         Source::Kmip { settings, .. } => Some(&settings.tls),
         Source::Vault { settings, .. } => Some(&settings.tls),
     }
@@ -230,7 +243,9 @@ fn tls_of(source: &Source) -> Option<&tls::Settings> {
 pub(super) fn files(source: &Source) -> Vec<PathBuf> {
     let own = match source {
         Source::File { path } => Some(path.clone()),
+        #[cfg(feature = "k8s-kms")]
         Source::K8s(settings) => Some(settings.socket.clone()),
+        #[cfg(feature = "pkcs11")]
         Source::Pkcs11 { settings, .. } => Some(settings.module.clone()),
         Source::Kmip { .. } | Source::Vault { .. } => None,
     };

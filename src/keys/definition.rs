@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use super::Name;
 use crate::kms::file::FileProvider;
+#[cfg(feature = "k8s-kms")]
 use crate::kms::k8s::{self, K8sProvider};
 use crate::kms::kmip::{self, KmipProvider};
+#[cfg(feature = "pkcs11")]
 use crate::kms::pkcs11::{self, Pkcs11Provider};
 use crate::kms::vault::{self, VaultProvider};
 use crate::kms::{KeyRef, Provider};
@@ -109,6 +111,7 @@ pub enum Source {
         path: PathBuf,
     },
     /// The key of a Kubernetes KMS plugin.
+    #[cfg(feature = "k8s-kms")]
     K8s(Box<k8s::Settings>),
     /// A key on KMIP servers.
     Kmip {
@@ -118,6 +121,7 @@ pub enum Source {
         settings: Box<kmip::Settings>,
     },
     /// A key on a PKCS#11 token.
+    #[cfg(feature = "pkcs11")]
     Pkcs11 {
         /// What it is called there.
         key: pkcs11::KeyName,
@@ -138,8 +142,10 @@ impl Source {
     pub fn provider(&self) -> &'static str {
         match self {
             Source::File { .. } => FileProvider::NAME,
+            #[cfg(feature = "k8s-kms")]
             Source::K8s(_) => K8sProvider::NAME,
             Source::Kmip { .. } => KmipProvider::NAME,
+            #[cfg(feature = "pkcs11")]
             Source::Pkcs11 { .. } => Pkcs11Provider::NAME,
             Source::Vault { .. } => VaultProvider::NAME,
         }
@@ -148,8 +154,11 @@ impl Source {
     /// The key at its service. `None` where the provider is itself one key.
     pub fn key_id(&self) -> Option<String> {
         match self {
-            Source::File { .. } | Source::K8s(_) => None,
+            Source::File { .. } => None,
+            #[cfg(feature = "k8s-kms")]
+            Source::K8s(_) => None,
             Source::Kmip { key, .. } => Some(key.clone()),
+            #[cfg(feature = "pkcs11")]
             Source::Pkcs11 { key, .. } => Some(key.to_string()),
             Source::Vault { key, .. } => Some(key.to_string()),
         }
@@ -159,8 +168,10 @@ impl Source {
     pub fn client(&self) -> Arc<dyn Provider> {
         match self {
             Source::File { path } => Arc::new(FileProvider::new(path)),
+            #[cfg(feature = "k8s-kms")]
             Source::K8s(settings) => Arc::new(K8sProvider::new((**settings).clone())),
             Source::Kmip { settings, .. } => Arc::new(KmipProvider::new((**settings).clone())),
+            #[cfg(feature = "pkcs11")]
             Source::Pkcs11 { settings, .. } => Arc::new(Pkcs11Provider::new((**settings).clone())),
             Source::Vault { settings, .. } => Arc::new(VaultProvider::new((**settings).clone())),
         }

@@ -17,8 +17,10 @@ pub(crate) mod envelope;
 mod error;
 pub mod file;
 pub mod http;
+#[cfg(feature = "k8s-kms")]
 pub mod k8s;
 pub mod kmip;
+#[cfg(feature = "pkcs11")]
 pub mod pkcs11;
 pub mod tls;
 pub mod vault;
@@ -31,6 +33,20 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 
 use crate::secret::Secret;
+
+/// The providers by name, in the order of the alphabet, and whether this
+/// sealblk was built with each.
+pub const PROVIDERS: [(&str, bool); 9] = [
+    ("aws-kms", cfg!(feature = "aws-kms")),
+    ("azure-keyvault", cfg!(feature = "azure-keyvault")),
+    ("broker", cfg!(feature = "broker")),
+    ("file", true),
+    ("gcp-kms", cfg!(feature = "gcp-kms")),
+    ("k8s-kms", cfg!(feature = "k8s-kms")),
+    ("kmip", true),
+    ("pkcs11", cfg!(feature = "pkcs11")),
+    ("vault", true),
+];
 
 /// Which key of a service to use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

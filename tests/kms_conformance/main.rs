@@ -9,7 +9,9 @@
 #[allow(dead_code)]
 mod certificates;
 mod file;
+#[cfg(feature = "k8s-kms")]
 mod k8s;
+#[cfg(feature = "k8s-kms")]
 #[path = "../support/k8s_plugin.rs"]
 #[allow(dead_code)]
 mod k8s_plugin;
@@ -20,10 +22,12 @@ mod needles;
 #[path = "../support/openbao.rs"]
 #[allow(dead_code)]
 mod openbao;
+#[cfg(feature = "pkcs11")]
 mod pkcs11;
 #[path = "../support/pykmip.rs"]
 #[allow(dead_code)]
 mod pykmip;
+#[cfg(feature = "pkcs11")]
 #[path = "../support/softhsm.rs"]
 #[allow(dead_code)]
 mod softhsm;
@@ -75,16 +79,20 @@ conformance!(
     kmip_get,
     crate::kmip::KmipLab::new(sealblk::kms::kmip::Mode::Get)
 );
+#[cfg(feature = "pkcs11")]
 conformance!(
     pkcs11_gcm,
     crate::pkcs11::Pkcs11Lab::new(sealblk::kms::pkcs11::Choice::Gcm)
 );
+#[cfg(feature = "pkcs11")]
 conformance!(
     pkcs11_kwp,
     crate::pkcs11::Pkcs11Lab::new(sealblk::kms::pkcs11::Choice::Kwp)
 );
+#[cfg(feature = "pkcs11")]
 conformance!(
     pkcs11_oaep,
     crate::pkcs11::Pkcs11Lab::new(sealblk::kms::pkcs11::Choice::Oaep)
 );
+#[cfg(feature = "k8s-kms")]
 conformance!(k8s_plugin_provider, crate::k8s::K8sLab::new());

@@ -16,6 +16,7 @@
 //! starts from. So no bit of the envelope can change unnoticed. `docs/kms.md`
 //! has the layouts byte for byte.
 
+#[cfg(any(feature = "azure-keyvault", feature = "pkcs11"))]
 pub mod bound;
 pub mod named;
 
