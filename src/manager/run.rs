@@ -1,15 +1,13 @@
 //! The life of the manager: start, signals, end.
 #![forbid(unsafe_code)]
 
-use std::fs::{DirBuilder, File};
+use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::FlockOperation;
-use rustix::io::Errno;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -40,10 +38,6 @@ pub struct Setup {
 enum Error {
     #[error("cannot make the directory {}", path.display())]
     Directory { path: PathBuf, source: io::Error },
-    #[error("another daemon uses the state in {}", .0.display())]
-    StateTaken(PathBuf),
-    #[error("cannot lock {}", path.display())]
-    Lock { path: PathBuf, source: io::Error },
     #[error("{what}")]
     System {
         what: &'static str,
@@ -54,19 +48,15 @@ enum Error {
 impl Explain for Error {
     fn kind(&self) -> Kind {
         match self {
-            Error::StateTaken(_) => Kind::Busy,
-            Error::Directory { source, .. }
-            | Error::Lock { source, .. }
-            | Error::System { source, .. } => io_kind(source),
+            Error::Directory { source, .. } | Error::System { source, .. } => io_kind(source),
         }
     }
 
     fn help(&self) -> Option<String> {
         Some(match self {
-            Error::Directory { .. } | Error::Lock { .. } => {
+            Error::Directory { .. } => {
                 "run the daemon as root, or set state_dir and run_dir in [daemon] to directories that it may write".into()
             }
-            Error::StateTaken(_) => "one daemon serves all disks of a host: use it, or stop it first (`systemctl stop sealblk`)".into(),
             Error::System { .. } => "check the limits of the process (`ulimit -a`)".into(),
         })
     }
@@ -84,7 +74,6 @@ pub fn run(setup: Setup) -> Result<(), Failure> {
     let daemon = &setup.config.daemon;
     make_directory(&daemon.run_dir, 0o755)?;
     make_directory(&daemon.state_dir, 0o700)?;
-    let _alone = lock(&daemon.state_dir)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("manager")
@@ -228,25 +217,5 @@ fn make_directory(path: &Path, mode: u32) -> Result<(), Error> {
             source: error,
         }),
         _ => Ok(()),
-    }
-}
-
-/// Takes the state for this process, as long as the file is open.
-fn lock(state_dir: &Path) -> Result<File, Error> {
-    let path = state_dir.join("lock");
-    let failed = |source| Error::Lock {
-        path: path.clone(),
-        source,
-    };
-    let file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(failed)?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(Errno::AGAIN) => Err(Error::StateTaken(state_dir.to_owned())),
-        Err(errno) => Err(failed(errno.into())),
     }
 }

@@ -5,9 +5,8 @@
 //! nobody knows, and what was served will be served again.
 #![forbid(unsafe_code)]
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -16,6 +15,7 @@ use uuid::Uuid;
 use super::directory::OwnDirectory;
 use super::model::is_disk_name;
 use crate::config::Options;
+use crate::durable;
 use crate::error::{Explain, Kind, io_kind};
 use crate::timestamp::Timestamp;
 
@@ -247,25 +247,12 @@ impl State {
     /// When it cannot be written. What was there before is still there.
     pub fn write(&self, record: &Record) -> Result<(), Error> {
         let path = self.file(&record.name);
-        let new = path.with_extension("json.new");
-        let write = || -> io::Result<()> {
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&new)?;
-            let mut text = serde_json::to_vec_pretty(record)?;
+        let text = serde_json::to_vec_pretty(record).map_err(io::Error::from);
+        text.and_then(|mut text| {
             text.push(b'\n');
-            file.write_all(&text)?;
-            file.sync_all()?;
-            fs::rename(&new, &path)?;
-            self.sync()
-        };
-        write().map_err(|error| {
-            let _ = fs::remove_file(&new);
-            failed("write", &path)(error)
+            durable::replace(&path, &text, 0o600)
         })
+        .map_err(failed("write", &path))
     }
 
     /// Removes the record of a disk, if there is one.
@@ -274,17 +261,10 @@ impl State {
     /// When it cannot be removed.
     pub fn remove(&self, name: &str) -> Result<(), Error> {
         let path = self.file(name);
-        let removed = match fs::remove_file(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            removed => removed,
-        };
-        removed
-            .and_then(|()| self.sync())
-            .map_err(failed("remove", &path))
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        File::open(&self.disks)?.sync_all()
+        match durable::remove(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed.map_err(failed("remove", &path)),
+        }
     }
 }
 

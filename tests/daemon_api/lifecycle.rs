@@ -35,18 +35,23 @@ fn one_that_was_killed_is_followed_by_another() {
 #[test]
 fn a_second_one_is_refused_and_the_first_goes_on() {
     let daemon = Daemon::start();
-    let causes = [daemon.home.path("state").display().to_string()];
-    let causes = causes.each_ref().map(String::as_str);
-    refused(&mut command(&daemon.home)).expect(5, &causes, "one daemon serves all disks");
-    // With a state of its own, but the same socket.
-    let other = Home::new();
+    let socket = daemon.socket().display().to_string();
+    let state = daemon.home.path("state").display().to_string();
+    refused(&mut command(&daemon.home)).expect(5, &[&socket], "of its own");
+    // With a socket of its own, but the same state; and the other way round.
     let text = fs::read_to_string(daemon.home.path("sealblk.toml")).unwrap();
-    let state = |home: &Home| home.path("state").display().to_string();
-    let text = text.replace(&state(&daemon.home), &state(&other));
-    fs::write(other.path("sealblk.toml"), text).unwrap();
-    let causes = [daemon.socket().display().to_string()];
-    let causes = causes.each_ref().map(String::as_str);
-    refused(&mut command(&other)).expect(5, &causes, "of its own");
+    for (same, help) in [(&state, "stop that manager"), (&socket, "of its own")] {
+        let other = Home::new();
+        let ours = |path: &str| {
+            path.replace(
+                &daemon.home.path("").display().to_string(),
+                &other.path("").display().to_string(),
+            )
+        };
+        let text = ours(&text).replace(&ours(same), same);
+        fs::write(other.path("sealblk.toml"), text).unwrap();
+        refused(&mut command(&other)).expect(5, &[same], help);
+    }
     assert_eq!(daemon.get("/v1/status").json()["pid"], daemon.server.pid());
 }
 
