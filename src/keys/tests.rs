@@ -460,6 +460,7 @@ fn a_check_wraps_and_unwraps_and_makes_the_group_key() {
 fn any_secret_is_wrapped_directly_and_by_group_key() {
     let home = TempDir::new().unwrap();
     let path = key_file(&home, "platform.key");
+    let version = current_version(&path);
     for hierarchy in [Hierarchy::Direct, Hierarchy::Group] {
         let definition = define(&path, |it| it.policy.hierarchy = hierarchy);
         let sets = KeySets::new([("a".parse().unwrap(), definition)]).with_state(home.path());
@@ -476,16 +477,29 @@ fn any_secret_is_wrapped_directly_and_by_group_key() {
         }
         let secret = Secret::random(64).unwrap();
         // A version is asked for: the group key has one of its own.
-        let pinned = wait(sets.wrap_secret(&context(), "a", Some("1"), &secret, b"x")).unwrap();
-        assert_eq!((pinned.key_version.as_str(), &pinned.group), ("1", &None));
+        let pinned =
+            wait(sets.wrap_secret(&context(), "a", Some(&version), &secret, b"x")).unwrap();
+        assert_eq!(
+            (pinned.key_version.as_str(), &pinned.group),
+            (version.as_str(), &None)
+        );
         assert_eq!(
             wait(sets.unwrap_secret(&context(), &pinned, b"x")).unwrap(),
             secret
         );
-        let version = |version| wait(sets.version(&context(), "a", Some(version)));
-        assert_eq!(version("1").unwrap().id, "1");
-        assert_eq!(version("7").unwrap_err().class(), Some(Class::NotFound));
-        let missing = wait(sets.wrap_secret(&context(), "a", Some("7"), &secret, b"x"));
+        let told = |version: &str| wait(sets.version(&context(), "a", Some(version)));
+        assert_eq!(told(&version).unwrap().id, version);
+        assert_eq!(
+            told("0000000000000000").unwrap_err().class(),
+            Some(Class::NotFound)
+        );
+        let missing =
+            wait(sets.wrap_secret(&context(), "a", Some("0000000000000000"), &secret, b"x"));
         assert_eq!(missing.unwrap_err().class(), Some(Class::NotFound));
     }
+}
+
+fn current_version(path: &Path) -> String {
+    let set = sets(&[("a", path)]);
+    wait(set.current_version(&context(), "a")).unwrap().id
 }
