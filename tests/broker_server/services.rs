@@ -16,7 +16,7 @@ fn key_sets(bao: &OpenBao) -> String {
         .map(|hierarchy| {
             format!(
                 "[key_sets.{hierarchy}]\nprovider = \"vault\"\nendpoints = [\"{}\"]\nkey = \"kek\"\n\
-                 hierarchy = \"{hierarchy}\"\nauth = {{ method = \"token\", token = \"{}\" }}\n",
+                 hierarchy = \"{hierarchy}\"\ntimeout = \"2s\"\ndeadline = \"4s\"\nauth = {{ method = \"token\", token = \"{}\" }}\n",
                 bao.url(),
                 token.display()
             )
