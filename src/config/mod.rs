@@ -7,6 +7,8 @@
 //! environment to find out what to do.
 
 mod audit;
+#[cfg(feature = "broker")]
+mod broker_key_set;
 mod choices;
 pub mod daemon;
 mod error;

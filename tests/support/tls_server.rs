@@ -24,6 +24,8 @@ pub fn start(authority: &Authority, serve: Box<Serve>) -> u16 {
     store.add_cert(trusted).unwrap();
     acceptor.set_verify_cert_store(store.build()).unwrap();
     acceptor.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT);
+    // Without one, OpenSSL refuses clients that come again with a session.
+    acceptor.set_session_id_context(b"sealblk tests").unwrap();
     let acceptor = acceptor.build();
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
