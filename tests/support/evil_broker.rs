@@ -5,7 +5,7 @@
 //! challenges at once.
 
 use std::collections::HashMap;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -210,9 +210,11 @@ impl EvilBroker {
         let port = tls_server::start(
             authority,
             Box::new(move |stream| {
-                let Some(asked) = read_request(stream) else {
+                let Some((head, body)) = tls_server::read_http(stream) else {
                     return;
                 };
+                let path = head.split(' ').nth(1).unwrap().into();
+                let asked = Asked { path, body };
                 let said = {
                     let mut state = own_state.lock().unwrap();
                     state.asked.push(asked.clone());
@@ -240,37 +242,6 @@ impl EvilBroker {
     pub fn asked(&self) -> Vec<Asked> {
         std::mem::take(&mut self.state.lock().unwrap().asked)
     }
-}
-
-fn read_request(stream: &mut SslStream<TcpStream>) -> Option<Asked> {
-    let mut bytes = Vec::new();
-    let mut chunk = [0; 4096];
-    let head = loop {
-        if let Some(at) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
-            break at + 4;
-        }
-        match stream.read(&mut chunk).ok()? {
-            0 => return None,
-            length => bytes.extend(&chunk[..length]),
-        }
-    };
-    let text = String::from_utf8(bytes[..head].to_vec()).unwrap();
-    let length = text.lines().find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("content-length")
-            .then(|| value.trim().parse::<usize>().unwrap())
-    });
-    let length = length.unwrap_or(0);
-    while bytes.len() < head + length {
-        match stream.read(&mut chunk).ok()? {
-            0 => return None,
-            length => bytes.extend(&chunk[..length]),
-        }
-    }
-    Some(Asked {
-        path: text.split(' ').nth(1)?.into(),
-        body: bytes[head..].to_vec(),
-    })
 }
 
 fn write_answer(stream: &mut SslStream<TcpStream>, said: &Said) {
