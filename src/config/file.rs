@@ -177,6 +177,10 @@ impl<'a> Reader<'a> {
             ));
         };
         match provider.get_ref().as_str() {
+            #[cfg(feature = "broker")]
+            Some(kms::broker::BrokerProvider::NAME) => {
+                super::broker_key_set::definition(self, value)
+            }
             Some(kms::file::FileProvider::NAME) => {
                 let set: FileKeySet = self.table(value)?;
                 let source = Source::File {

@@ -9,6 +9,8 @@
 mod audit;
 #[cfg(feature = "broker")]
 pub mod broker;
+#[cfg(feature = "broker")]
+mod broker_key_set;
 mod choices;
 pub mod daemon;
 mod error;
