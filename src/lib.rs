@@ -5,6 +5,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod audit;
+#[cfg(feature = "broker")]
+pub mod broker;
 pub mod cli;
 pub mod config;
 pub mod crypt;
@@ -17,6 +19,7 @@ pub mod kms;
 pub mod logging;
 pub mod manager;
 pub mod metrics;
+mod patience;
 pub mod plane;
 pub mod prepare;
 pub mod runtime;

@@ -9,7 +9,7 @@ use std::path::Path;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::text::{empty, list, no, path_text, text};
+use super::text::{empty, list, no, none, path_text, text};
 
 /// What somebody did.
 #[derive(Clone, Debug, Serialize)]
@@ -115,6 +115,42 @@ pub enum Event<'a> {
     },
     /// The manager ends.
     DaemonStopped,
+    /// A broker started.
+    BrokerStarted {
+        /// Its version.
+        #[serde(serialize_with = "text")]
+        version: &'a str,
+    },
+    /// A broker read its configuration again.
+    BrokerReloaded {
+        /// What it took.
+        #[serde(serialize_with = "list")]
+        changed: &'a [String],
+    },
+    /// A broker ends.
+    BrokerStopped,
+    /// A broker read its policy, or should have.
+    PolicyLoaded {
+        /// The file.
+        #[serde(serialize_with = "path_text")]
+        path: &'a Path,
+        /// The SHA-256 of what was read, in hexadecimal.
+        #[serde(skip_serializing_if = "empty", serialize_with = "text")]
+        sha256: &'a str,
+    },
+    /// Somebody with a certificate asked a broker, which did not take the call.
+    CallRefused {
+        /// From where.
+        #[serde(serialize_with = "text")]
+        peer: &'a str,
+        /// The host that it claims to be, as far as it was read.
+        #[serde(skip_serializing_if = "empty", serialize_with = "text")]
+        claimed: &'a str,
+        /// How many more were refused to that certificate since the last
+        /// line, and not recorded one by one.
+        #[serde(skip_serializing_if = "none")]
+        unrecorded: u64,
+    },
     /// Somebody asked for what their role does not permit.
     RoleRefused {
         /// What they asked for.
@@ -152,6 +188,24 @@ pub struct KeyEvent<'a> {
     pub(super) request_id: &'a str,
     #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "list")]
     pub(super) endpoints: Vec<EndpointAsked<'a>>,
+}
+
+impl<'a> KeyEvent<'a> {
+    /// What somebody wanted of a key, and did not get as far as the key.
+    pub fn wanted(volume: Option<Uuid>, key_set: &'a str, provider: &'a str) -> Self {
+        KeyEvent {
+            volume,
+            key_set,
+            provider,
+            key_id: "",
+            key_version: "",
+            group: None,
+            service_asked: false,
+            break_glass: false,
+            request_id: "",
+            endpoints: Vec::new(),
+        }
+    }
 }
 
 /// An endpoint that was asked, and what came of it.

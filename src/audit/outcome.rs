@@ -15,7 +15,15 @@ pub enum Outcome {
     Ok,
     /// Somebody, here or at the service, does not permit it.
     Denied {
-        /// `disabled`, `expired`, `deleted`, `forbidden` or `role`.
+        /// `disabled`, `expired`, `deleted`, `forbidden`, `role` or `policy`.
+        reason: &'static str,
+        /// In plain words.
+        #[serde(serialize_with = "text")]
+        message: String,
+    },
+    /// A call that was not looked at any further.
+    Refused {
+        /// Why: `certificate`, `host`, `key`, `challenge`, `replay` or `request`.
         reason: &'static str,
         /// In plain words.
         #[serde(serialize_with = "text")]
@@ -51,6 +59,14 @@ impl Outcome {
         }
     }
 
+    /// Denied here, by the policy of the broker.
+    pub fn policy_denied(message: impl Into<String>) -> Self {
+        Outcome::Denied {
+            reason: "policy",
+            message: message.into(),
+        }
+    }
+
     fn of_class(class: Class, message: String) -> Self {
         match class {
             Class::Denied(_) => Outcome::Denied {
@@ -78,6 +94,18 @@ impl From<&keys::Error> for Outcome {
             None => Outcome::Failed {
                 class: kind_word(error.kind()),
                 message: error.to_string(),
+            },
+        }
+    }
+}
+
+impl From<&keys::Why> for Outcome {
+    fn from(why: &keys::Why) -> Self {
+        match why {
+            keys::Why::Kms(error) => error.into(),
+            other => Outcome::Failed {
+                class: kind_word(other.kind()),
+                message: other.to_string(),
             },
         }
     }

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::event::Event;
 use super::line::{Hash, VERSION};
 use super::outcome::Outcome;
-use super::text::text;
+use super::text::{empty, text};
 use crate::keys::Actor;
 use crate::timestamp::Moment;
 
@@ -74,11 +74,18 @@ fn actor<S: Serializer>(actor: &Actor, to: S) -> Result<S::Ok, S::Error> {
         pid: Option<u32>,
         #[serde(serialize_with = "text")]
         role: &'a str,
+        #[serde(skip_serializing_if = "empty", serialize_with = "text")]
+        host: &'a str,
+        #[serde(skip_serializing_if = "empty", serialize_with = "text")]
+        certificate: &'a str,
     }
+    let host = actor.host.as_ref();
     let written = Written {
         uid: actor.uid,
         pid: actor.pid,
         role: &actor.role,
+        host: host.map_or("", |host| &host.name),
+        certificate: host.map_or("", |host| &host.certificate),
     };
     written.serialize(to)
 }
@@ -88,6 +95,33 @@ mod tests {
     use super::*;
     use crate::audit::LINE_MAX;
     use crate::audit::event::{EndpointAsked, KeyEvent};
+    use crate::keys::Host;
+
+    #[test]
+    fn a_host_is_named_with_its_certificate() {
+        let host = Host {
+            name: "hv1".into(),
+            certificate: "hv1.example".into(),
+        };
+        let us = Actor::this_process("broker");
+        let of = |actor: &Actor| {
+            let record = Record {
+                actor,
+                event: Event::BrokerStopped,
+                outcome: Outcome::Ok,
+                correlation: None,
+                took: None,
+            };
+            serde_json::to_value(record.body(1, Hash::NONE)).unwrap()["actor"].clone()
+        };
+        let plain = of(&us);
+        assert_eq!(plain.as_object().unwrap().len(), 3, "{plain}");
+        let told = of(&us.for_host(host));
+        assert_eq!(
+            (&told["host"], &told["certificate"], &told["role"]),
+            (&"hv1".into(), &"hv1.example".into(), &"broker".into())
+        );
+    }
 
     /// Whatever a volume, a service or a request brings in.
     #[test]
@@ -97,6 +131,10 @@ mod tests {
             uid: u32::MAX,
             pid: Some(u32::MAX),
             role: long.clone().into(),
+            host: Some(Host {
+                name: long.clone(),
+                certificate: long.clone(),
+            }),
         };
         let asked = EndpointAsked {
             endpoint: "https://kms.example:8200",
@@ -125,7 +163,7 @@ mod tests {
             took: Some(Duration::MAX),
         };
         let body = serde_json::to_vec(&record.body(u64::MAX, Hash::NONE)).unwrap();
-        assert!(body.len() < LINE_MAX / 2, "{}", body.len());
+        assert!(body.len() < LINE_MAX * 3 / 4, "{}", body.len());
         // No control character is left to end a line early.
         assert!(!body.iter().any(u8::is_ascii_control));
     }

@@ -39,3 +39,7 @@ pub(super) fn empty(text: &&str) -> bool {
 pub(super) fn no(flag: &bool) -> bool {
     !flag
 }
+
+pub(super) fn none(count: &u64) -> bool {
+    *count == 0
+}

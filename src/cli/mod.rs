@@ -8,6 +8,8 @@
 
 pub mod attach;
 pub mod audit;
+#[cfg(feature = "broker")]
+pub mod broker;
 pub mod daemon;
 pub mod detach;
 mod disk;
@@ -147,6 +149,9 @@ pub enum Command {
     Keyset(keyset::Args),
     /// Make, rotate and look after the platform key of this host
     Key(key::Args),
+    /// Wrap and unwrap for other hosts, which hold no credential
+    #[cfg(feature = "broker")]
+    Broker(broker::Args),
     /// Try whether this host and its key sets work, and say what does not
     Doctor(doctor::Args),
     /// Read the record of key use, and see that nobody changed it
@@ -195,6 +200,8 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Doctor(args) => doctor::run(&args, &config),
         Command::Audit(args) => audit::run(args, &config),
         Command::Daemon(args) => daemon::run(args, named.as_deref(), overrides, config, log),
+        #[cfg(feature = "broker")]
+        Command::Broker(args) => broker::run(args, named.as_deref(), overrides, config, log),
         Command::Attach(args) => attach::run(args, &Ask::of(&config)),
         Command::Detach(args) => detach::run(args, &Ask::of(&config)),
         Command::List(args) => list::run(args, &Ask::of(&config)),

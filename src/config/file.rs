@@ -45,7 +45,7 @@ pub(super) fn read(path: &Path) -> Result<Config, Error> {
 }
 
 /// The text of a file that nobody but its owner and group can have written.
-pub(super) fn text_of(path: &Path) -> Result<String, Error> {
+pub(crate) fn text_of(path: &Path) -> Result<String, Error> {
     let fail = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => Error::Missing { path: path.into() },
         _ => Error::Read {
@@ -117,6 +117,15 @@ impl<'a> Reader<'a> {
                 "audit" => config.audit = super::audit::table(self, value)?,
                 "serve" => config.serve = self.table::<Options>(value)?,
                 "daemon" => config.daemon = super::daemon::settings(self, value)?,
+                #[cfg(feature = "broker")]
+                "broker" => config.broker = Some(super::broker::settings(self, value)?),
+                #[cfg(not(feature = "broker"))]
+                "broker" => {
+                    return Err(self.at(
+                        key.span().start,
+                        "this sealblk was built without the broker: build it with `cargo build --release --features broker`",
+                    ));
+                }
                 "key_set_dir" => {
                     let path: FilePath = self.table(value)?;
                     config.key_set_files = KeySetFiles::new(PathBuf::from(path));
@@ -135,7 +144,7 @@ impl<'a> Reader<'a> {
                 other => {
                     return Err(self.at(
                         key.span().start,
-                        format!("there is no setting {other:?} here: there is key_set_dir, and the tables [log], [audit], [serve], [daemon] and [key_sets.NAME]"),
+                        format!("there is no setting {other:?} here: there is key_set_dir, and the tables [log], [audit], [serve], [daemon], [broker] and [key_sets.NAME]"),
                     ));
                 }
             }
@@ -168,6 +177,10 @@ impl<'a> Reader<'a> {
             ));
         };
         match provider.get_ref().as_str() {
+            #[cfg(feature = "broker")]
+            Some(kms::broker::BrokerProvider::NAME) => {
+                super::broker_key_set::definition(self, value)
+            }
             Some(kms::file::FileProvider::NAME) => {
                 let set: FileKeySet = self.table(value)?;
                 let source = Source::File {

@@ -7,6 +7,10 @@
 //! environment to find out what to do.
 
 mod audit;
+#[cfg(feature = "broker")]
+pub mod broker;
+#[cfg(feature = "broker")]
+mod broker_key_set;
 mod choices;
 pub mod daemon;
 mod error;
@@ -30,6 +34,8 @@ pub use audit::Audit;
 pub use choices::{Cache, Direct, Discard, LogFormat, LogLevel};
 pub use daemon::Daemon;
 pub use error::Error;
+#[cfg(feature = "broker")]
+pub(crate) use file::text_of;
 pub use group::Group;
 pub use key_set_files::KeySetFiles;
 pub use options::Options;
@@ -76,6 +82,9 @@ pub struct Config {
     pub serve: Options,
     /// The `[daemon]` table.
     pub daemon: Daemon,
+    /// The `[broker]` table, if there is one.
+    #[cfg(feature = "broker")]
+    pub broker: Option<broker::Broker>,
 }
 
 /// What and how to log.
@@ -113,6 +122,8 @@ impl Default for Config {
             audit: Audit::default(),
             serve: Options::default(),
             daemon: Daemon::default(),
+            #[cfg(feature = "broker")]
+            broker: None,
         }
     }
 }

@@ -55,15 +55,15 @@ impl Check {
         }
     }
 
-    pub(super) fn ok(name: &'static str, message: impl Into<String>) -> Self {
+    pub(crate) fn ok(name: &'static str, message: impl Into<String>) -> Self {
         Check::new(name, Status::Ok, message)
     }
 
-    pub(super) fn skip(name: &'static str, message: impl Into<String>) -> Self {
+    pub(crate) fn skip(name: &'static str, message: impl Into<String>) -> Self {
         Check::new(name, Status::Skip, message)
     }
 
-    pub(super) fn warn(
+    pub(crate) fn warn(
         name: &'static str,
         message: impl Into<String>,
         help: impl Into<String>,
@@ -74,7 +74,7 @@ impl Check {
         }
     }
 
-    pub(super) fn fail(
+    pub(crate) fn fail(
         name: &'static str,
         kind: Kind,
         message: impl Into<String>,
@@ -89,7 +89,7 @@ impl Check {
     }
 
     /// Failed for this error.
-    pub(super) fn failed(name: &'static str, error: &impl Explain) -> Self {
+    pub(crate) fn failed(name: &'static str, error: &impl Explain) -> Self {
         Check {
             help: error.help(),
             exit_status: Some(error.kind().exit_status()),
@@ -99,17 +99,17 @@ impl Check {
     }
 
     /// With the endpoint that it is about.
-    pub(super) fn at(mut self, endpoint: &str) -> Self {
+    pub(crate) fn at(mut self, endpoint: &str) -> Self {
         self.endpoint = Some(endpoint.to_owned());
         self
     }
 
-    pub(super) fn is_failed(&self) -> bool {
+    pub(crate) fn is_failed(&self) -> bool {
         self.status == Status::Fail
     }
 
     /// What a command fails with, if this failed.
-    pub(super) fn failure(&self) -> Option<Failure> {
+    pub(crate) fn failure(&self) -> Option<Failure> {
         self.is_failed()
             .then(|| Failure::new(self.kind, self.message.clone(), self.help.clone()))
     }

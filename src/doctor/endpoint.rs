@@ -114,6 +114,20 @@ impl Found {
         let who = &question.identity;
         match &self.way.client {
             Client::Plain(_) => true,
+            #[cfg(feature = "broker")]
+            Client::Broker(broker) => {
+                let health = broker.health().await;
+                let date = health.as_ref().ok().and_then(|(_, date)| *date);
+                let known = broker.greet(&question.key).await;
+                if !self.add(verdict::broker(health)) {
+                    return false;
+                }
+                self.checks.push(verdict::clock(date));
+                self.add(match known {
+                    Ok(()) => Check::ok("identity", format!("the broker knows {who}")),
+                    Err(error) => Check::failed("identity", &error),
+                })
+            }
             Client::Vault(vault) => {
                 let health = vault.health().await;
                 let date = health.as_ref().ok().and_then(|health| health.date);

@@ -45,6 +45,32 @@ pub(super) fn service(health: Result<Health, Error>) -> Check {
     Check::ok(NAME, format!("version {version}, {role}"))
 }
 
+#[cfg(feature = "broker")]
+pub(super) fn broker(
+    health: Result<(crate::kms::broker::protocol::Health, Option<Timestamp>), Error>,
+) -> Check {
+    const NAME: &str = "service";
+    match health {
+        Ok((health, _)) if health.key_sets == 0 => Check::fail(
+            NAME,
+            Kind::NotFound,
+            format!(
+                "a broker of sealblk {} runs, and has no key sets",
+                health.version
+            ),
+            "have key sets configured at the broker",
+        ),
+        Ok((health, _)) => Check::ok(
+            NAME,
+            format!(
+                "a broker of sealblk {} with {} key set(s)",
+                health.version, health.key_sets
+            ),
+        ),
+        Err(error) => Check::failed(NAME, &error),
+    }
+}
+
 pub(super) fn clock(there: Option<Timestamp>) -> Check {
     const NAME: &str = "clock";
     let Some(there) = there else {

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::keys::{Definition, Source};
+#[cfg(feature = "broker")]
+use crate::kms::broker::{self, BrokerProvider};
 use crate::kms::cluster::Timing;
 use crate::kms::credential::SecretFile;
 use crate::kms::file::FileProvider;
@@ -43,6 +45,8 @@ pub(super) struct Net {
 /// A provider, with what it can tell beyond others.
 pub(super) enum Client {
     Plain(Box<dyn Provider>),
+    #[cfg(feature = "broker")]
+    Broker(BrokerProvider),
     Kmip(KmipProvider),
     Vault(VaultProvider),
 }
@@ -51,6 +55,8 @@ impl Client {
     pub(super) fn provider(&self) -> &dyn Provider {
         match self {
             Client::Plain(provider) => &**provider,
+            #[cfg(feature = "broker")]
+            Client::Broker(provider) => provider,
             Client::Kmip(provider) => provider,
             Client::Vault(provider) => provider,
         }
@@ -62,6 +68,8 @@ impl Client {
         let id = key.id.as_deref().unwrap_or_default();
         match self {
             Client::Plain(_) => None,
+            #[cfg(feature = "broker")]
+            Client::Broker(_) => Some(broker::unopenable(id, version)),
             Client::Kmip(_) => kmip::unopenable(id, version),
             Client::Vault(_) => Some(vault::unopenable(id, version)),
         }
@@ -79,6 +87,23 @@ pub(super) fn key(definition: &Definition) -> KeyRef {
 /// All ways, in their order.
 pub(super) fn ways(source: &Source) -> Vec<Way> {
     match source {
+        #[cfg(feature = "broker")]
+        Source::Broker { settings, .. } => {
+            let alone = |endpoint: &crate::kms::http::BaseUrl| Way {
+                endpoint: endpoint.to_string(),
+                net: Some(Net {
+                    host: endpoint.host().into(),
+                    port: endpoint.port(),
+                    tls: Some(settings.tls.clone()),
+                }),
+                client: Client::Broker(BrokerProvider::new(broker::Settings {
+                    timing: at_once(settings.timing),
+                    ..settings.alone(endpoint)
+                })),
+                timeout: settings.timing.timeout,
+            };
+            settings.endpoints.iter().map(alone).collect()
+        }
         Source::File { path } => vec![Way {
             endpoint: path.display().to_string(),
             net: None,
@@ -147,6 +172,16 @@ fn at_once(timing: Timing) -> Timing {
 /// How this host shows who it is.
 pub(super) fn identity(source: &Source) -> String {
     match source {
+        #[cfg(feature = "broker")]
+        Source::Broker { settings, .. } => format!(
+            "host {} with {} and the key in {}",
+            settings.host,
+            match &settings.tls.client {
+                Some(client) => format!("the certificate {}", client.certificate.display()),
+                None => "no certificate".into(),
+            },
+            settings.host_key
+        ),
         Source::File { .. } => "whoever can read the key file".into(),
         Source::Kmip { settings, .. } => match &settings.tls.client {
             Some(client) => format!("the client certificate {}", client.certificate.display()),
@@ -188,6 +223,8 @@ pub(super) fn secrets(source: &Source) -> Vec<(&'static str, &SecretFile)> {
         secrets.push(("client_key", &client.key));
     }
     match source {
+        #[cfg(feature = "broker")]
+        Source::Broker { settings, .. } => secrets.push(("host_key", &settings.host_key)),
         Source::File { .. } => {}
         #[cfg(feature = "k8s-kms")]
         Source::K8s(_) => {}
@@ -229,6 +266,8 @@ pub(super) fn certificates(source: &Source) -> Vec<(&'static str, PathBuf)> {
 
 fn tls_of(source: &Source) -> Option<&tls::Settings> {
     match source {
+        #[cfg(feature = "broker")]
+        Source::Broker { settings, .. } => Some(&settings.tls),
         Source::File { .. } => None,
         #[cfg(feature = "k8s-kms")]
         Source::K8s(_) => None,
@@ -247,6 +286,8 @@ pub(super) fn files(source: &Source) -> Vec<PathBuf> {
         Source::K8s(settings) => Some(settings.socket.clone()),
         #[cfg(feature = "pkcs11")]
         Source::Pkcs11 { settings, .. } => Some(settings.module.clone()),
+        #[cfg(feature = "broker")]
+        Source::Broker { .. } => None,
         Source::Kmip { .. } | Source::Vault { .. } => None,
     };
     let secrets = secrets(source)

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Name;
+#[cfg(feature = "broker")]
+use crate::kms::broker::{self, BrokerProvider};
 use crate::kms::file::FileProvider;
 #[cfg(feature = "k8s-kms")]
 use crate::kms::k8s::{self, K8sProvider};
@@ -65,11 +67,15 @@ pub struct Policy {
 
 impl Policy {
     /// What holds where nothing else is configured. A group key saves calls
-    /// to a service; the platform key is on this host, and costs none.
+    /// to a service; the platform key is on this host, and costs none. A
+    /// broker decides on each volume by itself, if it is asked for each, and
+    /// has a group key of its own.
     pub fn usual(source: &Source) -> Self {
         Policy {
             hierarchy: match source {
                 Source::File { .. } => Hierarchy::Direct,
+                #[cfg(feature = "broker")]
+                Source::Broker { .. } => Hierarchy::Direct,
                 _ => Hierarchy::Group,
             },
             poll: Duration::from_secs(60),
@@ -105,6 +111,14 @@ pub enum OnDenied {
 /// A provider and what it needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
+    /// A key set of a broker.
+    #[cfg(feature = "broker")]
+    Broker {
+        /// What it is called there.
+        key_set: broker::PlainName,
+        /// The brokers, and who we are there.
+        settings: Box<broker::Settings>,
+    },
     /// The platform key in a file of this host.
     File {
         /// The key file.
@@ -141,6 +155,8 @@ impl Source {
     /// The name of the provider.
     pub fn provider(&self) -> &'static str {
         match self {
+            #[cfg(feature = "broker")]
+            Source::Broker { .. } => BrokerProvider::NAME,
             Source::File { .. } => FileProvider::NAME,
             #[cfg(feature = "k8s-kms")]
             Source::K8s(_) => K8sProvider::NAME,
@@ -154,6 +170,8 @@ impl Source {
     /// The key at its service. `None` where the provider is itself one key.
     pub fn key_id(&self) -> Option<String> {
         match self {
+            #[cfg(feature = "broker")]
+            Source::Broker { key_set, .. } => Some(key_set.to_string()),
             Source::File { .. } => None,
             #[cfg(feature = "k8s-kms")]
             Source::K8s(_) => None,
@@ -167,6 +185,8 @@ impl Source {
     /// A client of the service. Nothing is read or connected to yet.
     pub fn client(&self) -> Arc<dyn Provider> {
         match self {
+            #[cfg(feature = "broker")]
+            Source::Broker { settings, .. } => Arc::new(BrokerProvider::new((**settings).clone())),
             Source::File { path } => Arc::new(FileProvider::new(path)),
             #[cfg(feature = "k8s-kms")]
             Source::K8s(settings) => Arc::new(K8sProvider::new((**settings).clone())),

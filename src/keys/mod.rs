@@ -22,7 +22,7 @@ pub use definition::{Definition, Hierarchy, OnDenied, Policy, Source};
 pub use error::{Attempt, Error, Why};
 pub use name::{DEFAULT, Name};
 pub use unwrap::{Access, Opened};
-pub use witness::{Actor, Context, KeyUse, Operation, Witness};
+pub use witness::{Actor, Context, Host, KeyUse, Operation, Witness};
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -168,7 +168,24 @@ impl KeySets {
         context: &Context,
         key_set: &str,
     ) -> Result<KeyVersion, Error> {
+        self.version(context, key_set, None).await
+    }
+
+    /// The same for a `version` to stay with, if there is one.
+    ///
+    /// # Errors
+    /// As [`KeySets::current_version`], and when there is no such version.
+    pub async fn version(
+        &self,
+        context: &Context,
+        key_set: &str,
+        version: Option<&str>,
+    ) -> Result<KeyVersion, Error> {
         let set = self.get(key_set)?;
+        let set = match version {
+            Some(version) => Arc::new(set.pinned(version)),
+            None => set,
+        };
         let call = set.provider.current_version(&set.key);
         self.checked(context, &set, call)
             .await

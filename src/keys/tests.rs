@@ -455,3 +455,51 @@ fn a_check_wraps_and_unwraps_and_makes_the_group_key() {
     let error = wait(sets.check(&context(), DEFAULT)).unwrap_err();
     assert_eq!(error.class(), Some(Class::Denied(Denied::Disabled)));
 }
+
+#[test]
+fn any_secret_is_wrapped_directly_and_by_group_key() {
+    let home = TempDir::new().unwrap();
+    let path = key_file(&home, "platform.key");
+    let version = current_version(&path);
+    for hierarchy in [Hierarchy::Direct, Hierarchy::Group] {
+        let definition = define(&path, |it| it.policy.hierarchy = hierarchy);
+        let sets = KeySets::new([("a".parse().unwrap(), definition)]).with_state(home.path());
+        for length in [1, 32, 1024] {
+            let secret = Secret::random(length).unwrap();
+            let wrap = wait(sets.wrap_secret(&context(), "a", None, &secret, b"anything")).unwrap();
+            assert_eq!(wrap.group.is_some(), hierarchy == Hierarchy::Group);
+            let open = |wrap: &Wrap, aad: &[u8]| wait(sets.unwrap_secret(&context(), wrap, aad));
+            assert_eq!(open(&wrap, b"anything").unwrap(), secret);
+            assert!(matches!(
+                open(&wrap, b"another").unwrap_err(),
+                Why::Kms(error) if error.class() == Class::BadKey
+            ));
+        }
+        let secret = Secret::random(64).unwrap();
+        // A version is asked for: the group key has one of its own.
+        let pinned =
+            wait(sets.wrap_secret(&context(), "a", Some(&version), &secret, b"x")).unwrap();
+        assert_eq!(
+            (pinned.key_version.as_str(), &pinned.group),
+            (version.as_str(), &None)
+        );
+        assert_eq!(
+            wait(sets.unwrap_secret(&context(), &pinned, b"x")).unwrap(),
+            secret
+        );
+        let told = |version: &str| wait(sets.version(&context(), "a", Some(version)));
+        assert_eq!(told(&version).unwrap().id, version);
+        assert_eq!(
+            told("0000000000000000").unwrap_err().class(),
+            Some(Class::NotFound)
+        );
+        let missing =
+            wait(sets.wrap_secret(&context(), "a", Some("0000000000000000"), &secret, b"x"));
+        assert_eq!(missing.unwrap_err().class(), Some(Class::NotFound));
+    }
+}
+
+fn current_version(path: &Path) -> String {
+    let set = sets(&[("a", path)]);
+    wait(set.current_version(&context(), "a")).unwrap().id
+}

@@ -89,6 +89,20 @@ impl KeySets {
     }
 
     async fn unwrap_one(&self, context: &Context, wrap: &Wrap, binding: &[u8]) -> Result<Dek, Why> {
+        let secret = self.unwrap_secret(context, wrap, binding).await?;
+        Dek::try_from(secret).map_err(Why::BadDek)
+    }
+
+    /// Opens one wrap, whatever is in it, for those who keep it themselves.
+    ///
+    /// # Errors
+    /// When it is of no key set here, or does not open.
+    pub async fn unwrap_secret(
+        &self,
+        context: &Context,
+        wrap: &Wrap,
+        binding: &[u8],
+    ) -> Result<Secret, Why> {
         let set = self
             .find(&wrap.key_set)
             .ok_or_else(|| Why::UnknownKeySet(self.names()))?;
@@ -101,27 +115,24 @@ impl KeySets {
             alg: wrap.alg.clone(),
             bytes: Vec::new(),
         };
-        let secret = match (&wrap.bound, &wrap.group) {
+        match (&wrap.bound, &wrap.group) {
             (Bound::Aad, None) => {
                 wrapped.bytes.clone_from(&wrap.bytes);
                 self.provider_unwrap(context, &set, &wrapped, binding, None)
                     .await
-                    .map_err(Why::Kms)?
+                    .map_err(Why::Kms)
             }
             (Bound::Group, Some(group)) => {
                 wrapped.bytes.clone_from(&group.bytes);
                 self.open(context, &set, group.id, &wrapped, &wrap.bytes, binding)
                     .await
-                    .map_err(Why::Kms)?
+                    .map_err(Why::Kms)
             }
-            (Bound::Aad, Some(_)) | (Bound::Group, None) => {
-                return Err(Why::Kms(kms::envelope::damaged(
-                    "a group key stands beside it where there must be none, or is missing",
-                )));
-            }
-            (Bound::Other(how), _) => return Err(Why::Binding(how.clone())),
-        };
-        Dek::try_from(secret).map_err(Why::BadDek)
+            (Bound::Aad, Some(_)) | (Bound::Group, None) => Err(Why::Kms(kms::envelope::damaged(
+                "a group key stands beside it where there must be none, or is missing",
+            ))),
+            (Bound::Other(how), _) => Err(Why::Binding(how.clone())),
+        }
     }
 
     /// Opens what group key `id` has wrapped, of which `wrapped` is the

@@ -24,8 +24,19 @@ pub struct Actor {
     pub pid: Option<u32>,
     /// The role in which it was permitted: `operator`, `key-admin`, …;
     /// `local` for a command without a manager, `manager` for what the
-    /// manager does of itself.
+    /// manager does of itself; `broker` for what a broker does.
     pub role: Cow<'static, str>,
+    /// The host that asked for it, where a broker did it.
+    pub host: Option<Host>,
+}
+
+/// A host that asks a broker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// What the policy of the broker calls it.
+    pub name: String,
+    /// What its certificate calls it.
+    pub certificate: String,
 }
 
 impl Actor {
@@ -35,7 +46,15 @@ impl Actor {
             uid: rustix::process::getuid().as_raw(),
             pid: Some(std::process::id()),
             role: Cow::Borrowed(role),
+            host: None,
         }
+    }
+
+    /// The same, for a host.
+    #[must_use]
+    pub fn for_host(mut self, host: Host) -> Self {
+        self.host = Some(host);
+        self
     }
 }
 

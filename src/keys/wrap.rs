@@ -11,7 +11,7 @@ use super::group::record::{Record, Records};
 use super::group::{self, cache};
 use super::{Context, Error, Hierarchy, KeySet, KeySets, Operation};
 use crate::kms::call::Notes;
-use crate::kms::{self, Class, Wrapped};
+use crate::kms::{self, Class, KeyRef, Wrapped};
 use crate::secret::{Dek, Secret};
 use crate::volume::token::{Bound, Group, Wrap};
 
@@ -20,6 +20,37 @@ pub(super) struct GroupKey {
     pub id: Uuid,
     pub key: Arc<Secret>,
     pub wrapped: Wrapped,
+}
+
+impl KeySet {
+    /// The same with a version of its key to wrap with.
+    pub(super) fn pinned(&self, version: &str) -> Self {
+        let key = KeyRef {
+            version: Some(version.into()),
+            ..self.key.clone()
+        };
+        KeySet {
+            name: self.name.clone(),
+            definition: self.definition.clone(),
+            provider: self.provider.clone(),
+            key,
+        }
+    }
+
+    /// `wrapped` as it stands in a token.
+    fn wrap(&self, wrapped: Wrapped, bound: Bound, group: Option<Group>) -> Wrap {
+        Wrap {
+            key_set: self.name.to_string(),
+            provider: self.provider.name().into(),
+            key_id: wrapped.key_id,
+            key_version: wrapped.version,
+            alg: wrapped.alg,
+            bound,
+            bytes: wrapped.bytes,
+            group,
+            extra: Default::default(),
+        }
+    }
 }
 
 impl KeySets {
@@ -37,6 +68,7 @@ impl KeySets {
         binding: &[u8],
     ) -> Result<Vec<Wrap>, Error> {
         let set = self.get(key_set)?;
+        let dek = dek.as_secret();
         let mut wraps = vec![self.wrap_with(context, &set, dek, binding).await?];
         if let Some(second) = &set.definition.policy.break_glass {
             let set = self.get(second.as_str())?;
@@ -46,48 +78,68 @@ impl KeySets {
         Ok(wraps)
     }
 
+    /// Wraps any secret of up to 1024 bytes with the key of `key_set` alone,
+    /// bound to `aad`: for those who keep the result themselves. With a
+    /// `version` of that key it is wrapped with this one, directly: a group
+    /// key has the version that it was wrapped with.
+    ///
+    /// # Errors
+    /// When there is no such key set, or its provider fails.
+    pub async fn wrap_secret(
+        &self,
+        context: &Context,
+        key_set: &str,
+        version: Option<&str>,
+        secret: &Secret,
+        aad: &[u8],
+    ) -> Result<Wrap, Error> {
+        let set = self.get(key_set)?;
+        match version {
+            None => self.wrap_with(context, &set, secret, aad).await,
+            Some(version) => {
+                let set = set.pinned(version);
+                self.wrap_directly(context, &set, secret, aad).await
+            }
+        }
+    }
+
     async fn wrap_with(
         &self,
         context: &Context,
         set: &KeySet,
-        dek: &Dek,
-        binding: &[u8],
+        secret: &Secret,
+        aad: &[u8],
     ) -> Result<Wrap, Error> {
-        let dek = dek.as_secret();
-        let (wrapped, bound, bytes, group) = match set.definition.policy.hierarchy {
-            Hierarchy::Direct => {
-                let mut wrapped = self
-                    .provider_wrap(context, set, dek, binding, None)
-                    .await
-                    .map_err(|error| set.failed(error))?;
-                let bytes = std::mem::take(&mut wrapped.bytes);
-                (wrapped, Bound::Aad, bytes, None)
-            }
+        match set.definition.policy.hierarchy {
+            Hierarchy::Direct => self.wrap_directly(context, set, secret, aad).await,
             Hierarchy::Group => {
                 let group = self.current_group(context, set).await?;
                 let bytes = self
-                    .seal(context, set, &group, dek, binding)
+                    .seal(context, set, &group, secret, aad)
                     .map_err(|error| set.failed(error))?;
                 let mut wrapped = group.wrapped;
                 let in_token = Group {
                     id: group.id,
-                    bytes: std::mem::take(&mut wrapped.bytes),
+                    bytes: std::mem::replace(&mut wrapped.bytes, bytes),
                     extra: Default::default(),
                 };
-                (wrapped, Bound::Group, bytes, Some(in_token))
+                Ok(set.wrap(wrapped, Bound::Group, Some(in_token)))
             }
-        };
-        Ok(Wrap {
-            key_set: set.name.to_string(),
-            provider: set.provider.name().into(),
-            key_id: wrapped.key_id,
-            key_version: wrapped.version,
-            alg: wrapped.alg,
-            bound,
-            bytes,
-            group,
-            extra: Default::default(),
-        })
+        }
+    }
+
+    async fn wrap_directly(
+        &self,
+        context: &Context,
+        set: &KeySet,
+        secret: &Secret,
+        aad: &[u8],
+    ) -> Result<Wrap, Error> {
+        let wrapped = self
+            .provider_wrap(context, set, secret, aad, None)
+            .await
+            .map_err(|error| set.failed(error))?;
+        Ok(set.wrap(wrapped, Bound::Aad, None))
     }
 
     /// Wraps the key of a volume under a group key. The service is not asked.

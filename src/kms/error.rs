@@ -131,6 +131,11 @@ impl Error {
         self.0.class
     }
 
+    /// What is wrong, without the service's own words.
+    pub fn cause(&self) -> &str {
+        &self.0.cause
+    }
+
     /// The service's own words, if it had any.
     pub fn words(&self) -> Option<&str> {
         self.0.words.as_deref()

@@ -1,4 +1,4 @@
-//! What the manager tells a monitoring system, in the OpenMetrics text format.
+//! What the manager, and a broker, tell a monitoring system, in the OpenMetrics text format.
 //!
 //! `docs/metrics.md` lists each metric; a test holds that list and this room to
 //! each other. What enters: uses of keys (as a [`Witness`]), the state of disks
@@ -10,6 +10,8 @@
 //! [`stats`]: crate::engine::stats
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "broker")]
+mod broker;
 mod disk_io;
 mod disks;
 mod encode;
@@ -17,6 +19,8 @@ mod key_sets;
 mod kms;
 mod process;
 
+#[cfg(feature = "broker")]
+pub use broker::{BrokerMetrics, CallEnd};
 pub use disks::{DISK_STATES, DiskView};
 pub use kms::KmsMetrics;
 
@@ -85,6 +89,17 @@ fn call_histogram() -> Histogram {
     Histogram::new((0..17).map(|step| 0.001 * f64::from(1 << step)))
 }
 
+fn render(registry: &Registry) -> String {
+    let mut text = String::new();
+    match prometheus_client::encoding::text::encode(&mut text, registry) {
+        Ok(()) => text,
+        Err(error) => {
+            tracing::error!(%error, "metrics cannot be written");
+            "# EOF\n".into()
+        }
+    }
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
@@ -150,14 +165,7 @@ impl Metrics {
     /// thousand busy disks that is a tenth of a second and 20 MB: call it where
     /// a thread may be kept (`spawn_blocking`).
     pub fn render(&self) -> String {
-        let mut text = String::new();
-        match prometheus_client::encoding::text::encode(&mut text, &self.registry) {
-            Ok(()) => text,
-            Err(error) => {
-                tracing::error!(%error, "metrics cannot be written");
-                "# EOF\n".into()
-            }
-        }
+        render(&self.registry)
     }
 
     /// Those who take note of how keys are used.

@@ -14,6 +14,9 @@ use crate::units::SectorSize;
 /// additional data of anything else, and which layout follows.
 pub const PURPOSE: &str = "sealblk DEK wrap v1";
 
+/// How many fields there are.
+const FIELDS: usize = 6;
+
 /// The facts that a wrapped key is bound to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Binding {
@@ -35,7 +38,7 @@ impl Binding {
     /// is purpose, UUID (16 bytes), encryption, sector size (4 bytes),
     /// iv_tweak (8 bytes), zero units (1 byte: 0 or 1).
     pub fn bytes(&self) -> Vec<u8> {
-        let fields: [&[u8]; 6] = [
+        let fields: [&[u8]; FIELDS] = [
             PURPOSE.as_bytes(),
             self.uuid.as_bytes(),
             self.encryption.as_bytes(),
@@ -50,6 +53,26 @@ impl Binding {
         }
         out
     }
+}
+
+/// The volume that `bytes` are the binding of, if they are one. For those who
+/// decide by it, before a key is used: that the bytes are what a key was bound
+/// to is shown by its opening.
+pub fn volume_in(bytes: &[u8]) -> Option<Uuid> {
+    let (purpose, rest) = field(bytes)?;
+    let (uuid, mut rest) = field(rest)?;
+    for _ in 2..FIELDS {
+        (_, rest) = field(rest)?;
+    }
+    let uuid = Uuid::from_slice(uuid).ok()?;
+    (purpose == PURPOSE.as_bytes() && rest.is_empty()).then_some(uuid)
+}
+
+/// The field that `bytes` begin with, and what follows it.
+fn field(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = bytes.split_first_chunk()?;
+    let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
+    rest.split_at_checked(length)
 }
 
 #[cfg(test)]
@@ -87,6 +110,26 @@ mod tests {
         let page = include_str!("../../docs/format.md");
         let page: String = page.split_whitespace().collect();
         assert!(page.contains(expected));
+    }
+
+    #[test]
+    fn the_volume_is_found_in_a_binding_and_in_nothing_else() {
+        let bytes = sample().bytes();
+        assert_eq!(volume_in(&bytes), Some(sample().uuid));
+        for cut in 0..bytes.len() {
+            assert_eq!(volume_in(&bytes[..cut]), None, "cut at {cut}");
+        }
+        assert_eq!(volume_in(&[&bytes[..], b"\0"].concat()), None);
+        let other = String::from_utf8_lossy(&bytes).replace("DEK wrap", "KEY wrap");
+        assert_eq!(volume_in(other.as_bytes()), None);
+        let group = [
+            &25u32.to_be_bytes()[..],
+            b"sealblk group key wrap v1",
+            &16u32.to_be_bytes(),
+            &[7; 16],
+        ];
+        assert_eq!(volume_in(&group.concat()), None);
+        assert_eq!(volume_in(&[0xff; 64]), None);
     }
 
     #[test]

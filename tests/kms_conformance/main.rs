@@ -5,6 +5,12 @@
 //! delete, break it). The cases are in `suite`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[cfg(feature = "broker")]
+mod broker;
+#[cfg(feature = "broker")]
+#[path = "../support/broker_site.rs"]
+#[allow(dead_code)]
+mod broker_site;
 #[path = "../support/certificates.rs"]
 #[allow(dead_code)]
 mod certificates;
@@ -96,3 +102,5 @@ conformance!(
 );
 #[cfg(feature = "k8s-kms")]
 conformance!(k8s_plugin_provider, crate::k8s::K8sLab::new());
+#[cfg(feature = "broker")]
+conformance!(broker_direct, crate::broker::BrokerLab::new("direct"));

@@ -26,6 +26,16 @@ fn server() -> &'static OpenBao {
     SERVER.get_or_init(OpenBao::start)
 }
 
+/// A server that waits for its operators.
+fn sealed() -> &'static OpenBao {
+    static SEALED: OnceLock<OpenBao> = OnceLock::new();
+    SEALED.get_or_init(|| {
+        let server = OpenBao::start();
+        server.seal();
+        server
+    })
+}
+
 impl VaultLab {
     /// A new key with one version, and a token that may use it.
     pub fn new() -> Self {
@@ -37,6 +47,28 @@ impl VaultLab {
         server().permit(&mount, &mount, "*");
         let token = server().token(&mount);
         VaultLab { mount, token }
+    }
+
+    /// As a key set of it is configured, but for the key.
+    #[cfg(feature = "broker")]
+    pub fn configuration(&self) -> String {
+        self.configuration_at(server(), &self.token)
+    }
+
+    /// The same at a server that is sealed.
+    #[cfg(feature = "broker")]
+    pub fn sealed_configuration(&self) -> String {
+        self.configuration_at(sealed(), ROOT)
+    }
+
+    #[cfg(feature = "broker")]
+    fn configuration_at(&self, server: &OpenBao, token: &str) -> String {
+        let file = server.write(&format!("{}-broker.token", self.mount), token);
+        format!(
+            "endpoints = [{:?}]\nmount = {:?}\nauth = {{ method = \"token\", token = {file:?} }}\n",
+            server.url(),
+            self.mount
+        )
     }
 
     fn key_path(&self, rest: &str) -> String {
@@ -144,12 +176,7 @@ impl Lab for VaultLab {
                 return Broken::Client(self.client_at(server(), &nobody, &self.token));
             }
             Class::Sealed => {
-                static SEALED: OnceLock<OpenBao> = OnceLock::new();
-                let sealed = SEALED.get_or_init(|| {
-                    let server = OpenBao::start();
-                    server.seal();
-                    server
-                });
+                let sealed = sealed();
                 return Broken::Client(self.client_at(sealed, &sealed.url(), ROOT));
             }
             Class::Protocol => {

@@ -273,7 +273,7 @@ pub fn free_port() -> u16 {
 /// a server that several tests share is dropped by none of them.
 ///
 /// The kernel watches the *thread* that started it, so that is one which stays.
-fn spawn_for_this_process(command: Command) -> Child {
+pub fn spawn_for_this_process(command: Command) -> Child {
     static STARTER: std::sync::OnceLock<mpsc::Sender<(Command, mpsc::Sender<Child>)>> =
         std::sync::OnceLock::new();
     let starter = STARTER.get_or_init(|| {

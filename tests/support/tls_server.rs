@@ -24,6 +24,8 @@ pub fn start(authority: &Authority, serve: Box<Serve>) -> u16 {
     store.add_cert(trusted).unwrap();
     acceptor.set_verify_cert_store(store.build()).unwrap();
     acceptor.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT);
+    // Without one, OpenSSL refuses clients that come again with a session.
+    acceptor.set_session_id_context(b"sealblk tests").unwrap();
     let acceptor = acceptor.build();
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -58,4 +60,34 @@ pub fn answering(answer: impl Fn(&[u8]) -> Option<Vec<u8>> + Send + Sync + 'stat
             }
         }
     })
+}
+
+/// Reads one HTTP message with a `Content-Length`, or with nothing after its
+/// head: the head, and the body. `None` if the other end is gone before.
+pub fn read_http(stream: &mut impl Read) -> Option<(String, Vec<u8>)> {
+    let mut bytes = Vec::new();
+    let mut chunk = [0; 4096];
+    let head = loop {
+        if let Some(at) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
+            break at + 4;
+        }
+        match stream.read(&mut chunk).ok()? {
+            0 => return None,
+            length => bytes.extend(&chunk[..length]),
+        }
+    };
+    let text = String::from_utf8(bytes[..head].to_vec()).unwrap();
+    let length = text.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-length")
+            .then(|| value.trim().parse::<usize>().unwrap())
+    });
+    let length = length.unwrap_or(0);
+    while bytes.len() < head + length {
+        match stream.read(&mut chunk).ok()? {
+            0 => return None,
+            length => bytes.extend(&chunk[..length]),
+        }
+    }
+    Some((text, bytes[head..].to_vec()))
 }

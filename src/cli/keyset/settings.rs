@@ -51,6 +51,7 @@ impl SettingArgs {
         }
         // Each provider calls it as its service does.
         let key = match table.get("provider").and_then(toml::Value::as_str) {
+            Some("broker") => "key_set",
             Some("kmip") => "key_name",
             Some("pkcs11") => "uri",
             _ => "key",

@@ -5,7 +5,9 @@
 //!   was replaced,
 //! - [`failure()`]: a failed handshake in plain words,
 //! - [`inspect()`]: which certificate a server shows, for diagnosis,
-//! - `summary`, `validity`: what stands in a certificate, and when it ends.
+//! - [`Holder`]: whose a certificate is, for those who decide by it,
+//! - [`server()`]: the other side, for the broker,
+//! - `summary`, `validity`: what else stands in one, and when it ends.
 //!
 //! Nothing that goes wrong here is a denial: who has not been authenticated
 //! cannot deny anything, so all of it is [`Class::Unreachable`](super::Class).
@@ -13,11 +15,17 @@
 mod failure;
 mod files;
 mod inspect;
+mod names;
+#[cfg(feature = "broker")]
+mod server;
 mod summary;
 mod validity;
 
 pub use failure::failure;
 pub use inspect::inspect;
+pub use names::{Holder, HolderName};
+#[cfg(feature = "broker")]
+pub use server::{ServerSettings, server};
 pub use summary::{Summary, in_file};
 
 use std::path::PathBuf;

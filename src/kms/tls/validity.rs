@@ -37,11 +37,15 @@ pub(super) fn of(certificate: &[u8]) -> Option<Validity> {
 /// The content of the element that `bytes` begin with, if it has this tag,
 /// and what follows it (X.690, sections 8.1 and 10.1).
 pub(super) fn element(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
-    let (&found, rest) = bytes.split_first()?;
+    let (found, content, rest) = next(bytes)?;
+    (found == tag).then_some((content, rest))
+}
+
+/// The element that `bytes` begin with, whatever its tag: that, the content,
+/// and what follows it.
+pub(super) fn next(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let (&tag, rest) = bytes.split_first()?;
     let (&first, rest) = rest.split_first()?;
-    if found != tag {
-        return None;
-    }
     let (length, rest) = match first {
         0..=0x7f => (usize::from(first), rest),
         0x81..=0x83 => {
@@ -53,7 +57,8 @@ pub(super) fn element(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
         }
         _ => return None,
     };
-    rest.split_at_checked(length)
+    let (content, rest) = rest.split_at_checked(length)?;
+    Some((tag, content, rest))
 }
 
 /// A time in one of the two forms that certificates have.

@@ -50,6 +50,7 @@ fn context(peer: &Peer, role: &'static str, correlation: Uuid) -> Context {
             uid: peer.uid,
             pid: peer.pid,
             role: Cow::Borrowed(role),
+            host: None,
         },
         volume: None,
         correlation,

@@ -11,7 +11,6 @@ mod disks;
 mod extract;
 mod host;
 mod key_sets;
-mod patience;
 mod problem;
 mod server;
 

@@ -14,8 +14,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
-use super::patience::Patient;
 use crate::manager::peer::Peer;
+use crate::patience::Patient;
 
 /// The most bytes that the head of a request has.
 const HEAD_MAX: usize = 16 << 10;

@@ -7,23 +7,22 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::UnixStream;
 use tokio::time::{Sleep, sleep};
 
 /// A stream whose writes fail when nothing could be written for some time. A
 /// client that asks and does not read would otherwise keep its connection, and
 /// the end of the manager waiting.
 #[derive(Debug)]
-pub struct Patient {
-    stream: UnixStream,
+pub struct Patient<S> {
+    stream: S,
     patience: Duration,
     /// Runs while the client lets a write wait.
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
-impl Patient {
+impl<S> Patient<S> {
     /// `stream`, with writes that wait no longer than `patience`.
-    pub fn new(stream: UnixStream, patience: Duration) -> Self {
+    pub fn new(stream: S, patience: Duration) -> Self {
         Patient {
             stream,
             patience,
@@ -52,7 +51,7 @@ impl Patient {
     }
 }
 
-impl AsyncRead for Patient {
+impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -62,7 +61,7 @@ impl AsyncRead for Patient {
     }
 }
 
-impl AsyncWrite for Patient {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
