@@ -7,6 +7,8 @@
 //! environment to find out what to do.
 
 mod audit;
+#[cfg(feature = "azure-keyvault")]
+mod azure;
 mod choices;
 pub mod daemon;
 mod error;

@@ -61,6 +61,14 @@ impl FromStr for SecretPath {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Wait(Duration);
 
+impl Wait {
+    /// As a duration.
+    #[cfg(feature = "azure-keyvault")]
+    pub(super) fn get(self) -> Duration {
+        self.0
+    }
+}
+
 impl FromStr for Wait {
     type Err = String;
 

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::keys::{Definition, Source};
+#[cfg(feature = "azure-keyvault")]
+use crate::kms::azure::{self, AzureProvider, Header, Platform};
 use crate::kms::cluster::Timing;
 use crate::kms::credential::SecretFile;
 use crate::kms::file::FileProvider;
@@ -42,6 +44,8 @@ pub(super) struct Net {
 
 /// A provider, with what it can tell beyond others.
 pub(super) enum Client {
+    #[cfg(feature = "azure-keyvault")]
+    Azure(AzureProvider),
     Plain(Box<dyn Provider>),
     Kmip(KmipProvider),
     Vault(VaultProvider),
@@ -50,9 +54,20 @@ pub(super) enum Client {
 impl Client {
     pub(super) fn provider(&self) -> &dyn Provider {
         match self {
+            #[cfg(feature = "azure-keyvault")]
+            Client::Azure(provider) => provider,
             Client::Plain(provider) => &**provider,
             Client::Kmip(provider) => provider,
             Client::Vault(provider) => provider,
+        }
+    }
+
+    /// Whether its service keeps what was deleted for a while.
+    pub(super) fn recovers(&self) -> bool {
+        match self {
+            #[cfg(feature = "azure-keyvault")]
+            Client::Azure(_) => true,
+            _ => false,
         }
     }
 
@@ -61,6 +76,8 @@ impl Client {
     pub(super) fn unopenable(&self, key: &KeyRef, version: &str) -> Option<Wrapped> {
         let id = key.id.as_deref().unwrap_or_default();
         match self {
+            #[cfg(feature = "azure-keyvault")]
+            Client::Azure(_) => azure::unopenable(id, version),
             Client::Plain(_) => None,
             Client::Kmip(_) => kmip::unopenable(id, version),
             Client::Vault(_) => Some(vault::unopenable(id, version)),
@@ -79,6 +96,21 @@ pub(super) fn key(definition: &Definition) -> KeyRef {
 /// All ways, in their order.
 pub(super) fn ways(source: &Source) -> Vec<Way> {
     match source {
+        #[cfg(feature = "azure-keyvault")]
+        Source::AzureKeyvault { settings, .. } => vec![Way {
+            endpoint: settings.vault.to_string(),
+            net: Some(Net {
+                host: settings.vault.host().into(),
+                port: settings.vault.port(),
+                tls: settings.vault.has_tls().then(|| settings.tls.clone()),
+            }),
+            client: Client::Azure(AzureProvider::new(azure::Settings {
+                timing: at_once(settings.timing),
+                retry_forbidden: None,
+                ..(**settings).clone()
+            })),
+            timeout: settings.timing.timeout,
+        }],
         Source::File { path } => vec![Way {
             endpoint: path.display().to_string(),
             net: None,
@@ -147,6 +179,8 @@ fn at_once(timing: Timing) -> Timing {
 /// How this host shows who it is.
 pub(super) fn identity(source: &Source) -> String {
     match source {
+        #[cfg(feature = "azure-keyvault")]
+        Source::AzureKeyvault { settings, .. } => settings.identity.to_string(),
         Source::File { .. } => "whoever can read the key file".into(),
         Source::Kmip { settings, .. } => match &settings.tls.client {
             Some(client) => format!("the client certificate {}", client.certificate.display()),
@@ -188,6 +222,23 @@ pub(super) fn secrets(source: &Source) -> Vec<(&'static str, &SecretFile)> {
         secrets.push(("client_key", &client.key));
     }
     match source {
+        #[cfg(feature = "azure-keyvault")]
+        Source::AzureKeyvault { settings, .. } => match &settings.identity {
+            azure::Identity::Federated { token, .. } => secrets.push(("token_file", token)),
+            azure::Identity::Secret { secret, .. } => secrets.push(("secret", secret)),
+            azure::Identity::Certificate { certificate, .. } => {
+                secrets.push(("key", &certificate.key));
+            }
+            azure::Identity::Managed { platform, .. } => {
+                if let Platform::AppService {
+                    header: Header::File(header),
+                    ..
+                } = platform
+                {
+                    secrets.push(("header", header));
+                }
+            }
+        },
         Source::File { .. } => {}
         #[cfg(feature = "k8s-kms")]
         Source::K8s(_) => {}
@@ -224,11 +275,27 @@ pub(super) fn certificates(source: &Source) -> Vec<(&'static str, PathBuf)> {
     let authorities = tls.ca_files.iter().map(|path| ("ca_file", path.clone()));
     let ours = tls.client.iter();
     let ours = ours.map(|client| ("client_cert", client.certificate.clone()));
-    authorities.chain(ours).collect()
+    authorities.chain(ours).chain(application(source)).collect()
+}
+
+/// The certificate of an application, which is not one of TLS.
+fn application(source: &Source) -> Option<(&'static str, PathBuf)> {
+    match source {
+        #[cfg(feature = "azure-keyvault")]
+        Source::AzureKeyvault { settings, .. } => match &settings.identity {
+            azure::Identity::Certificate { certificate, .. } => {
+                Some(("certificate", certificate.certificate.clone()))
+            }
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 fn tls_of(source: &Source) -> Option<&tls::Settings> {
     match source {
+        #[cfg(feature = "azure-keyvault")]
+        Source::AzureKeyvault { settings, .. } => Some(&settings.tls),
         Source::File { .. } => None,
         #[cfg(feature = "k8s-kms")]
         Source::K8s(_) => None,
@@ -247,6 +314,8 @@ pub(super) fn files(source: &Source) -> Vec<PathBuf> {
         Source::K8s(settings) => Some(settings.socket.clone()),
         #[cfg(feature = "pkcs11")]
         Source::Pkcs11 { settings, .. } => Some(settings.module.clone()),
+        #[cfg(feature = "azure-keyvault")]
+        Source::AzureKeyvault { .. } => None,
         Source::Kmip { .. } | Source::Vault { .. } => None,
     };
     let secrets = secrets(source)
