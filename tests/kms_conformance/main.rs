@@ -5,6 +5,12 @@
 //! delete, break it). The cases are in `suite`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[cfg(feature = "azure-keyvault")]
+mod azure;
+#[cfg(feature = "azure-keyvault")]
+#[path = "../support/azure/mod.rs"]
+#[allow(dead_code)]
+mod azure_fake;
 #[path = "../support/certificates.rs"]
 #[allow(dead_code)]
 mod certificates;
@@ -96,3 +102,13 @@ conformance!(
 );
 #[cfg(feature = "k8s-kms")]
 conformance!(k8s_plugin_provider, crate::k8s::K8sLab::new());
+#[cfg(feature = "azure-keyvault")]
+conformance!(
+    azure_rsa,
+    crate::azure::AzureLab::new(crate::azure_fake::Kind::Vault)
+);
+#[cfg(feature = "azure-keyvault")]
+conformance!(
+    azure_hsm,
+    crate::azure::AzureLab::new(crate::azure_fake::Kind::Hsm)
+);
