@@ -445,7 +445,7 @@ fn a_volume_lives_without_any_credential_of_the_key_service() {
         assert!(start.elapsed() < Duration::from_secs(60));
         std::thread::sleep(Duration::from_millis(50));
     }
-    
+
     let data = host.connect("disk").read(8, 4096);
     assert_eq!(data, [0x5b; 4096]);
     succeed(&mut host.0.sealblk(&["audit", "verify"]));

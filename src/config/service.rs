@@ -61,9 +61,9 @@ impl FromStr for SecretPath {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Wait(Duration);
 
-#[cfg(feature = "broker")]
 impl Wait {
     /// As a duration.
+    #[cfg(any(feature = "azure-keyvault", feature = "broker"))]
     pub(super) fn get(self) -> Duration {
         self.0
     }

@@ -15,9 +15,9 @@ use crate::error::Kind;
 use crate::kms::{Class, Denied, Error, KeyRef, Wrapped, call};
 
 /// The steps, in their order.
-const STEPS: [&str; 12] = [
+const STEPS: [&str; 13] = [
     "dns", "tcp", "tls", "service", "clock", "identity", "read_key", "key", "expiry", "version",
-    "wrap", "unwrap",
+    "recovery", "wrap", "unwrap",
 ];
 
 /// What was found at one endpoint.
@@ -54,7 +54,9 @@ pub(super) async fn examine(way: Way, question: &Question) -> Found {
     if let Some(failed) = found.checks.iter().find(|check| check.is_failed()) {
         let why = format!("not tried, since {} failed", failed.name);
         for step in STEPS {
-            if found.way.net.is_none() && NETWORK.contains(&step) {
+            if found.way.net.is_none() && NETWORK.contains(&step)
+                || step == RECOVERY && !found.way.client.recovers()
+            {
                 continue;
             }
             if !found.checks.iter().any(|check| check.name == step) {
@@ -72,6 +74,9 @@ pub(super) async fn examine(way: Way, question: &Question) -> Found {
 
 /// Steps that only what is on the network has.
 const NETWORK: [&str; 6] = ["dns", "tcp", "tls", "service", "clock", "identity"];
+
+/// The step that only services have which keep what was deleted.
+const RECOVERY: &str = "recovery";
 
 impl Found {
     fn add(&mut self, check: Check) -> bool {
@@ -113,6 +118,20 @@ impl Found {
     async fn meet(&mut self, question: &Question) -> bool {
         let who = &question.identity;
         match &self.way.client {
+            #[cfg(feature = "azure-keyvault")]
+            Client::Azure(azure) => {
+                let health = azure.health().await;
+                let standing = match &health {
+                    Ok(_) => Some(azure.standing().await),
+                    Err(_) => None,
+                };
+                let date = health.as_ref().ok().and_then(|health| health.date);
+                if !self.add(verdict::vault(health)) {
+                    return false;
+                }
+                self.checks.push(verdict::clock(date));
+                standing.is_some_and(|standing| self.add(verdict::standing(standing, who)))
+            }
             Client::Plain(_) => true,
             #[cfg(feature = "broker")]
             Client::Broker(broker) => {
@@ -202,6 +221,7 @@ impl Found {
                 self.checks.push(verdict::expiry(current.expires));
                 self.checks
                     .push(verdict::version(key, &current, latest.as_ref()));
+                self.recovery(key).await;
             }
             Err(error) => self.checks.push(Check::failed("read_key", &error)),
         }
@@ -234,6 +254,20 @@ impl Found {
         self.checks.push(unwrapping);
         if all_forbidden {
             self.suspect_identity();
+        }
+    }
+
+    /// Whether the key would be lost at once if somebody deleted it.
+    async fn recovery(&mut self, key: &KeyRef) {
+        match &self.way.client {
+            #[cfg(feature = "azure-keyvault")]
+            Client::Azure(azure) => {
+                let check = verdict::recovery(azure.recovery_level(key).await);
+                self.checks.push(check);
+            }
+            _ => {
+                let _ = key;
+            }
         }
     }
 

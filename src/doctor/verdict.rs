@@ -5,6 +5,8 @@ use std::time::{Duration, SystemTime};
 use super::check::Check;
 use super::endpoint::Question;
 use crate::error::Kind;
+#[cfg(feature = "azure-keyvault")]
+use crate::kms::azure;
 use crate::kms::vault::{Health, Identity};
 use crate::kms::{Error, KeyRef, KeyVersion};
 use crate::timestamp::Timestamp;
@@ -68,6 +70,81 @@ pub(super) fn broker(
             ),
         ),
         Err(error) => Check::failed(NAME, &error),
+    }
+}
+
+/// What a vault of Azure tells of itself.
+#[cfg(feature = "azure-keyvault")]
+pub(super) fn vault(health: Result<azure::Health, Error>) -> Check {
+    const NAME: &str = "service";
+    let health = match health {
+        Ok(health) => health,
+        Err(error) => return Check::failed(NAME, &error),
+    };
+    let named = |what: &str, told: Option<String>| {
+        told.map_or(String::new(), |told| format!(", {what} {told}"))
+    };
+    Check::ok(
+        NAME,
+        format!(
+            "a vault of {}{}{}{}",
+            health.resource,
+            named("tenant", health.tenant),
+            named("region", health.region),
+            named("version", health.version),
+        ),
+    )
+}
+
+/// Who a token of Azure says that we are.
+#[cfg(feature = "azure-keyvault")]
+pub(super) fn standing(told: Result<azure::Standing, Error>, who: &str) -> Check {
+    const NAME: &str = "identity";
+    match told {
+        Err(error) => {
+            let mut check = Check::failed(NAME, &error);
+            check.message = format!("{who}: {}", check.message);
+            check
+        }
+        Ok(standing) => {
+            let named = |what: &str, told: Option<String>| {
+                told.map_or(String::new(), |told| format!(", {what} {told}"))
+            };
+            Check::ok(
+                NAME,
+                format!(
+                    "{who}{}{}; the token lasts {}, and is replaced before",
+                    named("object id", standing.object_id),
+                    named("client id", standing.client_id),
+                    rough(standing.ttl),
+                ),
+            )
+        }
+    }
+}
+
+/// Whether a key that is deleted can be had back, as Azure calls that.
+#[cfg(feature = "azure-keyvault")]
+pub(super) fn recovery(level: Result<Option<String>, Error>) -> Check {
+    const NAME: &str = "recovery";
+    let protect = "have purge protection switched on, which cannot be taken back: az keyvault update --enable-purge-protection true";
+    match level {
+        Err(error) => Check::failed(NAME, &error),
+        Ok(None) => Check::skip(NAME, "the service does not say"),
+        Ok(Some(level)) if level == "Purgeable" => Check::warn(
+            NAME,
+            format!("{level}: a key that is deleted is lost at once, and all volumes with it"),
+            protect,
+        ),
+        Ok(Some(level)) if level.contains("Purgeable") => Check::warn(
+            NAME,
+            format!("{level}: a deleted key can be recovered, unless somebody purges it"),
+            protect,
+        ),
+        Ok(Some(level)) => Check::ok(
+            NAME,
+            format!("{level}: a deleted key can be recovered, and nobody can purge it before"),
+        ),
     }
 }
 

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::keys::{Definition, Source};
+#[cfg(feature = "azure-keyvault")]
+use crate::kms::azure::{self, AzureProvider, Header, Platform};
 #[cfg(feature = "broker")]
 use crate::kms::broker::{self, BrokerProvider};
 use crate::kms::cluster::Timing;
@@ -44,6 +46,8 @@ pub(super) struct Net {
 
 /// A provider, with what it can tell beyond others.
 pub(super) enum Client {
+    #[cfg(feature = "azure-keyvault")]
+    Azure(AzureProvider),
     Plain(Box<dyn Provider>),
     #[cfg(feature = "broker")]
     Broker(BrokerProvider),
@@ -54,6 +58,8 @@ pub(super) enum Client {
 impl Client {
     pub(super) fn provider(&self) -> &dyn Provider {
         match self {
+            #[cfg(feature = "azure-keyvault")]
+            Client::Azure(provider) => provider,
             Client::Plain(provider) => &**provider,
             #[cfg(feature = "broker")]
             Client::Broker(provider) => provider,
@@ -62,11 +68,22 @@ impl Client {
         }
     }
 
+    /// Whether its service keeps what was deleted for a while.
+    pub(super) fn recovers(&self) -> bool {
+        match self {
+            #[cfg(feature = "azure-keyvault")]
+            Client::Azure(_) => true,
+            _ => false,
+        }
+    }
+
     /// What no key opens, as if `version` of `key` had wrapped it. It shows
     /// whether unwrapping is permitted where wrapping is not.
     pub(super) fn unopenable(&self, key: &KeyRef, version: &str) -> Option<Wrapped> {
         let id = key.id.as_deref().unwrap_or_default();
         match self {
+            #[cfg(feature = "azure-keyvault")]
+            Client::Azure(_) => azure::unopenable(id, version),
             Client::Plain(_) => None,
             #[cfg(feature = "broker")]
             Client::Broker(_) => Some(broker::unopenable(id, version)),
@@ -104,6 +121,21 @@ pub(super) fn ways(source: &Source) -> Vec<Way> {
             };
             settings.endpoints.iter().map(alone).collect()
         }
+        #[cfg(feature = "azure-keyvault")]
+        Source::AzureKeyvault { settings, .. } => vec![Way {
+            endpoint: settings.vault.to_string(),
+            net: Some(Net {
+                host: settings.vault.host().into(),
+                port: settings.vault.port(),
+                tls: settings.vault.has_tls().then(|| settings.tls.clone()),
+            }),
+            client: Client::Azure(AzureProvider::new(azure::Settings {
+                timing: at_once(settings.timing),
+                retry_forbidden: None,
+                ..(**settings).clone()
+            })),
+            timeout: settings.timing.timeout,
+        }],
         Source::File { path } => vec![Way {
             endpoint: path.display().to_string(),
             net: None,
@@ -182,6 +214,8 @@ pub(super) fn identity(source: &Source) -> String {
             },
             settings.host_key
         ),
+        #[cfg(feature = "azure-keyvault")]
+        Source::AzureKeyvault { settings, .. } => settings.identity.to_string(),
         Source::File { .. } => "whoever can read the key file".into(),
         Source::Kmip { settings, .. } => match &settings.tls.client {
             Some(client) => format!("the client certificate {}", client.certificate.display()),
@@ -225,6 +259,23 @@ pub(super) fn secrets(source: &Source) -> Vec<(&'static str, &SecretFile)> {
     match source {
         #[cfg(feature = "broker")]
         Source::Broker { settings, .. } => secrets.push(("host_key", &settings.host_key)),
+        #[cfg(feature = "azure-keyvault")]
+        Source::AzureKeyvault { settings, .. } => match &settings.identity {
+            azure::Identity::Federated { token, .. } => secrets.push(("token_file", token)),
+            azure::Identity::Secret { secret, .. } => secrets.push(("secret", secret)),
+            azure::Identity::Certificate { certificate, .. } => {
+                secrets.push(("key", &certificate.key));
+            }
+            azure::Identity::Managed { platform, .. } => {
+                if let Platform::AppService {
+                    header: Header::File(header),
+                    ..
+                } = platform
+                {
+                    secrets.push(("header", header));
+                }
+            }
+        },
         Source::File { .. } => {}
         #[cfg(feature = "k8s-kms")]
         Source::K8s(_) => {}
@@ -261,13 +312,29 @@ pub(super) fn certificates(source: &Source) -> Vec<(&'static str, PathBuf)> {
     let authorities = tls.ca_files.iter().map(|path| ("ca_file", path.clone()));
     let ours = tls.client.iter();
     let ours = ours.map(|client| ("client_cert", client.certificate.clone()));
-    authorities.chain(ours).collect()
+    authorities.chain(ours).chain(application(source)).collect()
+}
+
+/// The certificate of an application, which is not one of TLS.
+fn application(source: &Source) -> Option<(&'static str, PathBuf)> {
+    match source {
+        #[cfg(feature = "azure-keyvault")]
+        Source::AzureKeyvault { settings, .. } => match &settings.identity {
+            azure::Identity::Certificate { certificate, .. } => {
+                Some(("certificate", certificate.certificate.clone()))
+            }
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 fn tls_of(source: &Source) -> Option<&tls::Settings> {
     match source {
         #[cfg(feature = "broker")]
         Source::Broker { settings, .. } => Some(&settings.tls),
+        #[cfg(feature = "azure-keyvault")]
+        Source::AzureKeyvault { settings, .. } => Some(&settings.tls),
         Source::File { .. } => None,
         #[cfg(feature = "k8s-kms")]
         Source::K8s(_) => None,
@@ -288,6 +355,8 @@ pub(super) fn files(source: &Source) -> Vec<PathBuf> {
         Source::Pkcs11 { settings, .. } => Some(settings.module.clone()),
         #[cfg(feature = "broker")]
         Source::Broker { .. } => None,
+        #[cfg(feature = "azure-keyvault")]
+        Source::AzureKeyvault { .. } => None,
         Source::Kmip { .. } | Source::Vault { .. } => None,
     };
     let secrets = secrets(source)

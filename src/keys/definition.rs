@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Name;
+#[cfg(feature = "azure-keyvault")]
+use crate::kms::azure::{self, AzureProvider};
 #[cfg(feature = "broker")]
 use crate::kms::broker::{self, BrokerProvider};
 use crate::kms::file::FileProvider;
@@ -119,6 +121,14 @@ pub enum Source {
         /// The brokers, and who we are there.
         settings: Box<broker::Settings>,
     },
+    /// A key of an Azure Key Vault or Managed HSM.
+    #[cfg(feature = "azure-keyvault")]
+    AzureKeyvault {
+        /// The key.
+        key: azure::KeyName,
+        /// The vault, and who we are there.
+        settings: Box<azure::Settings>,
+    },
     /// The platform key in a file of this host.
     File {
         /// The key file.
@@ -157,6 +167,8 @@ impl Source {
         match self {
             #[cfg(feature = "broker")]
             Source::Broker { .. } => BrokerProvider::NAME,
+            #[cfg(feature = "azure-keyvault")]
+            Source::AzureKeyvault { .. } => AzureProvider::NAME,
             Source::File { .. } => FileProvider::NAME,
             #[cfg(feature = "k8s-kms")]
             Source::K8s(_) => K8sProvider::NAME,
@@ -172,6 +184,8 @@ impl Source {
         match self {
             #[cfg(feature = "broker")]
             Source::Broker { key_set, .. } => Some(key_set.to_string()),
+            #[cfg(feature = "azure-keyvault")]
+            Source::AzureKeyvault { key, settings } => Some(azure::key_id(&settings.vault, key)),
             Source::File { .. } => None,
             #[cfg(feature = "k8s-kms")]
             Source::K8s(_) => None,
@@ -187,6 +201,10 @@ impl Source {
         match self {
             #[cfg(feature = "broker")]
             Source::Broker { settings, .. } => Arc::new(BrokerProvider::new((**settings).clone())),
+            #[cfg(feature = "azure-keyvault")]
+            Source::AzureKeyvault { settings, .. } => {
+                Arc::new(AzureProvider::new((**settings).clone()))
+            }
             Source::File { path } => Arc::new(FileProvider::new(path)),
             #[cfg(feature = "k8s-kms")]
             Source::K8s(settings) => Arc::new(K8sProvider::new((**settings).clone())),

@@ -34,6 +34,29 @@ impl FromStr for BaseUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        Self::parse(text, IpAddr::is_loopback)
+    }
+}
+
+impl BaseUrl {
+    /// The address of a service of the platform that this host runs on, which
+    /// gives out identities. These speak plain HTTP, by their nature: that is
+    /// taken for this host, and for link-local and private addresses, but for
+    /// no name that somebody could make resolve to something else.
+    ///
+    /// # Errors
+    /// When it is neither that nor an `https` one.
+    pub fn of_platform(text: &str) -> Result<Self, String> {
+        Self::parse(text, |address| match address {
+            IpAddr::V4(v4) => v4.is_loopback() || v4.is_link_local() || v4.is_private(),
+            IpAddr::V6(v6) => {
+                v6.is_loopback() || v6.is_unicast_link_local() || v6.is_unique_local()
+            }
+        })
+    }
+
+    /// `text`, which may be without TLS where `near` says so of its address.
+    fn parse(text: &str, near: impl Fn(&IpAddr) -> bool) -> Result<Self, String> {
         let bad = |why: &str| Err(format!("{text:?} is not an endpoint: {why}"));
         let url = match Url::parse(text) {
             Ok(url) => url,
@@ -43,7 +66,7 @@ impl FromStr for BaseUrl {
             return bad("it names no host; write it like https://kms.example:8200");
         };
         let address: Option<IpAddr> = host.trim_matches(['[', ']']).parse().ok();
-        let here = host == "localhost" || address.is_some_and(|address| address.is_loopback());
+        let here = host == "localhost" || address.is_some_and(|address| near(&address));
         match url.scheme() {
             "https" => {}
             "http" if here => {}
@@ -76,6 +99,11 @@ impl BaseUrl {
             path.pop_if_empty().extend(segments);
         }
         url
+    }
+
+    /// The address itself, as it was given.
+    pub fn url(&self) -> Url {
+        self.0.clone()
     }
 
     /// The name or address of the host, without brackets.
@@ -180,6 +208,40 @@ impl Request {
         self.body = Some(Bytes::from_owner(Wiped(text)));
         Ok(self.header("content-type", "application/json"))
     }
+
+    /// With the fields of a form for a body, which is wiped after.
+    #[must_use]
+    pub fn form(mut self, fields: &[(&str, &str)]) -> Self {
+        // Room from the start, as for JSON: a byte becomes three at most.
+        let length = |(name, value): &(&str, &str)| 3 * (name.len() + value.len()) + 2;
+        let mut text = Zeroizing::new(Vec::with_capacity(fields.iter().map(length).sum()));
+        for (name, value) in fields {
+            if !text.is_empty() {
+                text.push(b'&');
+            }
+            push_encoded(&mut text, name);
+            text.push(b'=');
+            push_encoded(&mut text, value);
+        }
+        self.body = Some(Bytes::from_owner(Wiped(text)));
+        self.header("content-type", "application/x-www-form-urlencoded")
+    }
+}
+
+/// Percent-encodes all but the characters that no form gives a meaning to.
+fn push_encoded(text: &mut Vec<u8>, part: &str) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    for byte in part.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            text.push(byte);
+        } else {
+            text.extend([
+                b'%',
+                DIGITS[usize::from(byte >> 4)],
+                DIGITS[usize::from(byte & 15)],
+            ]);
+        }
+    }
 }
 
 /// What came back.
@@ -192,8 +254,17 @@ pub struct Reply {
     pub location: Option<String>,
     /// What time it is there, from the `Date` header.
     pub date: Option<Timestamp>,
+    /// All headers, of which [`Reply::header`] takes one.
+    pub headers: HeaderMap,
     /// At most [`BODY_MAX`] bytes. May hold a secret, and is wiped.
     pub body: Zeroizing<Vec<u8>>,
+}
+
+impl Reply {
+    /// A header, if it is there and text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
 }
 
 /// The client side of HTTP, with its TLS.
@@ -276,6 +347,7 @@ impl Http {
                 .map(Duration::from_secs),
             location: header("location").map(str::to_owned),
             date: header("date").and_then(http_date),
+            headers: response.headers().clone(),
             body: Zeroizing::new(Vec::with_capacity(16 << 10)),
         };
         while let Some(chunk) = response.chunk().await.map_err(fail)? {
@@ -393,6 +465,35 @@ mod tests {
             let error = bad.parse::<BaseUrl>().unwrap_err();
             assert!(error.contains(why), "{bad}: {error}");
         }
+    }
+
+    #[test]
+    fn a_platform_may_be_without_tls_where_no_name_is_resolved() {
+        for good in [
+            "http://169.254.169.254",
+            "http://[fd00:ec2::254]",
+            "http://172.16.1.2:8081/msi/token",
+            "http://localhost:40342/metadata/identity/oauth2/token",
+            "https://platform.example/token",
+        ] {
+            assert_eq!(BaseUrl::of_platform(good).unwrap().to_string(), good);
+        }
+        for bad in [
+            "http://platform.example",
+            "http://169.254.169.254.example",
+            "http://8.8.8.8",
+            "http://169.254.169.254?x=y",
+        ] {
+            assert!(BaseUrl::of_platform(bad).is_err(), "{bad}");
+            assert!(bad.parse::<BaseUrl>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_form_says_what_was_meant() {
+        let url = "https://x".parse::<BaseUrl>().unwrap().join([]);
+        let request = Request::new(Method::POST, url).form(&[("a b", "c&d=é"), ("e", "")]);
+        assert_eq!(&request.body.unwrap()[..], b"a%20b=c%26d%3D%C3%A9&e=");
     }
 
     #[test]

@@ -50,6 +50,9 @@ pub enum Granularity {
     AnyVersion,
     /// A version with all older ones, and never the latest.
     OlderVersions,
+    /// Each version by itself, and all of them deleted with the key.
+    #[allow(dead_code)]
+    DeletedTogether,
     /// The key with all its versions.
     #[allow(dead_code)]
     WholeKey,

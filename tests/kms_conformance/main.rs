@@ -5,6 +5,12 @@
 //! delete, break it). The cases are in `suite`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[cfg(feature = "azure-keyvault")]
+mod azure;
+#[cfg(feature = "azure-keyvault")]
+#[path = "../support/azure/mod.rs"]
+#[allow(dead_code)]
+mod azure_fake;
 #[cfg(feature = "broker")]
 mod broker;
 #[cfg(feature = "broker")]
@@ -104,3 +110,13 @@ conformance!(
 conformance!(k8s_plugin_provider, crate::k8s::K8sLab::new());
 #[cfg(feature = "broker")]
 conformance!(broker_direct, crate::broker::BrokerLab::new("direct"));
+#[cfg(feature = "azure-keyvault")]
+conformance!(
+    azure_rsa,
+    crate::azure::AzureLab::new(crate::azure_fake::Kind::Vault)
+);
+#[cfg(feature = "azure-keyvault")]
+conformance!(
+    azure_hsm,
+    crate::azure::AzureLab::new(crate::azure_fake::Kind::Hsm)
+);

@@ -313,7 +313,10 @@ pub fn a_deleted_version_is_gone(lab: &dyn Lab, witness: &Witness) {
         matches!(class, Class::Denied(Denied::Deleted) | Class::NotFound),
         "{class}"
     );
-    if lab.granularity() == Granularity::WholeKey {
+    if matches!(
+        lab.granularity(),
+        Granularity::WholeKey | Granularity::DeletedTogether
+    ) {
         return;
     }
     assert_eq!(wait(provider.unwrap(&new, AAD)).unwrap(), payload);

@@ -62,8 +62,17 @@ impl SettingArgs {
                 table.insert(name.into(), text.into());
             }
         }
-        if !self.endpoint.is_empty() {
-            table.insert("endpoints".into(), self.endpoint.into());
+        match (
+            table.get("provider").and_then(toml::Value::as_str),
+            &*self.endpoint,
+        ) {
+            (_, []) => {}
+            (Some("azure-keyvault"), [vault]) => {
+                table.insert("vault".into(), vault.clone().into());
+            }
+            _ => {
+                table.insert("endpoints".into(), self.endpoint.into());
+            }
         }
         for setting in &self.set {
             let Some((name, value)) = setting.split_once('=') else {

@@ -32,6 +32,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::ClientConfig;
+#[cfg(feature = "azure-keyvault")]
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use self::files::{Snapshot, Unusable};
 use super::Error;
@@ -97,6 +99,24 @@ impl Tls {
         *made = Some((snapshot, config.clone()));
         Ok(config)
     }
+}
+
+/// The certificate of `client`, which is valid now, and its private key: for
+/// who signs with it beside TLS.
+///
+/// # Errors
+/// When a file is missing, is not what it should be, or has expired.
+#[cfg(feature = "azure-keyvault")]
+pub(crate) fn certificate_and_key(
+    client: &ClientCertificate,
+) -> Result<(CertificateDer<'static>, PrivateKeyDer<'static>), Error> {
+    let chain = files::certificates(&client.certificate)?;
+    files::check_valid_now(&client.certificate, &chain)?;
+    let key = files::private_key(&client.key)?;
+    // There is one: a file without any is refused.
+    let first = chain.into_iter().next();
+    let first = first.ok_or_else(|| Unusable::NoCertificate(client.certificate.clone()))?;
+    Ok((first, key))
 }
 
 fn check_still_valid(settings: &Settings) -> Result<(), Unusable> {
