@@ -183,6 +183,8 @@ impl<'a> Reader<'a> {
                 };
                 Ok(Definition::new(source, version))
             }
+            #[cfg(feature = "gcp-kms")]
+            Some(kms::gcp::GcpProvider::NAME) => super::gcp::definition(self, value),
             #[cfg(feature = "k8s-kms")]
             Some(kms::k8s::K8sProvider::NAME) => super::k8s::definition(self, value),
             Some(kms::kmip::KmipProvider::NAME) => super::kmip::definition(self, value),

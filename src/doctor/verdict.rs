@@ -5,6 +5,8 @@ use std::time::{Duration, SystemTime};
 use super::check::Check;
 use super::endpoint::Question;
 use crate::error::Kind;
+#[cfg(feature = "gcp-kms")]
+use crate::kms::gcp;
 use crate::kms::vault::{Health, Identity};
 use crate::kms::{Error, KeyRef, KeyVersion};
 use crate::timestamp::Timestamp;
@@ -108,6 +110,25 @@ pub(super) fn identity(told: Result<Option<Identity>, Error>, question: &Questio
                 _ => Check::ok(NAME, message),
             }
         }
+    }
+}
+
+#[cfg(feature = "gcp-kms")]
+pub(super) fn gcp_identity(told: Result<gcp::Identity, Error>, who: &str) -> Check {
+    const NAME: &str = "identity";
+    match told {
+        Err(error) => {
+            let mut check = Check::failed(NAME, &error);
+            check.message = format!("{who}: {}", check.message);
+            check
+        }
+        Ok(gcp::Identity { name, left }) => Check::ok(
+            NAME,
+            format!(
+                "{who}: {name}; the token lasts {}, and is replaced before",
+                rough(left)
+            ),
+        ),
     }
 }
 

@@ -11,6 +11,8 @@ use crate::keys::{Definition, Source};
 use crate::kms::cluster::Timing;
 use crate::kms::credential::SecretFile;
 use crate::kms::file::FileProvider;
+#[cfg(feature = "gcp-kms")]
+use crate::kms::gcp::{self, GcpProvider};
 #[cfg(feature = "k8s-kms")]
 use crate::kms::k8s::K8sProvider;
 use crate::kms::kmip::{self, KmipProvider};
@@ -43,6 +45,8 @@ pub(super) struct Net {
 /// A provider, with what it can tell beyond others.
 pub(super) enum Client {
     Plain(Box<dyn Provider>),
+    #[cfg(feature = "gcp-kms")]
+    Gcp(GcpProvider),
     Kmip(KmipProvider),
     Vault(VaultProvider),
 }
@@ -51,6 +55,8 @@ impl Client {
     pub(super) fn provider(&self) -> &dyn Provider {
         match self {
             Client::Plain(provider) => &**provider,
+            #[cfg(feature = "gcp-kms")]
+            Client::Gcp(provider) => provider,
             Client::Kmip(provider) => provider,
             Client::Vault(provider) => provider,
         }
@@ -62,6 +68,8 @@ impl Client {
         let id = key.id.as_deref().unwrap_or_default();
         match self {
             Client::Plain(_) => None,
+            #[cfg(feature = "gcp-kms")]
+            Client::Gcp(_) => gcp::unopenable(id, version),
             Client::Kmip(_) => kmip::unopenable(id, version),
             Client::Vault(_) => Some(vault::unopenable(id, version)),
         }
@@ -85,6 +93,24 @@ pub(super) fn ways(source: &Source) -> Vec<Way> {
             client: Client::Plain(Box::new(FileProvider::new(path))),
             timeout: Timing::default().timeout,
         }],
+        #[cfg(feature = "gcp-kms")]
+        Source::Gcp { settings, .. } => {
+            let alone = |endpoint: &crate::kms::http::BaseUrl| Way {
+                endpoint: endpoint.to_string(),
+                net: Some(Net {
+                    host: endpoint.host().into(),
+                    port: endpoint.port(),
+                    tls: endpoint.has_tls().then(|| settings.tls.clone()),
+                }),
+                client: Client::Gcp(GcpProvider::new(gcp::Settings {
+                    endpoints: vec![endpoint.clone()],
+                    timing: at_once(settings.timing),
+                    ..(**settings).clone()
+                })),
+                timeout: settings.timing.timeout,
+            };
+            settings.endpoints.iter().map(alone).collect()
+        }
         Source::Kmip { settings, .. } => {
             let alone = |endpoint: &kmip::Endpoint| Way {
                 endpoint: endpoint.to_string(),
@@ -148,6 +174,15 @@ fn at_once(timing: Timing) -> Timing {
 pub(super) fn identity(source: &Source) -> String {
     match source {
         Source::File { .. } => "whoever can read the key file".into(),
+        #[cfg(feature = "gcp-kms")]
+        Source::Gcp { settings, .. } => match &settings.auth {
+            gcp::Auth::Metadata {
+                account: Some(account),
+                ..
+            } => format!("{} of this machine", account.as_str()),
+            gcp::Auth::Metadata { .. } => "the service account of this machine".into(),
+            gcp::Auth::File { credentials, .. } => format!("the credentials in {credentials}"),
+        },
         Source::Kmip { settings, .. } => match &settings.tls.client {
             Some(client) => format!("the client certificate {}", client.certificate.display()),
             None => "no client certificate".into(),
@@ -189,6 +224,12 @@ pub(super) fn secrets(source: &Source) -> Vec<(&'static str, &SecretFile)> {
     }
     match source {
         Source::File { .. } => {}
+        #[cfg(feature = "gcp-kms")]
+        Source::Gcp { settings, .. } => {
+            if let gcp::Auth::File { credentials, .. } = &settings.auth {
+                secrets.push(("credentials", credentials));
+            }
+        }
         #[cfg(feature = "k8s-kms")]
         Source::K8s(_) => {}
         Source::Kmip { settings, .. } => {
@@ -234,6 +275,8 @@ fn tls_of(source: &Source) -> Option<&tls::Settings> {
         Source::K8s(_) => None,
         #[cfg(feature = "pkcs11")]
         Source::Pkcs11 { .. } => None,
+        #[cfg(feature = "gcp-kms")]
+        Source::Gcp { settings, .. } => Some(&settings.tls),
         Source::Kmip { settings, .. } => Some(&settings.tls),
         Source::Vault { settings, .. } => Some(&settings.tls),
     }
@@ -247,6 +290,8 @@ pub(super) fn files(source: &Source) -> Vec<PathBuf> {
         Source::K8s(settings) => Some(settings.socket.clone()),
         #[cfg(feature = "pkcs11")]
         Source::Pkcs11 { settings, .. } => Some(settings.module.clone()),
+        #[cfg(feature = "gcp-kms")]
+        Source::Gcp { .. } => None,
         Source::Kmip { .. } | Source::Vault { .. } => None,
     };
     let secrets = secrets(source)

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use super::Name;
 use crate::kms::file::FileProvider;
+#[cfg(feature = "gcp-kms")]
+use crate::kms::gcp::{self, GcpProvider};
 #[cfg(feature = "k8s-kms")]
 use crate::kms::k8s::{self, K8sProvider};
 use crate::kms::kmip::{self, KmipProvider};
@@ -110,6 +112,14 @@ pub enum Source {
         /// The key file.
         path: PathBuf,
     },
+    /// A key of Google Cloud KMS.
+    #[cfg(feature = "gcp-kms")]
+    Gcp {
+        /// The key.
+        key: gcp::KeyName,
+        /// The service, and who we are there.
+        settings: Box<gcp::Settings>,
+    },
     /// The key of a Kubernetes KMS plugin.
     #[cfg(feature = "k8s-kms")]
     K8s(Box<k8s::Settings>),
@@ -142,6 +152,8 @@ impl Source {
     pub fn provider(&self) -> &'static str {
         match self {
             Source::File { .. } => FileProvider::NAME,
+            #[cfg(feature = "gcp-kms")]
+            Source::Gcp { .. } => GcpProvider::NAME,
             #[cfg(feature = "k8s-kms")]
             Source::K8s(_) => K8sProvider::NAME,
             Source::Kmip { .. } => KmipProvider::NAME,
@@ -155,6 +167,8 @@ impl Source {
     pub fn key_id(&self) -> Option<String> {
         match self {
             Source::File { .. } => None,
+            #[cfg(feature = "gcp-kms")]
+            Source::Gcp { key, .. } => Some(key.to_string()),
             #[cfg(feature = "k8s-kms")]
             Source::K8s(_) => None,
             Source::Kmip { key, .. } => Some(key.clone()),
@@ -168,6 +182,8 @@ impl Source {
     pub fn client(&self) -> Arc<dyn Provider> {
         match self {
             Source::File { path } => Arc::new(FileProvider::new(path)),
+            #[cfg(feature = "gcp-kms")]
+            Source::Gcp { settings, .. } => Arc::new(GcpProvider::new((**settings).clone())),
             #[cfg(feature = "k8s-kms")]
             Source::K8s(settings) => Arc::new(K8sProvider::new((**settings).clone())),
             Source::Kmip { settings, .. } => Arc::new(KmipProvider::new((**settings).clone())),

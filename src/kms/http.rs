@@ -69,6 +69,38 @@ impl fmt::Display for BaseUrl {
 }
 
 impl BaseUrl {
+    /// The address of a service of the machine that this host is, such as the
+    /// metadata server of a cloud: `HOST[:PORT]`, spoken to without TLS. So it
+    /// has to be an address that no router passes on, and not a name, for which
+    /// a name service would have to be trusted.
+    ///
+    /// # Errors
+    /// When it is another address, or none.
+    pub fn link_local(text: &str) -> Result<Self, String> {
+        let url = Url::parse(&format!("http://{text}")).ok();
+        let url = url.filter(|url| {
+            let host = url.host_str().unwrap_or_default();
+            let address: Option<IpAddr> = host.trim_matches(['[', ']']).parse().ok();
+            let near = match address {
+                Some(IpAddr::V4(address)) => address.is_link_local() || address.is_loopback(),
+                // Unique local ones, which clouds give to metadata servers.
+                Some(IpAddr::V6(address)) => {
+                    address.is_unicast_link_local()
+                        || address.is_unique_local()
+                        || address.is_loopback()
+                }
+                None => host == "localhost",
+            };
+            let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
+            near && bare && url.username().is_empty() && url.password().is_none()
+        });
+        url.map(BaseUrl).ok_or_else(|| {
+            format!(
+                "{text:?} is not the address of a metadata server: write HOST or HOST:PORT with a link-local address such as 169.254.169.254"
+            )
+        })
+    }
+
     /// The address below this one with these segments, each taken literally.
     pub fn join<'s>(&self, segments: impl IntoIterator<Item = &'s str>) -> Url {
         let mut url = self.0.clone();
@@ -163,6 +195,17 @@ impl Request {
         Some(self)
     }
 
+    /// With a header that somebody else chose, which is not shown. `None` if
+    /// it cannot be one.
+    #[must_use]
+    pub fn foreign_header(mut self, name: &str, value: &str) -> Option<Self> {
+        let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+        let mut value = HeaderValue::from_str(value).ok()?;
+        value.set_sensitive(true);
+        self.headers.insert(name, value);
+        Some(self)
+    }
+
     /// With a body in JSON, which is wiped after.
     ///
     /// # Errors
@@ -180,12 +223,51 @@ impl Request {
         self.body = Some(Bytes::from_owner(Wiped(text)));
         Ok(self.header("content-type", "application/json"))
     }
+
+    /// With the fields of a form, which are wiped after.
+    #[must_use]
+    pub fn form<'f>(
+        mut self,
+        fields: impl IntoIterator<Item = (&'f str, &'f str)> + Clone,
+    ) -> Self {
+        let length = |(name, value): (&str, &str)| 2 + 3 * (name.len() + value.len());
+        // Room from the start, so that no half of it is left behind by growing.
+        let room = fields.clone().into_iter().map(length).sum();
+        let mut text = Zeroizing::new(Vec::with_capacity(room));
+        for (name, value) in fields {
+            if !text.is_empty() {
+                text.push(b'&');
+            }
+            percent_encode(&mut text, name);
+            text.push(b'=');
+            percent_encode(&mut text, value);
+        }
+        self.body = Some(Bytes::from_owner(Wiped(text)));
+        self.header("content-type", "application/x-www-form-urlencoded")
+    }
+}
+
+/// Appends `value` as it stands in a form.
+fn percent_encode(text: &mut Vec<u8>, value: &str) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    for byte in value.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => text.push(byte),
+            _ => text.extend_from_slice(&[
+                b'%',
+                DIGITS[usize::from(byte >> 4)],
+                DIGITS[usize::from(byte & 15)],
+            ]),
+        }
+    }
 }
 
 /// What came back.
 pub struct Reply {
     /// The HTTP status.
     pub status: u16,
+    /// All headers.
+    pub headers: HeaderMap,
     /// What the `Retry-After` header asks for, if it gives seconds.
     pub retry_after: Option<Duration>,
     /// Where a redirect points to.
@@ -194,6 +276,13 @@ pub struct Reply {
     pub date: Option<Timestamp>,
     /// At most [`BODY_MAX`] bytes. May hold a secret, and is wiped.
     pub body: Zeroizing<Vec<u8>>,
+}
+
+impl Reply {
+    /// The text of a header.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
 }
 
 /// The client side of HTTP, with its TLS.
@@ -271,6 +360,7 @@ impl Http {
         let header = |name: &str| response.headers().get(name)?.to_str().ok();
         let mut reply = Reply {
             status: response.status().as_u16(),
+            headers: response.headers().clone(),
             retry_after: header("retry-after")
                 .and_then(|text| text.trim().parse().ok())
                 .map(Duration::from_secs),
@@ -424,6 +514,45 @@ mod tests {
             let url: BaseUrl = text.parse().unwrap();
             assert_eq!((url.host(), url.port(), url.has_tls()), (host, port, tls));
         }
+    }
+
+    #[test]
+    fn a_metadata_server_is_at_an_address_that_no_router_passes_on() {
+        for good in [
+            "169.254.169.254",
+            "169.254.169.252:988",
+            "127.0.0.1:80",
+            "localhost:8080",
+            "[fd20:ce::254]",
+            "[fe80::1]:80",
+        ] {
+            let url = BaseUrl::link_local(good).unwrap();
+            assert!(!url.has_tls() && url.port() > 0, "{good}");
+        }
+        for bad in [
+            "",
+            "10.0.0.1",
+            "metadata.google.internal",
+            "169.254.169.254.example",
+            "169.254.169.254/path",
+            "169.254.169.254@example",
+            "example@169.254.169.254",
+            "169.254.169.254?a",
+            "169.254.169.254#a",
+            "[2001:db8::1]",
+            "http://169.254.169.254",
+        ] {
+            assert!(BaseUrl::link_local(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_form_keeps_what_stands_in_it() {
+        let url = "https://x".parse::<BaseUrl>().unwrap().join([]);
+        let fields = [("a", "b c&d=e"), ("é", "~-._%+/")];
+        let request = Request::new(Method::POST, url).form(fields);
+        let body = request.body.unwrap();
+        assert_eq!(&*body, b"a=b%20c%26d%3De&%C3%A9=~-._%25%2B%2F");
     }
 
     #[test]
