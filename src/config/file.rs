@@ -198,6 +198,8 @@ impl<'a> Reader<'a> {
             }
             #[cfg(feature = "azure-keyvault")]
             Some(kms::azure::AzureProvider::NAME) => super::azure::definition(self, value),
+            #[cfg(feature = "gcp-kms")]
+            Some(kms::gcp::GcpProvider::NAME) => super::gcp::definition(self, value),
             #[cfg(feature = "k8s-kms")]
             Some(kms::k8s::K8sProvider::NAME) => super::k8s::definition(self, value),
             Some(kms::kmip::KmipProvider::NAME) => super::kmip::definition(self, value),

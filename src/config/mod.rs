@@ -17,6 +17,8 @@ mod choices;
 pub mod daemon;
 mod error;
 mod file;
+#[cfg(feature = "gcp-kms")]
+mod gcp;
 mod group;
 #[cfg(feature = "k8s-kms")]
 mod k8s;

@@ -147,6 +147,18 @@ impl Found {
                     Err(error) => Check::failed("identity", &error),
                 })
             }
+            #[cfg(feature = "gcp-kms")]
+            Client::Gcp(gcp) => {
+                let date = match gcp.greet(&question.key).await {
+                    Ok(date) => date,
+                    Err(error) => return self.add(Check::failed("service", &error)),
+                };
+                let identity = gcp.identity().await;
+                let service = "Cloud KMS, which asks for a token";
+                self.checks.push(Check::ok("service", service));
+                self.checks.push(verdict::clock(date));
+                self.add(verdict::gcp_identity(identity, who))
+            }
             Client::Vault(vault) => {
                 let health = vault.health().await;
                 let date = health.as_ref().ok().and_then(|health| health.date);

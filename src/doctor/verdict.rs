@@ -7,6 +7,8 @@ use super::endpoint::Question;
 use crate::error::Kind;
 #[cfg(feature = "azure-keyvault")]
 use crate::kms::azure;
+#[cfg(feature = "gcp-kms")]
+use crate::kms::gcp;
 use crate::kms::vault::{Health, Identity};
 use crate::kms::{Error, KeyRef, KeyVersion};
 use crate::timestamp::Timestamp;
@@ -211,6 +213,25 @@ pub(super) fn identity(told: Result<Option<Identity>, Error>, question: &Questio
                 _ => Check::ok(NAME, message),
             }
         }
+    }
+}
+
+#[cfg(feature = "gcp-kms")]
+pub(super) fn gcp_identity(told: Result<gcp::Identity, Error>, who: &str) -> Check {
+    const NAME: &str = "identity";
+    match told {
+        Err(error) => {
+            let mut check = Check::failed(NAME, &error);
+            check.message = format!("{who}: {}", check.message);
+            check
+        }
+        Ok(gcp::Identity { name, left }) => Check::ok(
+            NAME,
+            format!(
+                "{who}: {name}; the token lasts {}, and is replaced before",
+                rough(left)
+            ),
+        ),
     }
 }
 

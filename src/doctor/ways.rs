@@ -15,6 +15,8 @@ use crate::kms::broker::{self, BrokerProvider};
 use crate::kms::cluster::Timing;
 use crate::kms::credential::SecretFile;
 use crate::kms::file::FileProvider;
+#[cfg(feature = "gcp-kms")]
+use crate::kms::gcp::{self, GcpProvider};
 #[cfg(feature = "k8s-kms")]
 use crate::kms::k8s::K8sProvider;
 use crate::kms::kmip::{self, KmipProvider};
@@ -51,6 +53,8 @@ pub(super) enum Client {
     Plain(Box<dyn Provider>),
     #[cfg(feature = "broker")]
     Broker(BrokerProvider),
+    #[cfg(feature = "gcp-kms")]
+    Gcp(GcpProvider),
     Kmip(KmipProvider),
     Vault(VaultProvider),
 }
@@ -63,6 +67,8 @@ impl Client {
             Client::Plain(provider) => &**provider,
             #[cfg(feature = "broker")]
             Client::Broker(provider) => provider,
+            #[cfg(feature = "gcp-kms")]
+            Client::Gcp(provider) => provider,
             Client::Kmip(provider) => provider,
             Client::Vault(provider) => provider,
         }
@@ -87,6 +93,8 @@ impl Client {
             Client::Plain(_) => None,
             #[cfg(feature = "broker")]
             Client::Broker(_) => Some(broker::unopenable(id, version)),
+            #[cfg(feature = "gcp-kms")]
+            Client::Gcp(_) => gcp::unopenable(id, version),
             Client::Kmip(_) => kmip::unopenable(id, version),
             Client::Vault(_) => Some(vault::unopenable(id, version)),
         }
@@ -142,6 +150,24 @@ pub(super) fn ways(source: &Source) -> Vec<Way> {
             client: Client::Plain(Box::new(FileProvider::new(path))),
             timeout: Timing::default().timeout,
         }],
+        #[cfg(feature = "gcp-kms")]
+        Source::Gcp { settings, .. } => {
+            let alone = |endpoint: &crate::kms::http::BaseUrl| Way {
+                endpoint: endpoint.to_string(),
+                net: Some(Net {
+                    host: endpoint.host().into(),
+                    port: endpoint.port(),
+                    tls: endpoint.has_tls().then(|| settings.tls.clone()),
+                }),
+                client: Client::Gcp(GcpProvider::new(gcp::Settings {
+                    endpoints: vec![endpoint.clone()],
+                    timing: at_once(settings.timing),
+                    ..(**settings).clone()
+                })),
+                timeout: settings.timing.timeout,
+            };
+            settings.endpoints.iter().map(alone).collect()
+        }
         Source::Kmip { settings, .. } => {
             let alone = |endpoint: &kmip::Endpoint| Way {
                 endpoint: endpoint.to_string(),
@@ -217,6 +243,15 @@ pub(super) fn identity(source: &Source) -> String {
         #[cfg(feature = "azure-keyvault")]
         Source::AzureKeyvault { settings, .. } => settings.identity.to_string(),
         Source::File { .. } => "whoever can read the key file".into(),
+        #[cfg(feature = "gcp-kms")]
+        Source::Gcp { settings, .. } => match &settings.auth {
+            gcp::Auth::Metadata {
+                account: Some(account),
+                ..
+            } => format!("{} of this machine", account.as_str()),
+            gcp::Auth::Metadata { .. } => "the service account of this machine".into(),
+            gcp::Auth::File { credentials, .. } => format!("the credentials in {credentials}"),
+        },
         Source::Kmip { settings, .. } => match &settings.tls.client {
             Some(client) => format!("the client certificate {}", client.certificate.display()),
             None => "no client certificate".into(),
@@ -277,6 +312,12 @@ pub(super) fn secrets(source: &Source) -> Vec<(&'static str, &SecretFile)> {
             }
         },
         Source::File { .. } => {}
+        #[cfg(feature = "gcp-kms")]
+        Source::Gcp { settings, .. } => {
+            if let gcp::Auth::File { credentials, .. } = &settings.auth {
+                secrets.push(("credentials", credentials));
+            }
+        }
         #[cfg(feature = "k8s-kms")]
         Source::K8s(_) => {}
         Source::Kmip { settings, .. } => {
@@ -340,6 +381,8 @@ fn tls_of(source: &Source) -> Option<&tls::Settings> {
         Source::K8s(_) => None,
         #[cfg(feature = "pkcs11")]
         Source::Pkcs11 { .. } => None,
+        #[cfg(feature = "gcp-kms")]
+        Source::Gcp { settings, .. } => Some(&settings.tls),
         Source::Kmip { settings, .. } => Some(&settings.tls),
         Source::Vault { settings, .. } => Some(&settings.tls),
     }
@@ -357,6 +400,8 @@ pub(super) fn files(source: &Source) -> Vec<PathBuf> {
         Source::Broker { .. } => None,
         #[cfg(feature = "azure-keyvault")]
         Source::AzureKeyvault { .. } => None,
+        #[cfg(feature = "gcp-kms")]
+        Source::Gcp { .. } => None,
         Source::Kmip { .. } | Source::Vault { .. } => None,
     };
     let secrets = secrets(source)

@@ -11,6 +11,8 @@ use crate::kms::azure::{self, AzureProvider};
 #[cfg(feature = "broker")]
 use crate::kms::broker::{self, BrokerProvider};
 use crate::kms::file::FileProvider;
+#[cfg(feature = "gcp-kms")]
+use crate::kms::gcp::{self, GcpProvider};
 #[cfg(feature = "k8s-kms")]
 use crate::kms::k8s::{self, K8sProvider};
 use crate::kms::kmip::{self, KmipProvider};
@@ -134,6 +136,14 @@ pub enum Source {
         /// The key file.
         path: PathBuf,
     },
+    /// A key of Google Cloud KMS.
+    #[cfg(feature = "gcp-kms")]
+    Gcp {
+        /// The key.
+        key: gcp::KeyName,
+        /// The service, and who we are there.
+        settings: Box<gcp::Settings>,
+    },
     /// The key of a Kubernetes KMS plugin.
     #[cfg(feature = "k8s-kms")]
     K8s(Box<k8s::Settings>),
@@ -170,6 +180,8 @@ impl Source {
             #[cfg(feature = "azure-keyvault")]
             Source::AzureKeyvault { .. } => AzureProvider::NAME,
             Source::File { .. } => FileProvider::NAME,
+            #[cfg(feature = "gcp-kms")]
+            Source::Gcp { .. } => GcpProvider::NAME,
             #[cfg(feature = "k8s-kms")]
             Source::K8s(_) => K8sProvider::NAME,
             Source::Kmip { .. } => KmipProvider::NAME,
@@ -187,6 +199,8 @@ impl Source {
             #[cfg(feature = "azure-keyvault")]
             Source::AzureKeyvault { key, settings } => Some(azure::key_id(&settings.vault, key)),
             Source::File { .. } => None,
+            #[cfg(feature = "gcp-kms")]
+            Source::Gcp { key, .. } => Some(key.to_string()),
             #[cfg(feature = "k8s-kms")]
             Source::K8s(_) => None,
             Source::Kmip { key, .. } => Some(key.clone()),
@@ -206,6 +220,8 @@ impl Source {
                 Arc::new(AzureProvider::new((**settings).clone()))
             }
             Source::File { path } => Arc::new(FileProvider::new(path)),
+            #[cfg(feature = "gcp-kms")]
+            Source::Gcp { settings, .. } => Arc::new(GcpProvider::new((**settings).clone())),
             #[cfg(feature = "k8s-kms")]
             Source::K8s(settings) => Arc::new(K8sProvider::new((**settings).clone())),
             Source::Kmip { settings, .. } => Arc::new(KmipProvider::new((**settings).clone())),

@@ -55,6 +55,29 @@ impl BaseUrl {
         })
     }
 
+    /// The address of a service of the machine that this host is, such as the
+    /// metadata server of a cloud: `HOST[:PORT]`, spoken to without TLS. So it
+    /// has to be an address that no router passes on, and not a name, for which
+    /// a name service would have to be trusted.
+    ///
+    /// # Errors
+    /// When it is another address, or none.
+    #[cfg(feature = "gcp-kms")]
+    pub fn link_local(text: &str) -> Result<Self, String> {
+        let url = Self::parse(&format!("http://{text}"), |address| match address {
+            IpAddr::V4(v4) => v4.is_loopback() || v4.is_link_local(),
+            // Unique local ones, which clouds give to metadata servers.
+            IpAddr::V6(v6) => {
+                v6.is_loopback() || v6.is_unicast_link_local() || v6.is_unique_local()
+            }
+        });
+        url.ok().filter(|url| url.0.path() == "/").ok_or_else(|| {
+            format!(
+                "{text:?} is not the address of a metadata server: write HOST or HOST:PORT with a link-local address such as 169.254.169.254"
+            )
+        })
+    }
+
     /// `text`, which may be without TLS where `near` says so of its address.
     fn parse(text: &str, near: impl Fn(&IpAddr) -> bool) -> Result<Self, String> {
         let bad = |why: &str| Err(format!("{text:?} is not an endpoint: {why}"));
@@ -188,6 +211,18 @@ impl Request {
         let mut value = HeaderValue::from_maybe_shared(value).ok()?;
         value.set_sensitive(true);
         self.headers.insert(HeaderName::from_static(name), value);
+        Some(self)
+    }
+
+    /// With a header that somebody else chose, which is not shown. `None` if
+    /// it cannot be one.
+    #[cfg(feature = "gcp-kms")]
+    #[must_use]
+    pub fn foreign_header(mut self, name: &str, value: &str) -> Option<Self> {
+        let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+        let mut value = HeaderValue::from_str(value).ok()?;
+        value.set_sensitive(true);
+        self.headers.insert(name, value);
         Some(self)
     }
 
@@ -486,6 +521,37 @@ mod tests {
         ] {
             assert!(BaseUrl::of_platform(bad).is_err(), "{bad}");
             assert!(bad.parse::<BaseUrl>().is_err(), "{bad}");
+        }
+    }
+
+    #[cfg(feature = "gcp-kms")]
+    #[test]
+    fn a_metadata_server_is_at_an_address_that_no_router_passes_on() {
+        for good in [
+            "169.254.169.254",
+            "169.254.169.252:988",
+            "127.0.0.1:80",
+            "localhost:8080",
+            "[fd20:ce::254]",
+            "[fe80::1]:80",
+        ] {
+            let url = BaseUrl::link_local(good).unwrap();
+            assert!(!url.has_tls() && url.port() > 0, "{good}");
+        }
+        for bad in [
+            "",
+            "10.0.0.1",
+            "metadata.google.internal",
+            "169.254.169.254.example",
+            "169.254.169.254/path",
+            "169.254.169.254@example",
+            "example@169.254.169.254",
+            "169.254.169.254?a",
+            "169.254.169.254#a",
+            "[2001:db8::1]",
+            "http://169.254.169.254",
+        ] {
+            assert!(BaseUrl::link_local(bad).is_err(), "{bad}");
         }
     }
 

@@ -20,6 +20,8 @@ pub mod credential;
 pub(crate) mod envelope;
 mod error;
 pub mod file;
+#[cfg(feature = "gcp-kms")]
+pub mod gcp;
 pub mod http;
 #[cfg(feature = "k8s-kms")]
 pub mod k8s;
