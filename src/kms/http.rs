@@ -69,6 +69,13 @@ impl fmt::Display for BaseUrl {
 }
 
 impl BaseUrl {
+    /// An address of which the caller has decided that it may be asked:
+    /// a metadata service, for example, which speaks no TLS.
+    #[cfg(feature = "aws-kms")]
+    pub(super) fn decided_elsewhere(url: Url) -> Self {
+        BaseUrl(url)
+    }
+
     /// The address below this one with these segments, each taken literally.
     pub fn join<'s>(&self, segments: impl IntoIterator<Item = &'s str>) -> Url {
         let mut url = self.0.clone();
@@ -168,18 +175,42 @@ impl Request {
     /// # Errors
     /// When `body` cannot be JSON.
     pub fn json(mut self, body: &impl Serialize) -> Result<Self, Error> {
-        // Room from the start, so that no half of it is left behind by growing.
-        let mut text = Zeroizing::new(Vec::with_capacity(16 << 10));
-        serde_json::to_writer(&mut *text, body).map_err(|_| {
-            Error::new(
-                Class::Protocol,
-                "the request cannot be written as JSON",
-                "this is a defect of sealblk: report it",
-            )
-        })?;
-        self.body = Some(Bytes::from_owner(Wiped(text)));
+        self.body = Some(json(body)?);
         Ok(self.header("content-type", "application/json"))
     }
+
+    /// With headers that somebody else has made, such as a signature.
+    #[cfg(feature = "aws-kms")]
+    #[must_use]
+    pub(super) fn headers(mut self, headers: HeaderMap) -> Self {
+        self.headers.extend(headers);
+        self
+    }
+
+    /// With a body that somebody else has made.
+    #[cfg(feature = "aws-kms")]
+    #[must_use]
+    pub(super) fn body(mut self, body: Bytes) -> Self {
+        self.body = Some(body);
+        self
+    }
+}
+
+/// A text in JSON that is wiped when it is not needed any more.
+///
+/// # Errors
+/// When `body` cannot be JSON.
+pub(super) fn json(body: &impl Serialize) -> Result<Bytes, Error> {
+    // Room from the start, so that no half of it is left behind by growing.
+    let mut text = Zeroizing::new(Vec::with_capacity(16 << 10));
+    serde_json::to_writer(&mut *text, body).map_err(|_| {
+        Error::new(
+            Class::Protocol,
+            "the request cannot be written as JSON",
+            "this is a defect of sealblk: report it",
+        )
+    })?;
+    Ok(Bytes::from_owner(Wiped(text)))
 }
 
 /// What came back.
@@ -192,6 +223,8 @@ pub struct Reply {
     pub location: Option<String>,
     /// What time it is there, from the `Date` header.
     pub date: Option<Timestamp>,
+    /// All headers.
+    pub headers: HeaderMap,
     /// At most [`BODY_MAX`] bytes. May hold a secret, and is wiped.
     pub body: Zeroizing<Vec<u8>>,
 }
@@ -276,6 +309,7 @@ impl Http {
                 .map(Duration::from_secs),
             location: header("location").map(str::to_owned),
             date: header("date").and_then(http_date),
+            headers: response.headers().clone(),
             body: Zeroizing::new(Vec::with_capacity(16 << 10)),
         };
         while let Some(chunk) = response.chunk().await.map_err(fail)? {

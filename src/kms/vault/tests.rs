@@ -91,6 +91,7 @@ fn answers_of_others_are_told_apart() {
             retry_after: None,
             location: location.map(str::to_owned),
             date: None,
+            headers: reqwest::header::HeaderMap::new(),
             body: zeroize::Zeroizing::new(body.into()),
         };
         let error = refusal(&question, &reply);
