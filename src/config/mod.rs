@@ -7,6 +7,8 @@
 //! environment to find out what to do.
 
 mod audit;
+#[cfg(feature = "aws-kms")]
+mod aws;
 mod choices;
 pub mod daemon;
 mod error;

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Name;
+#[cfg(feature = "aws-kms")]
+use crate::kms::aws::{self, AwsProvider};
 use crate::kms::file::FileProvider;
 #[cfg(feature = "k8s-kms")]
 use crate::kms::k8s::{self, K8sProvider};
@@ -105,6 +107,14 @@ pub enum OnDenied {
 /// A provider and what it needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
+    /// A key of AWS KMS.
+    #[cfg(feature = "aws-kms")]
+    Aws {
+        /// The key.
+        key: aws::KeyName,
+        /// The service, and who we are there.
+        settings: Box<aws::Settings>,
+    },
     /// The platform key in a file of this host.
     File {
         /// The key file.
@@ -141,6 +151,8 @@ impl Source {
     /// The name of the provider.
     pub fn provider(&self) -> &'static str {
         match self {
+            #[cfg(feature = "aws-kms")]
+            Source::Aws { .. } => AwsProvider::NAME,
             Source::File { .. } => FileProvider::NAME,
             #[cfg(feature = "k8s-kms")]
             Source::K8s(_) => K8sProvider::NAME,
@@ -154,6 +166,8 @@ impl Source {
     /// The key at its service. `None` where the provider is itself one key.
     pub fn key_id(&self) -> Option<String> {
         match self {
+            #[cfg(feature = "aws-kms")]
+            Source::Aws { key, .. } => Some(key.to_string()),
             Source::File { .. } => None,
             #[cfg(feature = "k8s-kms")]
             Source::K8s(_) => None,
@@ -167,6 +181,8 @@ impl Source {
     /// A client of the service. Nothing is read or connected to yet.
     pub fn client(&self) -> Arc<dyn Provider> {
         match self {
+            #[cfg(feature = "aws-kms")]
+            Source::Aws { settings, .. } => Arc::new(AwsProvider::new((**settings).clone())),
             Source::File { path } => Arc::new(FileProvider::new(path)),
             #[cfg(feature = "k8s-kms")]
             Source::K8s(settings) => Arc::new(K8sProvider::new((**settings).clone())),

@@ -10,6 +10,8 @@
 //! data binds the `aad` inside of what it wraps, and checks it after.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "aws-kms")]
+pub mod aws;
 pub mod call;
 pub mod cluster;
 pub mod credential;
