@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::keys::{Definition, Source};
+#[cfg(feature = "aws-kms")]
+use crate::kms::aws::{self, AwsProvider};
 use crate::kms::cluster::Timing;
 use crate::kms::credential::SecretFile;
 use crate::kms::file::FileProvider;
@@ -43,6 +45,8 @@ pub(super) struct Net {
 /// A provider, with what it can tell beyond others.
 pub(super) enum Client {
     Plain(Box<dyn Provider>),
+    #[cfg(feature = "aws-kms")]
+    Aws(AwsProvider),
     Kmip(KmipProvider),
     Vault(VaultProvider),
 }
@@ -51,6 +55,8 @@ impl Client {
     pub(super) fn provider(&self) -> &dyn Provider {
         match self {
             Client::Plain(provider) => &**provider,
+            #[cfg(feature = "aws-kms")]
+            Client::Aws(provider) => provider,
             Client::Kmip(provider) => provider,
             Client::Vault(provider) => provider,
         }
@@ -62,6 +68,8 @@ impl Client {
         let id = key.id.as_deref().unwrap_or_default();
         match self {
             Client::Plain(_) => None,
+            #[cfg(feature = "aws-kms")]
+            Client::Aws(_) => aws::unopenable(id, version),
             Client::Kmip(_) => kmip::unopenable(id, version),
             Client::Vault(_) => Some(vault::unopenable(id, version)),
         }
@@ -79,6 +87,24 @@ pub(super) fn key(definition: &Definition) -> KeyRef {
 /// All ways, in their order.
 pub(super) fn ways(source: &Source) -> Vec<Way> {
     match source {
+        #[cfg(feature = "aws-kms")]
+        Source::Aws { settings, .. } => {
+            let alone = |endpoint: &aws::Endpoint| Way {
+                endpoint: endpoint.url.to_string(),
+                net: Some(Net {
+                    host: endpoint.url.host().into(),
+                    port: endpoint.url.port(),
+                    tls: endpoint.url.has_tls().then(|| settings.tls.clone()),
+                }),
+                client: Client::Aws(AwsProvider::new(aws::Settings {
+                    endpoints: vec![endpoint.clone()],
+                    timing: at_once(settings.timing),
+                    ..(**settings).clone()
+                })),
+                timeout: settings.timing.timeout,
+            };
+            settings.endpoints.iter().map(alone).collect()
+        }
         Source::File { path } => vec![Way {
             endpoint: path.display().to_string(),
             net: None,
@@ -147,6 +173,8 @@ fn at_once(timing: Timing) -> Timing {
 /// How this host shows who it is.
 pub(super) fn identity(source: &Source) -> String {
     match source {
+        #[cfg(feature = "aws-kms")]
+        Source::Aws { settings, .. } => settings.identity.to_string(),
         Source::File { .. } => "whoever can read the key file".into(),
         Source::Kmip { settings, .. } => match &settings.tls.client {
             Some(client) => format!("the client certificate {}", client.certificate.display()),
@@ -188,6 +216,9 @@ pub(super) fn secrets(source: &Source) -> Vec<(&'static str, &SecretFile)> {
         secrets.push(("client_key", &client.key));
     }
     match source {
+        // They are in forms of their own, of which some hold no secret.
+        #[cfg(feature = "aws-kms")]
+        Source::Aws { .. } => {}
         Source::File { .. } => {}
         #[cfg(feature = "k8s-kms")]
         Source::K8s(_) => {}
@@ -229,6 +260,8 @@ pub(super) fn certificates(source: &Source) -> Vec<(&'static str, PathBuf)> {
 
 fn tls_of(source: &Source) -> Option<&tls::Settings> {
     match source {
+        #[cfg(feature = "aws-kms")]
+        Source::Aws { settings, .. } => Some(&settings.tls),
         Source::File { .. } => None,
         #[cfg(feature = "k8s-kms")]
         Source::K8s(_) => None,
@@ -242,6 +275,8 @@ fn tls_of(source: &Source) -> Option<&tls::Settings> {
 /// The files that have to be there before a key can be had.
 pub(super) fn files(source: &Source) -> Vec<PathBuf> {
     let own = match source {
+        #[cfg(feature = "aws-kms")]
+        Source::Aws { settings, .. } => settings.identity.file(),
         Source::File { path } => Some(path.clone()),
         #[cfg(feature = "k8s-kms")]
         Source::K8s(settings) => Some(settings.socket.clone()),
