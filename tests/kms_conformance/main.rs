@@ -5,6 +5,8 @@
 //! delete, break it). The cases are in `suite`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[cfg(feature = "aws-kms")]
+mod aws;
 #[path = "../support/certificates.rs"]
 #[allow(dead_code)]
 mod certificates;
@@ -17,6 +19,10 @@ mod k8s;
 mod k8s_plugin;
 mod kmip;
 mod lab;
+#[cfg(feature = "aws-kms")]
+#[allow(dead_code)]
+#[path = "../support/moto.rs"]
+mod moto;
 #[path = "../support/needles.rs"]
 mod needles;
 #[path = "../support/openbao.rs"]
@@ -96,3 +102,13 @@ conformance!(
 );
 #[cfg(feature = "k8s-kms")]
 conformance!(k8s_plugin_provider, crate::k8s::K8sLab::new());
+#[cfg(feature = "aws-kms")]
+conformance!(
+    aws_kms_material,
+    crate::aws::AwsLab::new(crate::aws::Rotation::Material)
+);
+#[cfg(feature = "aws-kms")]
+conformance!(
+    aws_kms_alias,
+    crate::aws::AwsLab::new(crate::aws::Rotation::Alias)
+);
