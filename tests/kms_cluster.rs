@@ -145,6 +145,26 @@ fn a_silent_one_costs_its_timeout_once_and_is_skipped_then() {
     assert_eq!(site.taken()[0], taken, "not asked again");
 }
 
+/// What an endpoint said is not forgotten for its silence when time runs out.
+#[test]
+fn silence_in_less_than_its_time_hides_nothing() {
+    let sealed = Fault::http("503 Unavailable", "", r#"{"errors":["Vault is sealed"]}"#);
+    let nobody = Proxy::to(servers().0.port());
+    nobody.set(sealed);
+    let site = Site::with(vec![nobody], Duration::from_secs(1));
+    let error = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while site.taken()[0] == 0 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            site.endpoints[0].set(Fault::Silent);
+        });
+        site.wrap().unwrap_err()
+    });
+    assert_eq!(error.class(), Class::Sealed, "{error}");
+    assert!(site.taken()[0] > 1, "asked again");
+}
+
 #[test]
 fn a_frozen_one_is_as_good_as_silent() {
     let frozen = OpenBao::start();

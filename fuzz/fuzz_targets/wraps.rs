@@ -1,4 +1,5 @@
-//! What names a key on a PKCS#11 token, and what tokens and KMS plugins wrapped.
+//! What names a key on a PKCS#11 token or in AWS KMS, and what tokens, AWS KMS and
+//! KMS plugins wrapped.
 //!
 //! Taking them apart never panics. A name that is accepted is written in one
 //! form, which means the same; a plugin's envelope is written back as it was.
@@ -6,6 +7,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use sealblk::kms::Wrapped;
+use sealblk::kms::aws;
 use sealblk::kms::k8s::envelope;
 use sealblk::kms::pkcs11::{self, KeyName, Uri};
 use sealblk::secret::Secret;
@@ -13,10 +15,11 @@ use sealblk_fuzz::source::Source;
 
 fuzz_target!(|bytes: &[u8]| {
     let mut source = Source::new(bytes);
-    match source.below(3) {
+    match source.below(4) {
         0 => uri(source.rest()),
         1 => token(&mut source),
-        _ => plugin(source.rest()),
+        2 => plugin(source.rest()),
+        _ => amazon(&mut source),
     }
 });
 
@@ -76,6 +79,41 @@ fn token(source: &mut Source<'_>) {
             };
             assert!(pkcs11::check(&cut).is_err());
         }
+    }
+}
+
+/// A wrap of AWS KMS, of which the fields beside the bytes agree with them.
+fn amazon(source: &mut Source<'_>) {
+    let bytes = source.rest().to_vec();
+    if let Ok(text) = std::str::from_utf8(&bytes)
+        && let Ok(name) = text.parse::<aws::KeyName>()
+    {
+        assert_eq!(name.to_string(), text);
+    }
+    let named = name(&bytes, 6).and_then(|(key_id, end)| {
+        let (version, end) = name(&bytes, end)?;
+        Some((key_id, version, end))
+    });
+    let Some((key_id, version, header)) = named else {
+        return;
+    };
+    let wrapped = Wrapped {
+        key_id,
+        version,
+        alg: "SYMMETRIC_DEFAULT".into(),
+        bytes,
+    };
+    if aws::check(&wrapped).is_err() {
+        return;
+    }
+    let name: aws::KeyName = wrapped.key_id.parse().expect("it was accepted");
+    assert!(name.place.is_some() && matches!(name.target, aws::Target::Id(_)));
+    for length in 0..=header {
+        let cut = Wrapped {
+            bytes: wrapped.bytes[..length].to_vec(),
+            ..wrapped.clone()
+        };
+        assert!(aws::check(&cut).is_err());
     }
 }
 

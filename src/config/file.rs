@@ -95,6 +95,12 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
+    /// A reader of `text` as if it was read from `path`.
+    #[cfg(all(test, feature = "aws-kms"))]
+    pub(super) fn of(path: &'a Path, text: &'a str) -> Self {
+        Reader { path, text }
+    }
+
     fn config(&self) -> Result<Config, Error> {
         let root = DeTable::parse(self.text).map_err(|e| self.toml(&e))?;
         // The daemon may read it again from elsewhere, and errors name it.
@@ -200,6 +206,8 @@ impl<'a> Reader<'a> {
             Some(kms::azure::AzureProvider::NAME) => super::azure::definition(self, value),
             #[cfg(feature = "gcp-kms")]
             Some(kms::gcp::GcpProvider::NAME) => super::gcp::definition(self, value),
+            #[cfg(feature = "aws-kms")]
+            Some(kms::aws::AwsProvider::NAME) => super::aws::definition(self, value),
             #[cfg(feature = "k8s-kms")]
             Some(kms::k8s::K8sProvider::NAME) => super::k8s::definition(self, value),
             Some(kms::kmip::KmipProvider::NAME) => super::kmip::definition(self, value),

@@ -7,6 +7,8 @@
 //! environment to find out what to do.
 
 mod audit;
+#[cfg(feature = "aws-kms")]
+mod aws;
 #[cfg(feature = "azure-keyvault")]
 mod azure;
 #[cfg(feature = "broker")]

@@ -159,6 +159,17 @@ impl Found {
                 self.checks.push(verdict::clock(date));
                 self.add(verdict::gcp_identity(identity, who))
             }
+            #[cfg(feature = "aws-kms")]
+            Client::Aws(aws) => {
+                let greeting = aws.greeting().await;
+                let date = greeting.as_ref().ok().and_then(|told| told.date);
+                let known = aws.who().await;
+                if !self.add(verdict::greeting(greeting)) {
+                    return false;
+                }
+                self.checks.push(verdict::clock(date));
+                self.add(verdict::who(known, who))
+            }
             Client::Vault(vault) => {
                 let health = vault.health().await;
                 let date = health.as_ref().ok().and_then(|health| health.date);

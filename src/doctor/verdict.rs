@@ -5,6 +5,8 @@ use std::time::{Duration, SystemTime};
 use super::check::Check;
 use super::endpoint::Question;
 use crate::error::Kind;
+#[cfg(feature = "aws-kms")]
+use crate::kms::aws;
 #[cfg(feature = "azure-keyvault")]
 use crate::kms::azure;
 #[cfg(feature = "gcp-kms")]
@@ -170,6 +172,50 @@ pub(super) fn clock(there: Option<Timestamp>) -> Check {
             NAME,
             format!("the clock of this host is {seconds} seconds {which} that of the service"),
             "have both set by NTP: certificates and tokens are valid by the clock",
+        ),
+    }
+}
+
+#[cfg(feature = "aws-kms")]
+pub(super) fn greeting(told: Result<aws::Greeting, Error>) -> Check {
+    const NAME: &str = "service";
+    match told {
+        Ok(told) => Check::ok(NAME, format!("AWS KMS answers for {}", told.region)),
+        Err(error) => Check::failed(NAME, &error),
+    }
+}
+
+/// Who AWS says that `who` is.
+#[cfg(feature = "aws-kms")]
+pub(super) fn who(told: Result<aws::Who, Error>, who: &str) -> Check {
+    const NAME: &str = "identity";
+    let told = match told {
+        Ok(told) => told,
+        Err(error) => {
+            let mut check = Check::failed(NAME, &error);
+            check.message = format!("{who}: {}", check.message);
+            return check;
+        }
+    };
+    let ends = match told.ends {
+        None => "without an end".into(),
+        Some(ends) => {
+            let left = ends.duration_since(SystemTime::now()).unwrap_or_default();
+            format!("for {}, and replaced before", rough(left))
+        }
+    };
+    let source = told.source;
+    match told.arn {
+        Ok(arn) => Check::ok(
+            NAME,
+            format!("{who}: {arn}, from source {source:?}, {ends}"),
+        ),
+        Err(why) => Check::warn(
+            NAME,
+            format!(
+                "{who}: credentials from source {source:?}, {ends}; whose they are is not known: {why}"
+            ),
+            "nothing is wrong if STS cannot be reached from this host and need not be (sts_endpoint in the key set names another address)",
         ),
     }
 }

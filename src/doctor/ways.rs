@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::keys::{Definition, Source};
+#[cfg(feature = "aws-kms")]
+use crate::kms::aws::{self, AwsProvider};
 #[cfg(feature = "azure-keyvault")]
 use crate::kms::azure::{self, AzureProvider, Header, Platform};
 #[cfg(feature = "broker")]
@@ -55,6 +57,8 @@ pub(super) enum Client {
     Broker(BrokerProvider),
     #[cfg(feature = "gcp-kms")]
     Gcp(GcpProvider),
+    #[cfg(feature = "aws-kms")]
+    Aws(AwsProvider),
     Kmip(KmipProvider),
     Vault(VaultProvider),
 }
@@ -69,6 +73,8 @@ impl Client {
             Client::Broker(provider) => provider,
             #[cfg(feature = "gcp-kms")]
             Client::Gcp(provider) => provider,
+            #[cfg(feature = "aws-kms")]
+            Client::Aws(provider) => provider,
             Client::Kmip(provider) => provider,
             Client::Vault(provider) => provider,
         }
@@ -95,6 +101,8 @@ impl Client {
             Client::Broker(_) => Some(broker::unopenable(id, version)),
             #[cfg(feature = "gcp-kms")]
             Client::Gcp(_) => gcp::unopenable(id, version),
+            #[cfg(feature = "aws-kms")]
+            Client::Aws(_) => aws::unopenable(id, version),
             Client::Kmip(_) => kmip::unopenable(id, version),
             Client::Vault(_) => Some(vault::unopenable(id, version)),
         }
@@ -124,6 +132,24 @@ pub(super) fn ways(source: &Source) -> Vec<Way> {
                 client: Client::Broker(BrokerProvider::new(broker::Settings {
                     timing: at_once(settings.timing),
                     ..settings.alone(endpoint)
+                })),
+                timeout: settings.timing.timeout,
+            };
+            settings.endpoints.iter().map(alone).collect()
+        }
+        #[cfg(feature = "aws-kms")]
+        Source::Aws { settings, .. } => {
+            let alone = |endpoint: &aws::Endpoint| Way {
+                endpoint: endpoint.url.to_string(),
+                net: Some(Net {
+                    host: endpoint.url.host().into(),
+                    port: endpoint.url.port(),
+                    tls: endpoint.url.has_tls().then(|| settings.tls.clone()),
+                }),
+                client: Client::Aws(AwsProvider::new(aws::Settings {
+                    endpoints: vec![endpoint.clone()],
+                    timing: at_once(settings.timing),
+                    ..(**settings).clone()
                 })),
                 timeout: settings.timing.timeout,
             };
@@ -242,6 +268,8 @@ pub(super) fn identity(source: &Source) -> String {
         ),
         #[cfg(feature = "azure-keyvault")]
         Source::AzureKeyvault { settings, .. } => settings.identity.to_string(),
+        #[cfg(feature = "aws-kms")]
+        Source::Aws { settings, .. } => settings.identity.to_string(),
         Source::File { .. } => "whoever can read the key file".into(),
         #[cfg(feature = "gcp-kms")]
         Source::Gcp { settings, .. } => match &settings.auth {
@@ -311,6 +339,9 @@ pub(super) fn secrets(source: &Source) -> Vec<(&'static str, &SecretFile)> {
                 }
             }
         },
+        // They are in forms of their own, of which some hold no secret.
+        #[cfg(feature = "aws-kms")]
+        Source::Aws { .. } => {}
         Source::File { .. } => {}
         #[cfg(feature = "gcp-kms")]
         Source::Gcp { settings, .. } => {
@@ -376,6 +407,8 @@ fn tls_of(source: &Source) -> Option<&tls::Settings> {
         Source::Broker { settings, .. } => Some(&settings.tls),
         #[cfg(feature = "azure-keyvault")]
         Source::AzureKeyvault { settings, .. } => Some(&settings.tls),
+        #[cfg(feature = "aws-kms")]
+        Source::Aws { settings, .. } => Some(&settings.tls),
         Source::File { .. } => None,
         #[cfg(feature = "k8s-kms")]
         Source::K8s(_) => None,
@@ -391,6 +424,8 @@ fn tls_of(source: &Source) -> Option<&tls::Settings> {
 /// The files that have to be there before a key can be had.
 pub(super) fn files(source: &Source) -> Vec<PathBuf> {
     let own = match source {
+        #[cfg(feature = "aws-kms")]
+        Source::Aws { settings, .. } => settings.identity.file(),
         Source::File { path } => Some(path.clone()),
         #[cfg(feature = "k8s-kms")]
         Source::K8s(settings) => Some(settings.socket.clone()),

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Name;
+#[cfg(feature = "aws-kms")]
+use crate::kms::aws::{self, AwsProvider};
 #[cfg(feature = "azure-keyvault")]
 use crate::kms::azure::{self, AzureProvider};
 #[cfg(feature = "broker")]
@@ -131,6 +133,14 @@ pub enum Source {
         /// The vault, and who we are there.
         settings: Box<azure::Settings>,
     },
+    /// A key of AWS KMS.
+    #[cfg(feature = "aws-kms")]
+    Aws {
+        /// The key.
+        key: aws::KeyName,
+        /// The service, and who we are there.
+        settings: Box<aws::Settings>,
+    },
     /// The platform key in a file of this host.
     File {
         /// The key file.
@@ -179,6 +189,8 @@ impl Source {
             Source::Broker { .. } => BrokerProvider::NAME,
             #[cfg(feature = "azure-keyvault")]
             Source::AzureKeyvault { .. } => AzureProvider::NAME,
+            #[cfg(feature = "aws-kms")]
+            Source::Aws { .. } => AwsProvider::NAME,
             Source::File { .. } => FileProvider::NAME,
             #[cfg(feature = "gcp-kms")]
             Source::Gcp { .. } => GcpProvider::NAME,
@@ -198,6 +210,8 @@ impl Source {
             Source::Broker { key_set, .. } => Some(key_set.to_string()),
             #[cfg(feature = "azure-keyvault")]
             Source::AzureKeyvault { key, settings } => Some(azure::key_id(&settings.vault, key)),
+            #[cfg(feature = "aws-kms")]
+            Source::Aws { key, .. } => Some(key.to_string()),
             Source::File { .. } => None,
             #[cfg(feature = "gcp-kms")]
             Source::Gcp { key, .. } => Some(key.to_string()),
@@ -219,6 +233,8 @@ impl Source {
             Source::AzureKeyvault { settings, .. } => {
                 Arc::new(AzureProvider::new((**settings).clone()))
             }
+            #[cfg(feature = "aws-kms")]
+            Source::Aws { settings, .. } => Arc::new(AwsProvider::new((**settings).clone())),
             Source::File { path } => Arc::new(FileProvider::new(path)),
             #[cfg(feature = "gcp-kms")]
             Source::Gcp { settings, .. } => Arc::new(GcpProvider::new((**settings).clone())),

@@ -173,9 +173,12 @@ impl<E: fmt::Display> Cluster<E> {
                 *until = now + self.timing.timeout;
             }
             let limit = (now + self.timing.timeout).min(deadline.max(now + PAUSE_MIN));
-            let result = match tokio::time::timeout_at(limit, call(&endpoint.client)).await {
+            let cut_short = limit - now < self.timing.timeout;
+            let answer = tokio::time::timeout_at(limit, call(&endpoint.client)).await;
+            let silent = answer.is_err();
+            let result = match answer {
                 Ok(result) => result,
-                Err(_) => Err(Failed::Here(silent(&endpoint.client, limit - now))),
+                Err(_) => Err(Failed::Here(no_answer(&endpoint.client, limit - now))),
             };
             call::note_attempt(Attempt {
                 endpoint: endpoint.client.to_string(),
@@ -186,6 +189,10 @@ impl<E: fmt::Display> Cluster<E> {
                 },
             });
             let error = match result {
+                // It had less than its time: what it said before tells more.
+                Err(Failed::Here(_)) if silent && cut_short && errors.contains_key(&place) => {
+                    continue;
+                }
                 Ok(value) => {
                     *endpoint.state() = State::default();
                     return Some(Ok(value));
@@ -289,7 +296,7 @@ fn skip<E>(endpoint: &Endpoint<E>) {
     state.skip_until = Some(Instant::now() + skip.mul_f64(0.75 + 0.25 * random()));
 }
 
-fn silent(endpoint: &impl fmt::Display, time: Duration) -> Error {
+fn no_answer(endpoint: &impl fmt::Display, time: Duration) -> Error {
     Error::new(
         Class::Unreachable,
         format!(

@@ -115,6 +115,13 @@ impl fmt::Display for BaseUrl {
 }
 
 impl BaseUrl {
+    /// An address of which the caller has decided that it may be asked:
+    /// a metadata service, for example, which speaks no TLS.
+    #[cfg(feature = "aws-kms")]
+    pub(super) fn decided_elsewhere(url: Url) -> Self {
+        BaseUrl(url)
+    }
+
     /// The address below this one with these segments, each taken literally.
     pub fn join<'s>(&self, segments: impl IntoIterator<Item = &'s str>) -> Url {
         let mut url = self.0.clone();
@@ -231,16 +238,7 @@ impl Request {
     /// # Errors
     /// When `body` cannot be JSON.
     pub fn json(mut self, body: &impl Serialize) -> Result<Self, Error> {
-        // Room from the start, so that no half of it is left behind by growing.
-        let mut text = Zeroizing::new(Vec::with_capacity(16 << 10));
-        serde_json::to_writer(&mut *text, body).map_err(|_| {
-            Error::new(
-                Class::Protocol,
-                "the request cannot be written as JSON",
-                "this is a defect of sealblk: report it",
-            )
-        })?;
-        self.body = Some(Bytes::from_owner(Wiped(text)));
+        self.body = Some(json(body)?);
         Ok(self.header("content-type", "application/json"))
     }
 
@@ -261,6 +259,39 @@ impl Request {
         self.body = Some(Bytes::from_owner(Wiped(text)));
         self.header("content-type", "application/x-www-form-urlencoded")
     }
+
+    /// With headers that somebody else has made, such as a signature.
+    #[cfg(feature = "aws-kms")]
+    #[must_use]
+    pub(super) fn headers(mut self, headers: HeaderMap) -> Self {
+        self.headers.extend(headers);
+        self
+    }
+
+    /// With a body that somebody else has made.
+    #[cfg(feature = "aws-kms")]
+    #[must_use]
+    pub(super) fn body(mut self, body: Bytes) -> Self {
+        self.body = Some(body);
+        self
+    }
+}
+
+/// A text in JSON that is wiped when it is not needed any more.
+///
+/// # Errors
+/// When `body` cannot be JSON.
+pub(super) fn json(body: &impl Serialize) -> Result<Bytes, Error> {
+    // Room from the start, so that no half of it is left behind by growing.
+    let mut text = Zeroizing::new(Vec::with_capacity(16 << 10));
+    serde_json::to_writer(&mut *text, body).map_err(|_| {
+        Error::new(
+            Class::Protocol,
+            "the request cannot be written as JSON",
+            "this is a defect of sealblk: report it",
+        )
+    })?;
+    Ok(Bytes::from_owner(Wiped(text)))
 }
 
 /// Percent-encodes all but the characters that no form gives a meaning to.

@@ -10,6 +10,8 @@
 //! data binds the `aad` inside of what it wraps, and checks it after.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "aws-kms")]
+pub mod aws;
 #[cfg(feature = "azure-keyvault")]
 pub mod azure;
 #[cfg(feature = "broker")]

@@ -5,6 +5,8 @@
 //! delete, break it). The cases are in `suite`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[cfg(feature = "aws-kms")]
+mod aws;
 #[cfg(feature = "azure-keyvault")]
 mod azure;
 #[cfg(feature = "azure-keyvault")]
@@ -29,6 +31,10 @@ mod k8s;
 mod k8s_plugin;
 mod kmip;
 mod lab;
+#[cfg(feature = "aws-kms")]
+#[allow(dead_code)]
+#[path = "../support/moto.rs"]
+mod moto;
 #[path = "../support/needles.rs"]
 mod needles;
 #[path = "../support/openbao.rs"]
@@ -119,4 +125,14 @@ conformance!(
 conformance!(
     azure_hsm,
     crate::azure::AzureLab::new(crate::azure_fake::Kind::Hsm)
+);
+#[cfg(feature = "aws-kms")]
+conformance!(
+    aws_kms_material,
+    crate::aws::AwsLab::new(crate::aws::Rotation::Material)
+);
+#[cfg(feature = "aws-kms")]
+conformance!(
+    aws_kms_alias,
+    crate::aws::AwsLab::new(crate::aws::Rotation::Alias)
 );

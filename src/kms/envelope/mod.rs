@@ -18,6 +18,8 @@
 
 #[cfg(any(feature = "azure-keyvault", feature = "pkcs11"))]
 pub mod bound;
+#[cfg(feature = "aws-kms")]
+pub mod context;
 pub mod named;
 
 use std::io;
