@@ -12,6 +12,7 @@ pub mod doctor;
 pub mod durable;
 pub mod engine;
 pub mod error;
+pub mod key_store;
 pub mod keys;
 pub mod kms;
 pub mod logging;

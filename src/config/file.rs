@@ -16,6 +16,7 @@ use super::error::Error;
 use super::key_set_files::KeySetFiles;
 use super::values::FilePath;
 use super::{Config, Log, Options};
+use crate::key_store;
 use crate::keys::{Definition, Name, Source};
 use crate::kms;
 
@@ -132,10 +133,19 @@ impl<'a> Reader<'a> {
                         config.key_sets.insert(name, definition);
                     }
                 }
+                "key_stores" => {
+                    for (name, value) in self.entries(value)? {
+                        let at = name.span().start;
+                        let name: key_store::Name =
+                            name.get_ref().parse().map_err(|e: String| self.at(at, e))?;
+                        let definition = super::key_stores::definition(self, value)?;
+                        config.key_stores.insert(name, definition);
+                    }
+                }
                 other => {
                     return Err(self.at(
                         key.span().start,
-                        format!("there is no setting {other:?} here: there is key_set_dir, and the tables [log], [audit], [serve], [daemon] and [key_sets.NAME]"),
+                        format!("there is no setting {other:?} here: there is key_set_dir, and the tables [log], [audit], [serve], [daemon], [key_sets.NAME] and [key_stores.NAME]"),
                     ));
                 }
             }
@@ -205,7 +215,7 @@ impl<'a> Reader<'a> {
         let at = value.span().start;
         match value.into_inner() {
             DeValue::Table(table) => Ok(table),
-            _ => Err(self.at(at, "key sets are tables: [key_sets.NAME]")),
+            _ => Err(self.at(at, "these are tables: [key_sets.NAME] and [key_stores.NAME]")),
         }
     }
 

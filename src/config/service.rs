@@ -61,6 +61,13 @@ impl FromStr for SecretPath {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Wait(Duration);
 
+impl Wait {
+    /// As a duration.
+    pub(super) fn get(self) -> Duration {
+        self.0
+    }
+}
+
 impl FromStr for Wait {
     type Err = String;
 
