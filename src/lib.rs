@@ -20,6 +20,7 @@ pub mod manager;
 pub mod metrics;
 pub mod plane;
 pub mod prepare;
+pub mod relocate;
 pub mod runtime;
 pub mod secret;
 pub mod segment;

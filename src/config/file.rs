@@ -215,7 +215,10 @@ impl<'a> Reader<'a> {
         let at = value.span().start;
         match value.into_inner() {
             DeValue::Table(table) => Ok(table),
-            _ => Err(self.at(at, "these are tables: [key_sets.NAME] and [key_stores.NAME]")),
+            _ => Err(self.at(
+                at,
+                "these are tables: [key_sets.NAME] and [key_stores.NAME]",
+            )),
         }
     }
 

@@ -85,10 +85,7 @@ pub(super) fn definition<'a>(
     }
 }
 
-fn vault_kv<'a>(
-    reader: &Reader<'a>,
-    mut value: Spanned<DeValue<'a>>,
-) -> Result<Definition, Error> {
+fn vault_kv<'a>(reader: &Reader<'a>, mut value: Spanned<DeValue<'a>>) -> Result<Definition, Error> {
     let at = value.span().start;
     let auth = vault::take_auth(&mut value);
     let table: VaultKvTable = reader.table(value)?;
@@ -137,7 +134,10 @@ mod tests {
         let Definition::VaultKv { folder, settings } = read(text).unwrap() else {
             panic!("it is a KV engine");
         };
-        assert_eq!((folder.to_string(), settings.mount.to_string()), ("sealblk".into(), "secret".into()));
+        assert_eq!(
+            (folder.to_string(), settings.mount.to_string()),
+            ("sealblk".into(), "secret".into())
+        );
         assert_eq!(settings.endpoints.len(), 2);
         assert_eq!(settings.namespace.unwrap().to_string(), "team");
         assert_eq!(settings.timing.timeout, Duration::from_secs(2));
@@ -147,11 +147,20 @@ mod tests {
     fn what_is_wrong_is_told_with_its_place() {
         for (text, told) in [
             ("path = \"/srv/keys\"", "names no kind"),
-            ("kind = \"floppy\"", ":2:8: there is no such kind of key store"),
+            (
+                "kind = \"floppy\"",
+                ":2:8: there is no such kind of key store",
+            ),
             ("kind = \"directory\"", "missing field `path`"),
             ("kind = \"directory\"\npath = \"keys\"", ":3:8:"),
-            ("kind = \"directory\"\npath = \"/k\"\nmode = 7", "unknown field `mode`"),
-            ("kind = \"vault-kv\"\nendpoints = [\"https://a\"]", "says not how to log in"),
+            (
+                "kind = \"directory\"\npath = \"/k\"\nmode = 7",
+                "unknown field `mode`",
+            ),
+            (
+                "kind = \"vault-kv\"\nendpoints = [\"https://a\"]",
+                "says not how to log in",
+            ),
             (
                 "kind = \"vault-kv\"\nendpoints = []\nauth = { method = \"token\", token = \"/t\" }",
                 "at least one endpoint",
@@ -164,7 +173,8 @@ mod tests {
             let error = read(text).unwrap_err();
             assert!(error.contains(told), "{told:?} is not in {error:?}");
         }
-        let error = parse(Path::new("/x"), "[key_stores.header]\nkind = \"directory\"").unwrap_err();
+        let error =
+            parse(Path::new("/x"), "[key_stores.header]\nkind = \"directory\"").unwrap_err();
         assert!(error.to_string().contains("means the header"), "{error}");
     }
 }

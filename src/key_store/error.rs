@@ -11,7 +11,10 @@ use crate::kms::{self, Class};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Nobody defined a key store of that name.
-    #[error("there is no key store {name:?} on this host; there is {}", list(known))]
+    #[error(
+        "there is no key store {name:?} on this host; there is {}",
+        list(known)
+    )]
     Unknown {
         /// The name asked for.
         name: String,

@@ -54,10 +54,8 @@ impl KeySets {
     ) -> Result<Opened, Error> {
         let own = |wrap: &Wrap| wrap.key_set == token.key_set;
         let wraps = self.wraps_of(context, token).await?;
-        let (mine, others): (Vec<_>, Vec<_>) = wraps
-            .iter()
-            .enumerate()
-            .partition(|(_, wrap)| own(wrap));
+        let (mine, others): (Vec<_>, Vec<_>) =
+            wraps.iter().enumerate().partition(|(_, wrap)| own(wrap));
         let mut failed = Vec::new();
         for (place, wrap) in mine.into_iter().chain(others) {
             let why = if own(wrap) {

@@ -236,7 +236,9 @@ impl Witness for KmsMetrics {
             operation: used.operation.as_str(),
             outcome: match used.outcome {
                 Ok(()) => outcome(None),
-                Err(error) => error.class().map_or("conflict", |class| outcome(Some(class))),
+                Err(error) => error
+                    .class()
+                    .map_or("conflict", |class| outcome(Some(class))),
             },
         };
         self.store_calls.get_or_create(&call).inc();

@@ -357,7 +357,10 @@ mod tests {
         // All others are what an older sealblk reads, also in mid-move.
         let moving = sample().with_copy_in(Some("vault-eu".into()));
         let json = moving.to_json().unwrap();
-        assert_eq!((&json["version"], &json["copy_in"]), (&json!(1), &json!("vault-eu")));
+        assert_eq!(
+            (&json["version"], &json["copy_in"]),
+            (&json!(1), &json!("vault-eu"))
+        );
         assert_eq!(json["wraps"].as_array().unwrap().len(), 1);
         assert_eq!(Token::from_json(&json).unwrap(), moving);
     }

@@ -90,13 +90,11 @@ fn lock(folder: &Folder) -> Result<File, Failed> {
             Ok(()) => return Ok(file.into()),
             Err(Errno::AGAIN | Errno::INTR) => {}
             Err(Errno::NOLCK | Errno::NOTSUP | Errno::NOSYS) => {
-                return Err(Failed::Store(
-                    Error::new(
-                        Class::Protocol,
-                        format!("the file system of {} has no locks", folder.path.display()),
-                        "have its lock service started (NFS: version 4, or lockd), or use another file system",
-                    ),
-                ));
+                return Err(Failed::Store(Error::new(
+                    Class::Protocol,
+                    format!("the file system of {} has no locks", folder.path.display()),
+                    "have its lock service started (NFS: version 4, or lockd), or use another file system",
+                )));
             }
             Err(error) => return Err(Failed::Store(failed("lock", &path, error))),
         }
@@ -168,9 +166,8 @@ impl<'f> New<'f> {
     /// Writes it durably, under a name of its own.
     fn write(folder: &'f Folder, volume: Uuid, text: &[u8]) -> Result<Self, Error> {
         let mut random = [0; 8];
-        getrandom::fill(&mut random).map_err(|error| {
-            failed("name a file in", &folder.path, io::Error::other(error))
-        })?;
+        getrandom::fill(&mut random)
+            .map_err(|error| failed("name a file in", &folder.path, io::Error::other(error)))?;
         let (begin, end) = in_the_making(volume);
         let new = New {
             folder,
