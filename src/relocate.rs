@@ -301,7 +301,7 @@ impl Moving<'_> {
     }
 
     /// Writes the wraps to a key store, as what follows the entry that is there.
-    async fn write(&self, store: &str, there: Option<Stored>) -> Result<Entry, Error> {
+    async fn write(&self, store: &str, there: Option<Stored>) -> Result<(), Error> {
         let key_set = self.token().key_set.clone();
         let wraps = self.wraps.clone();
         let (entry, expected) = match there {
@@ -311,7 +311,7 @@ impl Moving<'_> {
         self.keys
             .store(self.context, store, &entry, expected.as_ref())
             .await?;
-        Ok(entry)
+        Ok(())
     }
 
     /// The entry that a key store has, if it has one that may be replaced or
@@ -341,7 +341,11 @@ impl Moving<'_> {
     /// whether there was one.
     async fn clear(&mut self, store: &str) -> Result<bool, Error> {
         let cleared = match self.present(store).await {
-            Ok(None) => false,
+            // What a crash left of it, perhaps.
+            Ok(None) => {
+                self.keys.purge(self.context, store, self.id).await?;
+                false
+            }
             Ok(Some(_)) => {
                 let same = match Place::of(self.token()) {
                     Place::Store(here) => self.is_same(store, &here).await?,
@@ -367,15 +371,24 @@ impl Moving<'_> {
     }
 
     /// Whether two key stores are the same place under two names: what is
-    /// written to the one, which has the wraps that count, then stands in the
-    /// other.
+    /// written to `one`, which has the wraps that count, then stands in `other`.
     async fn is_same(&self, other: &str, one: &str) -> Result<bool, Error> {
-        let there = self.fetch(one).await?;
-        let written = self.write(one, Some(there)).await?;
-        match self.keys.stores().look(other, self.id).await {
-            Ok(found) => Ok(found.is_some_and(|found| found.entry == written)),
-            // Whatever that is, it is not what was just written.
-            Err(key_store::Error::Entry { .. } | key_store::Error::OtherVolume { .. }) => Ok(false),
+        let before = self.generation(other).await?;
+        let Stored { mut entry, version } = self.fetch(one).await?;
+        // As no entry at the other place is, if that is another one.
+        entry.generation = before.unwrap_or(0).max(entry.generation).saturating_add(1);
+        self.keys
+            .store(self.context, one, &entry, Some(&version))
+            .await?;
+        Ok(self.generation(other).await? == Some(entry.generation))
+    }
+
+    /// How often the entry in a key store was written, if there is one.
+    async fn generation(&self, store: &str) -> Result<Option<u64>, Error> {
+        match self.keys.stores().look(store, self.id).await {
+            Ok(found) => Ok(found.map(|found| found.entry.generation)),
+            // Whatever that is, it is not what is written here.
+            Err(key_store::Error::Entry { .. } | key_store::Error::OtherVolume { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }

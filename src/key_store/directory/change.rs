@@ -60,17 +60,22 @@ pub(super) fn purge(folder: &Folder, volume: Uuid) -> Result<(), Failed> {
     let _lock = lock(folder)?;
     remove_leftovers(folder, volume)?;
     let name = file_name(volume);
-    match open_to_wipe(folder, &name) {
-        Ok(file) => wipe(&file, &name),
-        // Something else than a file is removed, and not followed.
-        Err(Errno::LOOP | Errno::NXIO) => {}
+    // It loses its name first: half of an entry must not be found under it.
+    let aside = name_in_the_making(folder, volume)?;
+    match rustix::fs::renameat(&folder.fd, &name, &folder.fd, &aside) {
+        Ok(()) => {}
         Err(Errno::NOENT) => return Ok(folder.sync()?),
         Err(error) => {
             let path = folder.path.join(&name);
-            return Err(Failed::Store(failed("overwrite", &path, error)));
+            return Err(Failed::Store(failed("remove", &path, error)));
         }
     }
-    folder.remove(&name)?;
+    folder.sync()?;
+    // Something else than a file is removed, and not followed.
+    if let Ok(file) = open_to_wipe(folder, &aside) {
+        wipe(&file, &name);
+    }
+    folder.remove(&aside)?;
     Ok(folder.sync()?)
 }
 
@@ -113,9 +118,20 @@ fn lock(folder: &Folder) -> Result<File, Failed> {
     }
 }
 
-/// The beginning and the end of the names of entries of a volume in the making.
+/// The beginning and the end of the names of entries of a volume in the making,
+/// or being destroyed.
 fn in_the_making(volume: Uuid) -> (String, &'static str) {
     (format!(".{volume}."), ".new")
+}
+
+/// Such a name that nobody has.
+fn name_in_the_making(folder: &Folder, volume: Uuid) -> Result<String, Error> {
+    let mut random = [0; 8];
+    getrandom::fill(&mut random)
+        .map_err(|error| failed("name a file in", &folder.path, io::Error::other(error)))?;
+    let (begin, end) = in_the_making(volume);
+    let random = u64::from_ne_bytes(random);
+    Ok(format!("{begin}{random:016x}{end}"))
 }
 
 /// Removes what crashed processes left of the entries of a volume. The lock is
@@ -165,14 +181,10 @@ struct New<'f> {
 impl<'f> New<'f> {
     /// Writes it durably, under a name of its own.
     fn write(folder: &'f Folder, volume: Uuid, text: &[u8]) -> Result<Self, Error> {
-        let mut random = [0; 8];
-        getrandom::fill(&mut random)
-            .map_err(|error| failed("name a file in", &folder.path, io::Error::other(error)))?;
-        let (begin, end) = in_the_making(volume);
         let new = New {
             folder,
             volume,
-            name: format!("{begin}{:016x}{end}", u64::from_ne_bytes(random)),
+            name: name_in_the_making(folder, volume)?,
         };
         let path = folder.path.join(file_name(volume));
         let fail = |error: io::Error| failed("write", &path, error);
