@@ -153,7 +153,13 @@ impl Kv {
                     // On another endpoint it may be there by now.
                     Err(absent(&question).into())
                 }
-                _ => Err(refusal(&question, &reply).into()),
+                status => {
+                    if status == 403 {
+                        // A mount that is not there is not permitted either.
+                        self.check_mount(client).await?;
+                    }
+                    Err(refusal(&question, &reply).into())
+                }
             }
         });
         match read.await {
