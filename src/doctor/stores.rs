@@ -4,6 +4,7 @@
 use uuid::Uuid;
 
 use super::check::Check;
+use super::placement;
 use crate::error::{Explain as _, Kind};
 use crate::key_store::{Definition, Entry, Failed, KeyStore};
 use crate::kms::cluster::Timing;
@@ -26,6 +27,9 @@ pub(super) async fn examine(definition: &Definition, write: bool) -> Vec<Check> 
             checks.push(Check::skip(name, "not tried, since read failed"));
         }
         return checks;
+    }
+    if let Some(path) = definition.path() {
+        checks.extend(placement::of_files(std::slice::from_ref(path)));
     }
     let store = definition.client();
     checks.push(list(&*store).await);
