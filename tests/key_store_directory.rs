@@ -361,7 +361,7 @@ fn what_is_missing_and_what_has_been_put_in_its_place_is_told() {
         &host.description().uuid.to_string(),
     ));
     host.opening_refused()
-        .expect(7, &["cannot unwrap the volume's key"], "");
+        .expect(8, &["belongs to another volume"], "");
 }
 
 #[test]

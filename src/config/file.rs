@@ -123,7 +123,8 @@ impl<'a> Reader<'a> {
                     config.key_set_files = KeySetFiles::new(PathBuf::from(path));
                 }
                 "key_sets" => {
-                    for (name, value) in self.entries(value)? {
+                    let what = "key sets are tables: [key_sets.NAME]";
+                    for (name, value) in self.entries(value, what)? {
                         let at = name.span().start;
                         let name: Name =
                             name.get_ref().parse().map_err(|e: String| self.at(at, e))?;
@@ -134,7 +135,8 @@ impl<'a> Reader<'a> {
                     }
                 }
                 "key_stores" => {
-                    for (name, value) in self.entries(value)? {
+                    let what = "key stores are tables: [key_stores.NAME]";
+                    for (name, value) in self.entries(value, what)? {
                         let at = name.span().start;
                         let name: key_store::Name =
                             name.get_ref().parse().map_err(|e: String| self.at(at, e))?;
@@ -211,14 +213,11 @@ impl<'a> Reader<'a> {
             .map_err(|why| self.at(text.span().start, format!("{why}, or \"latest\"")))
     }
 
-    fn entries(&self, value: Spanned<DeValue<'a>>) -> Result<DeTable<'a>, Error> {
+    fn entries(&self, value: Spanned<DeValue<'a>>, what: &str) -> Result<DeTable<'a>, Error> {
         let at = value.span().start;
         match value.into_inner() {
             DeValue::Table(table) => Ok(table),
-            _ => Err(self.at(
-                at,
-                "these are tables: [key_sets.NAME] and [key_stores.NAME]",
-            )),
+            _ => Err(self.at(at, what)),
         }
     }
 
