@@ -12,9 +12,8 @@ use std::path::{Path, PathBuf};
 
 use crate::config;
 use crate::error::{Explain, Kind};
-use crate::keys::{self, KeySets};
+use crate::keys::{self, KeySets, Opened};
 use crate::plane::Spec;
-use crate::secret::Dek;
 use crate::store::{self, DirectMode, Store};
 use crate::vhost::SocketParams;
 use crate::volume::{self, Access, Location, Volume};
@@ -113,7 +112,7 @@ fn is_readable(location: &Location) -> bool {
     paths.all(|path| fs::File::open(path).is_ok())
 }
 
-/// Asks the key sets for the key of a volume; with `break_glass`, also for
+/// Asks the key sets for the key of a volume, wherever its wraps are; with `break_glass`, also for
 /// that which is kept for emergencies. It is not proven yet: see
 /// [`Volume::verify_dek`].
 ///
@@ -124,18 +123,21 @@ pub async fn unwrap(
     context: &keys::Context,
     volume: &Volume,
     break_glass: bool,
-) -> Result<Dek, Error> {
+) -> Result<Opened, Error> {
+    let context = &keys::Context {
+        volume: Some(volume.uuid()),
+        ..context.clone()
+    };
     let binding = volume.binding();
     let access = match break_glass {
         true => keys::Access::BreakGlass,
         false => keys::Access::OwnKeySet,
     };
     let unwrapping = key_sets.unwrap(context, volume.token(), &binding, access);
-    let opened = unwrapping.await.map_err(|source| Error::Key {
+    unwrapping.await.map_err(|source| Error::Key {
         path: volume.data_path().to_owned(),
         source,
-    })?;
-    Ok(opened.dek)
+    })
 }
 
 /// What the data plane has to know.

@@ -186,13 +186,14 @@ fn open(
     let _span = tracing::error_span!("disk", path = %path.display()).entered();
     let volume = prepare::open_volume(disk, config)?;
     let context = Context::local(Some(volume.uuid()));
-    let dek = block_on(prepare::unwrap(
+    let opened = block_on(prepare::unwrap(
         key_sets,
         &context,
         &volume,
         config.break_glass,
     ))
     .map_err(system("cannot start asking for the key"))??;
+    let dek = opened.dek;
     volume.verify_dek(&dek)?;
     let spec = prepare::spec(disk, config, &volume);
     let store = prepare::open_store(&spec, volume.data_file(), path)?;

@@ -6,6 +6,8 @@
 
 #[path = "daemon_kms/audit.rs"]
 mod audit;
+#[path = "daemon_kms/key_store.rs"]
+mod key_store;
 #[path = "daemon_kms/lab.rs"]
 mod lab;
 #[path = "daemon_kms/many.rs"]

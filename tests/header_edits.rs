@@ -101,7 +101,7 @@ fn headers_that_sealblk_cannot_serve_are_refused_with_the_reason() {
             json!(4_000_000_000u32),
             "iterations",
         ),
-        ("/tokens/0/version", json!(2), ""),
+        ("/tokens/0/version", json!(3), ""),
     ];
     let corrupt = [
         (
@@ -140,6 +140,9 @@ fn headers_that_sealblk_cannot_serve_are_refused_with_the_reason() {
         ("/digests/0/segments", json!([]), "digest"),
         ("/tokens/0/wraps", json!("none"), ""),
         ("/tokens/0/version", json!(null), ""),
+        // That of a volume whose wraps are elsewhere, and nobody says where.
+        ("/tokens/0/version", json!(2), ""),
+        ("/tokens/0/key_store", json!("elsewhere"), ""),
         ("/tokens/0/zero_units", json!(1), ""),
     ];
     let all = unsupported.iter().map(|case| (Kind::Unsupported, case));

@@ -83,6 +83,24 @@ pub enum Event<'a> {
         #[serde(serialize_with = "path_text")]
         path: &'a Path,
     },
+    /// The entry of a volume in a key store was read.
+    KeyStoreRead(StoreEvent<'a>),
+    /// One was written.
+    KeyStoreWrite(StoreEvent<'a>),
+    /// One was destroyed, with all its versions.
+    KeyStorePurge(StoreEvent<'a>),
+    /// The wrapped keys of a volume were moved, from one key store or the
+    /// header to another.
+    KeysMoved {
+        /// The volume.
+        volume: Uuid,
+        /// Where they were: the name of a key store, or `header`.
+        #[serde(serialize_with = "text")]
+        from: &'a str,
+        /// Where they are now.
+        #[serde(serialize_with = "text")]
+        to: &'a str,
+    },
     /// A volume's header was copied.
     HeaderBackup {
         /// The volume, as far as it was read.
@@ -206,6 +224,20 @@ impl<'a> KeyEvent<'a> {
             endpoints: Vec::new(),
         }
     }
+}
+
+/// What is recorded of a use of a key store.
+#[derive(Clone, Debug, Serialize)]
+pub struct StoreEvent<'a> {
+    pub(super) volume: Uuid,
+    #[serde(serialize_with = "text")]
+    pub(super) key_store: &'a str,
+    #[serde(serialize_with = "text")]
+    pub(super) kind: &'a str,
+    #[serde(skip_serializing_if = "empty", serialize_with = "text")]
+    pub(super) request_id: &'a str,
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "list")]
+    pub(super) endpoints: Vec<EndpointAsked<'a>>,
 }
 
 /// An endpoint that was asked, and what came of it.

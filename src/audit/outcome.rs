@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::text::text;
 use crate::error::{Explain as _, Failure, Kind};
+use crate::key_store;
 use crate::keys;
 use crate::kms::{self, Class, Denied};
 
@@ -106,6 +107,20 @@ impl From<&keys::Why> for Outcome {
             other => Outcome::Failed {
                 class: kind_word(other.kind()),
                 message: other.to_string(),
+            },
+        }
+    }
+}
+
+impl From<&key_store::Error> for Outcome {
+    fn from(error: &key_store::Error) -> Self {
+        // With what the store itself said.
+        let message = crate::error::chain(error);
+        match error.class() {
+            Some(class) => Outcome::of_class(class, message),
+            None => Outcome::Failed {
+                class: kind_word(error.kind()),
+                message,
             },
         }
     }

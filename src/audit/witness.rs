@@ -2,11 +2,12 @@
 
 use std::io;
 
-use super::event::{EndpointAsked, Event, KeyEvent};
+use super::event::{EndpointAsked, Event, KeyEvent, StoreEvent};
 use super::log::Log;
 use super::outcome::{Outcome, class_word};
 use super::record::{Record, micros};
-use crate::keys::{KeyUse, Operation, Witness};
+use crate::keys::{KeyUse, Operation, StoreOperation, StoreUse, Witness};
+use crate::kms::call::Notes;
 
 impl Witness for Log {
     /// Records it. A check that succeeded used no key, and is not recorded.
@@ -16,10 +17,44 @@ impl Witness for Log {
         }
         Ok(self.append(&record(used))?)
     }
+
+    fn store_used(&self, used: &StoreUse<'_>) -> io::Result<()> {
+        let event = StoreEvent {
+            volume: used.volume,
+            key_store: used.key_store,
+            kind: used.kind,
+            request_id: used.notes.request_id.as_deref().unwrap_or_default(),
+            endpoints: endpoints(used.notes),
+        };
+        Ok(self.append(&Record {
+            actor: &used.context.actor,
+            event: match used.operation {
+                StoreOperation::Read => Event::KeyStoreRead(event),
+                StoreOperation::Write => Event::KeyStoreWrite(event),
+                StoreOperation::Purge => Event::KeyStorePurge(event),
+            },
+            outcome: match used.outcome {
+                Ok(()) => Outcome::Ok,
+                Err(error) => error.into(),
+            },
+            correlation: Some(used.context.correlation),
+            took: Some(used.took),
+        })?)
+    }
+}
+
+fn endpoints(notes: &Notes) -> Vec<EndpointAsked<'_>> {
+    let attempts = notes.attempts.iter();
+    attempts
+        .map(|attempt| EndpointAsked {
+            endpoint: &attempt.endpoint,
+            took_us: micros(attempt.took),
+            failed: attempt.failed.map(class_word),
+        })
+        .collect()
 }
 
 fn record<'a>(used: &'a KeyUse<'_>) -> Record<'a> {
-    let attempts = used.notes.attempts.iter();
     let key = KeyEvent {
         volume: used.context.volume,
         key_set: used.key_set,
@@ -30,13 +65,7 @@ fn record<'a>(used: &'a KeyUse<'_>) -> Record<'a> {
         service_asked: used.service_asked,
         break_glass: used.break_glass,
         request_id: used.notes.request_id.as_deref().unwrap_or_default(),
-        endpoints: attempts
-            .map(|attempt| EndpointAsked {
-                endpoint: &attempt.endpoint,
-                took_us: micros(attempt.took),
-                failed: attempt.failed.map(class_word),
-            })
-            .collect(),
+        endpoints: endpoints(used.notes),
     };
     Record {
         actor: &used.context.actor,

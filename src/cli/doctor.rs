@@ -7,18 +7,24 @@ use super::{print, print_json};
 use crate::config::Config;
 use crate::doctor;
 use crate::error::{Failure, Kind, io_kind};
-use crate::keys::Name;
+use crate::keys::{Definition, Name};
 
 /// What follows `sealblk doctor`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Servers are connected to, with the identity that is configured, and random bytes
-are wrapped and unwrapped. No volume is touched. Exits with status 0 if nothing
+are wrapped and unwrapped. No volume is touched, and no entry of one in a key
+store. Exits with status 0 if nothing
 failed, and else with the status of the first check that did.")]
 pub struct Args {
     /// Only this key set [default: all]
     #[arg(long, alias = "keyset", value_name = "NAME")]
     pub key_set: Option<Name>,
+
+    /// Also write an entry of no volume into each key store, read it, and
+    /// destroy it again
+    #[arg(long)]
+    pub write_key_stores: bool,
 
     /// As JSON, for scripts
     #[arg(long)]
@@ -46,7 +52,18 @@ pub fn run(args: &Args, config: &Config) -> Result<(), Failure> {
         };
         key_sets = BTreeMap::from([(name.clone(), only)]);
     }
-    let report = doctor::examine(&key_sets).map_err(|error| {
+    let mut key_stores = config.key_stores.clone();
+    if args.key_set.is_some() {
+        // Those that it is about.
+        let named = |set: &Definition| set.policy.key_store.clone();
+        let named: Vec<_> = key_sets.values().filter_map(named).collect();
+        key_stores.retain(|name, _| named.contains(name));
+    }
+    let key_stores = doctor::KeyStores {
+        definitions: key_stores,
+        write: args.write_key_stores,
+    };
+    let report = doctor::examine(&key_sets, &key_stores).map_err(|error| {
         Failure::new(
             io_kind(&error),
             format!("cannot examine anything: {error}"),

@@ -4,6 +4,7 @@ mod backup;
 mod create;
 mod export;
 mod info;
+mod move_keys;
 mod verify;
 
 use std::path::PathBuf;
@@ -18,7 +19,7 @@ use crate::volume::Location;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 A volume is a LUKS2 device: `cryptsetup luksDump VOLUME` shows it too. THE HEADER
-HOLDS THE WRAPPED KEY: WITHOUT IT THE DATA IS LOST. Keep a backup of it
+HOLDS THE WRAPPED KEY (unless it is in a key store): WITHOUT IT THE DATA IS LOST. Keep a backup of it
 (`sealblk volume backup-header`), apart from the volume.")]
 pub struct Args {
     /// What to do
@@ -54,6 +55,11 @@ pub enum Action {
     /// Refused, unless --force, if the backup is of another volume, older
     /// than the header that is there, or has another key.
     RestoreHeader(backup::RestoreArgs),
+    /// Move the wrapped keys into a key store, to another one, or back into the header
+    ///
+    /// The volume must not be in use. It opens at every instant, also when this
+    /// is interrupted: the same command then finishes it.
+    MoveKeys(move_keys::Args),
     /// Write the bare data encryption key to a file, for rescue with cryptsetup
     ExportDek(export::Args),
 }
@@ -86,11 +92,12 @@ impl From<LocationArgs> for Location {
 pub fn run(args: Args, config: &Config) -> Result<(), Failure> {
     match args.action {
         Action::Create(args) => create::run(args, config),
-        Action::Info(args) => info::run(args),
+        Action::Info(args) => info::run(args, config),
         Action::VerifyHeader(args) => verify::run(args),
         Action::Repair(args) => backup::repair(args),
         Action::BackupHeader(args) => backup::backup(args, config),
         Action::RestoreHeader(args) => backup::restore(args, config),
+        Action::MoveKeys(args) => move_keys::run(args, config),
         Action::ExportDek(args) => export::run(args, config),
     }
 }

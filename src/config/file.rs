@@ -16,6 +16,7 @@ use super::error::Error;
 use super::key_set_files::KeySetFiles;
 use super::values::FilePath;
 use super::{Config, Log, Options};
+use crate::key_store;
 use crate::keys::{Definition, Name, Source};
 use crate::kms;
 
@@ -137,7 +138,8 @@ impl<'a> Reader<'a> {
                     config.key_set_files = KeySetFiles::new(PathBuf::from(path));
                 }
                 "key_sets" => {
-                    for (name, value) in self.entries(value)? {
+                    let what = "key sets are tables: [key_sets.NAME]";
+                    for (name, value) in self.entries(value, what)? {
                         let at = name.span().start;
                         let name: Name =
                             name.get_ref().parse().map_err(|e: String| self.at(at, e))?;
@@ -147,10 +149,20 @@ impl<'a> Reader<'a> {
                         config.key_sets.insert(name, definition);
                     }
                 }
+                "key_stores" => {
+                    let what = "key stores are tables: [key_stores.NAME]";
+                    for (name, value) in self.entries(value, what)? {
+                        let at = name.span().start;
+                        let name: key_store::Name =
+                            name.get_ref().parse().map_err(|e: String| self.at(at, e))?;
+                        let definition = super::key_stores::definition(self, value)?;
+                        config.key_stores.insert(name, definition);
+                    }
+                }
                 other => {
                     return Err(self.at(
                         key.span().start,
-                        format!("there is no setting {other:?} here: there is key_set_dir, and the tables [log], [audit], [serve], [daemon], [broker] and [key_sets.NAME]"),
+                        format!("there is no setting {other:?} here: there is key_set_dir, and the tables [log], [audit], [serve], [daemon], [broker], [key_sets.NAME] and [key_stores.NAME]"),
                     ));
                 }
             }
@@ -226,11 +238,11 @@ impl<'a> Reader<'a> {
             .map_err(|why| self.at(text.span().start, format!("{why}, or \"latest\"")))
     }
 
-    fn entries(&self, value: Spanned<DeValue<'a>>) -> Result<DeTable<'a>, Error> {
+    fn entries(&self, value: Spanned<DeValue<'a>>, what: &str) -> Result<DeTable<'a>, Error> {
         let at = value.span().start;
         match value.into_inner() {
             DeValue::Table(table) => Ok(table),
-            _ => Err(self.at(at, "key sets are tables: [key_sets.NAME]")),
+            _ => Err(self.at(at, what)),
         }
     }
 

@@ -25,6 +25,7 @@ mod group;
 #[cfg(feature = "k8s-kms")]
 mod k8s;
 mod key_set_files;
+mod key_stores;
 mod kmip;
 mod options;
 #[cfg(feature = "pkcs11")]
@@ -57,6 +58,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::audit as audit_log;
+use crate::key_store::{self, KeyStores};
 use crate::keys::{self, Definition, KeySets, Source};
 use crate::kms;
 
@@ -80,6 +82,8 @@ pub struct Config {
     pub tables: BTreeMap<keys::Name, toml::Table>,
     /// Where those of the key sets are that have a file of their own.
     pub key_set_files: KeySetFiles,
+    /// What the key stores are.
+    pub key_stores: BTreeMap<key_store::Name, key_store::Definition>,
     /// What and how to log.
     pub log: Log,
     /// Whether and where uses of keys are recorded.
@@ -124,6 +128,7 @@ impl Default for Config {
             defined_in: BTreeMap::new(),
             tables: BTreeMap::new(),
             key_set_files: KeySetFiles::new(Path::new(DEFAULT_PATH).with_file_name(KEY_SET_DIR)),
+            key_stores: BTreeMap::new(),
             log: Log::default(),
             audit: Audit::default(),
             serve: Options::default(),
@@ -195,7 +200,7 @@ impl Config {
             self.tables.insert(name.clone(), table);
             self.defined_in.insert(name, path);
         }
-        check_break_glass(&self.key_sets)
+        check_references(&self.key_sets, &self.key_stores)
     }
 
     /// The settings of a key set, as they stood in the file that defines it.
@@ -248,6 +253,9 @@ impl Config {
         for (name, definition) in &self.key_sets {
             put(&mut all, &format!("key_sets.{name}"), definition);
         }
+        for (name, definition) in &self.key_stores {
+            put(&mut all, &format!("key_stores.{name}"), definition);
+        }
         all
     }
 
@@ -257,17 +265,33 @@ impl Config {
         let log = self.audit_log().into_iter();
         KeySets::new(self.key_sets.clone())
             .with_state(&self.daemon.state_dir)
+            .with_stores(KeyStores::new(self.key_stores.clone()))
             .with_witnesses(log.map(|log| log as Arc<dyn keys::Witness>).collect())
     }
 }
 
 /// Checks that the key set for break-glass access of each key set is another
-/// one that exists.
+/// one that exists, and so does its key store.
 ///
 /// # Errors
 /// When it is not.
-pub fn check_break_glass(key_sets: &BTreeMap<keys::Name, Definition>) -> Result<(), Error> {
+pub fn check_references(
+    key_sets: &BTreeMap<keys::Name, Definition>,
+    key_stores: &BTreeMap<key_store::Name, key_store::Definition>,
+) -> Result<(), Error> {
     for (name, definition) in key_sets {
+        if let Some(store) = &definition.policy.key_store
+            && !key_stores.contains_key(store)
+        {
+            return Err(Error::contradiction(
+                format!(
+                    "key set {:?} names key store {:?}, which is not defined",
+                    name.as_str(),
+                    store.as_str()
+                ),
+                "define it as [key_stores.NAME] in the configuration, or name another",
+            ));
+        }
         let Some(second) = &definition.policy.break_glass else {
             continue;
         };

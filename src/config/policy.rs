@@ -10,15 +10,17 @@ use toml::de::{DeTable, DeValue};
 use super::error::Error;
 use super::file::Reader;
 use super::service::{Parsed, Period};
+use crate::key_store;
 use crate::keys::{Hierarchy, Name, OnDenied, Policy};
 
 /// Their names, which no provider has for anything else.
-const FIELDS: [&str; 5] = [
+const FIELDS: [&str; 6] = [
     "hierarchy",
     "poll",
     "on_denied",
     "denied_grace",
     "break_glass",
+    "key_store",
 ];
 
 #[derive(Deserialize)]
@@ -29,6 +31,7 @@ struct PolicyTable {
     on_denied: Option<OnDeniedName>,
     denied_grace: Option<Parsed<Period>>,
     break_glass: Option<Parsed<Name>>,
+    key_store: Option<Parsed<key_store::Name>>,
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -88,5 +91,6 @@ pub(super) fn apply<'a>(
         .denied_grace
         .map_or(policy.denied_grace, |period| period.0.get());
     policy.break_glass = table.break_glass.map(|name| name.0);
+    policy.key_store = table.key_store.map(|name| name.0);
     Ok(())
 }

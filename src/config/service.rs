@@ -63,7 +63,6 @@ pub(super) struct Wait(Duration);
 
 impl Wait {
     /// As a duration.
-    #[cfg(any(feature = "azure-keyvault", feature = "broker"))]
     pub(super) fn get(self) -> Duration {
         self.0
     }

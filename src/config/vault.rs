@@ -12,6 +12,7 @@ use super::values::FilePath;
 use crate::keys::{Definition, Source};
 use crate::kms::credential::SecretFile;
 use crate::kms::http::BaseUrl;
+use crate::kms::tls;
 use crate::kms::vault::{self, Auth, KeyName, MountPath, RoleId, Settings};
 
 /// Where kubelet puts the token of a pod's service account.
@@ -79,31 +80,11 @@ pub(super) fn definition<'a>(
     mut value: Spanned<DeValue<'a>>,
 ) -> Result<Definition, Error> {
     let at = value.span().start;
-    let auth = match value.get_mut() {
-        DeValue::Table(table) => table.remove("auth"),
-        _ => None,
-    };
+    let auth = take_auth(&mut value);
     let set: VaultKeySet = reader.table(value)?;
-    let Some(auth) = auth else {
-        return Err(reader.at(
-            at,
-            "it says not how to log in: add auth = { method = \"approle\", … }",
-        ));
-    };
-    let auth_at = auth.span().start;
-    let auth = self::auth(reader, auth)?;
     let tls = service::tls(reader, set.ca_file, set.client_cert, set.client_key)?;
-    if matches!(auth, Auth::Certificate { .. }) && tls.client.is_none() {
-        return Err(reader.at(
-            auth_at,
-            "method \"cert\" needs client_cert and client_key in the key set",
-        ));
-    }
-    let endpoints_at = set.endpoints.span().start;
-    let endpoints = set.endpoints.into_inner();
-    if endpoints.is_empty() {
-        return Err(reader.at(endpoints_at, "name at least one endpoint"));
-    }
+    let auth = login(reader, at, auth, &tls)?;
+    let endpoints = endpoints(reader, set.endpoints)?;
     let version = match set.version {
         Some(version) if version.get_ref() != "latest" => {
             vault::version(version.get_ref())
@@ -113,7 +94,7 @@ pub(super) fn definition<'a>(
         _ => None,
     };
     let settings = Settings {
-        endpoints: endpoints.into_iter().map(|parsed| parsed.0).collect(),
+        endpoints,
         namespace: set.namespace.map(|parsed| parsed.0),
         mount: mount(reader, at, set.mount, "transit")?,
         auth,
@@ -125,6 +106,51 @@ pub(super) fn definition<'a>(
         settings: Box::new(settings),
     };
     Ok(Definition::new(source, version))
+}
+
+/// Takes the table `auth`, of which there are several kinds, out of `value`.
+pub(super) fn take_auth<'a>(value: &mut Spanned<DeValue<'a>>) -> Option<Spanned<DeValue<'a>>> {
+    match value.get_mut() {
+        DeValue::Table(table) => table.remove("auth"),
+        _ => None,
+    }
+}
+
+/// How to log in, from what [`take_auth`] took out of the table at `at`.
+pub(super) fn login<'a>(
+    reader: &Reader<'a>,
+    at: usize,
+    auth: Option<Spanned<DeValue<'a>>>,
+    tls: &tls::Settings,
+) -> Result<Auth, Error> {
+    let Some(auth) = auth else {
+        return Err(reader.at(
+            at,
+            "it says not how to log in: add auth = { method = \"approle\", … }",
+        ));
+    };
+    let auth_at = auth.span().start;
+    let auth = self::auth(reader, auth)?;
+    if matches!(auth, Auth::Certificate { .. }) && tls.client.is_none() {
+        return Err(reader.at(
+            auth_at,
+            "method \"cert\" needs client_cert and client_key beside it",
+        ));
+    }
+    Ok(auth)
+}
+
+/// The endpoints, of which there has to be one.
+pub(super) fn endpoints(
+    reader: &Reader<'_>,
+    endpoints: Spanned<Vec<Parsed<BaseUrl>>>,
+) -> Result<Vec<BaseUrl>, Error> {
+    let at = endpoints.span().start;
+    let endpoints = endpoints.into_inner();
+    match endpoints.is_empty() {
+        true => Err(reader.at(at, "name at least one endpoint")),
+        false => Ok(endpoints.into_iter().map(|parsed| parsed.0).collect()),
+    }
 }
 
 fn auth<'a>(reader: &Reader<'a>, value: Spanned<DeValue<'a>>) -> Result<Auth, Error> {
@@ -184,7 +210,7 @@ fn auth<'a>(reader: &Reader<'a>, value: Spanned<DeValue<'a>>) -> Result<Auth, Er
 }
 
 /// A mount that was given, or the usual one.
-fn mount(
+pub(super) fn mount(
     reader: &Reader<'_>,
     at: usize,
     given: Option<Parsed<MountPath>>,

@@ -12,6 +12,7 @@
 //! - `endpoint`: one way, from its address to a key that was unwrapped;
 //!   `trial`: wrapping and unwrapping; `verdict`: what answers mean,
 //! - `key_set`: all of them, and what they have to do with each other,
+//! - `stores`: where wrapped keys are kept apart from their volumes,
 //! - `placement`: whether a disk would need itself to be attached.
 
 mod check;
@@ -20,6 +21,7 @@ pub mod host;
 mod key_set;
 mod network;
 mod placement;
+mod stores;
 mod trial;
 mod verdict;
 mod ways;
@@ -34,6 +36,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::error::Failure;
+use crate::key_store;
 use crate::keys::{DEFAULT, Definition, Name, Source};
 use crate::runtime::block_on;
 
@@ -46,6 +49,8 @@ pub struct Report {
     pub host: Vec<Check>,
     /// Of each key set that was examined.
     pub key_sets: Vec<KeySet>,
+    /// Of each key store that was examined.
+    pub key_stores: Vec<KeyStore>,
 }
 
 /// What was found of one key set.
@@ -59,11 +64,34 @@ pub struct KeySet {
     pub checks: Vec<Check>,
 }
 
-/// Examines this host and these key sets.
+/// What was found of one key store.
+#[derive(Debug, Serialize)]
+pub struct KeyStore {
+    /// Its name.
+    pub name: String,
+    /// What kind it is.
+    pub kind: &'static str,
+    /// In the order in which they were made.
+    pub checks: Vec<Check>,
+}
+
+/// The key stores to examine.
+#[derive(Clone, Debug, Default)]
+pub struct KeyStores {
+    /// By name.
+    pub definitions: BTreeMap<key_store::Name, key_store::Definition>,
+    /// Whether an entry of no volume is written there and destroyed again.
+    pub write: bool,
+}
+
+/// Examines this host, these key sets and these key stores.
 ///
 /// # Errors
 /// When not even a look is possible, for want of file descriptors for example.
-pub fn examine(key_sets: &BTreeMap<Name, Definition>) -> io::Result<Report> {
+pub fn examine(
+    key_sets: &BTreeMap<Name, Definition>,
+    key_stores: &KeyStores,
+) -> io::Result<Report> {
     let host = host::examine();
     let mut found = Vec::new();
     for (name, definition) in key_sets {
@@ -79,10 +107,19 @@ pub fn examine(key_sets: &BTreeMap<Name, Definition>) -> io::Result<Report> {
             checks,
         });
     }
+    let mut stores = Vec::new();
+    for (name, definition) in &key_stores.definitions {
+        stores.push(KeyStore {
+            name: name.to_string(),
+            kind: definition.kind(),
+            checks: block_on(self::stores::examine(definition, key_stores.write))?,
+        });
+    }
     let mut report = Report {
         ok: true,
         host,
         key_sets: found,
+        key_stores: stores,
     };
     report.ok = report.failure().is_none();
     Ok(report)
@@ -104,20 +141,28 @@ fn unused(path: &Path) -> Check {
 }
 
 impl Report {
-    /// Every check, with the key set that it is about.
-    fn all(&self) -> impl Iterator<Item = (Option<&str>, &Check)> {
+    /// Every check, with the key set or key store that it is about.
+    fn all(&self) -> impl Iterator<Item = (Option<(&str, &str)>, &Check)> {
         let host = self.host.iter().map(|check| (None, check));
-        host.chain(self.key_sets.iter().flat_map(|set| {
-            let name = Some(set.name.as_str());
-            set.checks.iter().map(move |check| (name, check))
-        }))
+        let sets = self.key_sets.iter().flat_map(|set| {
+            let of = Some(("key set", set.name.as_str()));
+            set.checks.iter().map(move |check| (of, check))
+        });
+        let stores = self.key_stores.iter().flat_map(|store| {
+            let of = Some(("key store", store.name.as_str()));
+            store.checks.iter().map(move |check| (of, check))
+        });
+        host.chain(sets).chain(stores)
     }
 
     /// The first check that failed, as a command fails with it.
     pub fn failure(&self) -> Option<Failure> {
-        let mut failures = self.all().filter_map(|(set, check)| {
+        let mut failures = self.all().filter_map(|(of, check)| {
             let failure = check.failure()?;
-            let place = set.map_or_else(|| "this host".into(), |name| format!("key set {name:?}"));
+            let place = of.map_or_else(
+                || "this host".into(),
+                |(what, name)| format!("{what} {name:?}"),
+            );
             let at = check.endpoint.iter().map(|at| format!(" at {at}"));
             let at: String = at.collect();
             let message = format!("{place}: {}{at}: {failure}", check.name);
@@ -128,20 +173,30 @@ impl Report {
     }
 }
 
+/// Each check on its line, below the endpoint that it is about.
+fn write_checks(f: &mut fmt::Formatter<'_>, checks: &[Check]) -> fmt::Result {
+    let mut endpoint = None;
+    for check in checks {
+        if check.endpoint.is_some() && check.endpoint != endpoint {
+            writeln!(f, " at {}", check.endpoint.as_deref().unwrap_or_default())?;
+        }
+        endpoint.clone_from(&check.endpoint);
+        write!(f, "{check}")?;
+    }
+    Ok(())
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "this host")?;
         self.host.iter().try_for_each(|check| check.fmt(f))?;
         for set in &self.key_sets {
             writeln!(f, "\nkey set {} (provider {})", set.name, set.provider)?;
-            let mut endpoint = None;
-            for check in &set.checks {
-                if check.endpoint.is_some() && check.endpoint != endpoint {
-                    writeln!(f, " at {}", check.endpoint.as_deref().unwrap_or_default())?;
-                }
-                endpoint.clone_from(&check.endpoint);
-                check.fmt(f)?;
-            }
+            write_checks(f, &set.checks)?;
+        }
+        for store in &self.key_stores {
+            writeln!(f, "\nkey store {} ({})", store.name, store.kind)?;
+            write_checks(f, &store.checks)?;
         }
         let count = |status| {
             self.all()

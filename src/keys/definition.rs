@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Name;
+use crate::key_store;
 #[cfg(feature = "aws-kms")]
 use crate::kms::aws::{self, AwsProvider};
 #[cfg(feature = "azure-keyvault")]
@@ -69,6 +70,8 @@ pub struct Policy {
     pub denied_grace: Duration,
     /// The key set whose wrap is kept beside that of this one.
     pub break_glass: Option<Name>,
+    /// The key store that the wraps of new volumes go to. `None`: their headers.
+    pub key_store: Option<key_store::Name>,
 }
 
 impl Policy {
@@ -88,6 +91,7 @@ impl Policy {
             on_denied: OnDenied::Continue,
             denied_grace: Duration::from_secs(300),
             break_glass: None,
+            key_store: None,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::error::{Explain, Kind, io_kind};
+use crate::key_store;
 use crate::kms;
 use crate::secret::BadDek;
 
@@ -40,6 +41,12 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// The key store that has the wraps does not give them.
+    #[error(transparent)]
+    Store(#[from] key_store::Error),
+    /// Wraps in a key store were asked for, and nobody said of which volume.
+    #[error("the wrapped keys are in a key store, and nobody said of which volume they are")]
+    NoVolume,
     /// No wrap of the volume opened. Empty when it has none.
     #[error("{}", attempts(.0))]
     Unwrap(Vec<Attempt>),
@@ -88,8 +95,12 @@ impl Error {
     /// provider was asked at all.
     pub fn class(&self) -> Option<kms::Class> {
         match self {
-            Error::UnknownKeySet { .. } | Error::NoState(_) | Error::Record { .. } => None,
+            Error::UnknownKeySet { .. }
+            | Error::NoState(_)
+            | Error::NoVolume
+            | Error::Record { .. } => None,
             Error::Kms { source, .. } => Some(source.class()),
+            Error::Store(source) => source.class(),
             Error::Unwrap(attempts) => attempts.iter().find_map(|attempt| match &attempt.why {
                 Why::Kms(error) => Some(error.class()),
                 _ => None,
@@ -143,6 +154,8 @@ impl Explain for Error {
             Error::UnknownKeySet { .. } => Kind::NotFound,
             Error::Kms { source, .. } => source.kind(),
             Error::NoState(_) => Kind::Usage,
+            Error::NoVolume => Kind::Internal,
+            Error::Store(source) => source.kind(),
             Error::Record { source, .. } if source.kind() == io::ErrorKind::InvalidData => {
                 Kind::Corrupt
             }
@@ -157,6 +170,8 @@ impl Explain for Error {
                 Some("define it as [key_sets.NAME] in the configuration, or name another".into())
             }
             Error::Kms { source, .. } => source.help(),
+            Error::Store(source) => source.help(),
+            Error::NoVolume => Some("this is a defect of sealblk: report it".into()),
             Error::NoState(_) => Some("set state_dir, or hierarchy = \"direct\" for the key set".into()),
             Error::Record { path, source } if source.kind() == io::ErrorKind::InvalidData => {
                 Some(format!(

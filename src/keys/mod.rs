@@ -4,8 +4,9 @@
 //! provider, the key and which version of it to use. So a key is rotated or
 //! replaced, and the service changed, without touching what the operator calls
 //! things. This room turns data encryption keys into a token's wraps and back,
-//! directly or through a group key, and tells its witnesses of each use. It
-//! knows nothing of configuration files, headers or disks.
+//! directly or through a group key, fetches wraps that are kept in a key store,
+//! and tells its witnesses of each use. It knows nothing of configuration
+//! files, headers or disks.
 #![forbid(unsafe_code)]
 
 mod ask;
@@ -14,6 +15,7 @@ mod error;
 mod group;
 pub mod ledger;
 mod name;
+mod stored;
 mod unwrap;
 mod witness;
 mod wrap;
@@ -22,12 +24,13 @@ pub use definition::{Definition, Hierarchy, OnDenied, Policy, Source};
 pub use error::{Attempt, Error, Why};
 pub use name::{DEFAULT, Name};
 pub use unwrap::{Access, Opened};
-pub use witness::{Actor, Context, Host, KeyUse, Operation, Witness};
+pub use witness::{Actor, Context, Host, KeyUse, Operation, StoreOperation, StoreUse, Witness};
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use crate::key_store::KeyStores;
 use crate::kms::{self, KeyRef, KeyVersion, Provider};
 use crate::secret::Secret;
 use group::cache::Cache;
@@ -69,6 +72,7 @@ pub struct KeySets {
     group_keys: Cache,
     records: Option<Records>,
     witnesses: Vec<Arc<dyn Witness>>,
+    stores: Arc<KeyStores>,
 }
 
 impl KeySets {
@@ -92,6 +96,13 @@ impl KeySets {
     #[must_use]
     pub fn with_witnesses(mut self, witnesses: Vec<Arc<dyn Witness>>) -> Self {
         self.witnesses = witnesses;
+        self
+    }
+
+    /// Lets the wraps of volumes be in `stores`, too.
+    #[must_use]
+    pub fn with_stores(mut self, stores: KeyStores) -> Self {
+        self.stores = Arc::new(stores);
         self
     }
 
@@ -125,6 +136,7 @@ impl KeySets {
         let other = KeySets {
             records: self.records.clone(),
             witnesses: self.witnesses.clone(),
+            stores: self.stores.clone(),
             ..KeySets::default()
         };
         other.replace(definitions);

@@ -30,17 +30,21 @@ pub enum Access {
 pub struct Opened {
     /// The key.
     pub dek: Dek,
-    /// Which of the token's wraps it was.
+    /// Which of the wraps it was.
     pub wrap: usize,
+    /// All wraps of the volume, wherever they are kept.
+    pub wraps: Vec<Wrap>,
 }
 
 impl KeySets {
-    /// Unwraps the data encryption key that is in `token`. Its wraps are tried
+    /// Unwraps the data encryption key that is in `token`, or in the key store
+    /// that it names: then `context` says of which volume it is. Its wraps are tried
     /// in their order, those of the volume's own key set first; the first one
     /// that opens is taken.
     ///
     /// # Errors
-    /// What each wrap failed for, or that there is none.
+    /// What each wrap failed for, or that there is none; or why the key store
+    /// does not give them.
     pub async fn unwrap(
         &self,
         context: &Context,
@@ -49,11 +53,9 @@ impl KeySets {
         access: Access,
     ) -> Result<Opened, Error> {
         let own = |wrap: &Wrap| wrap.key_set == token.key_set;
-        let (mine, others): (Vec<_>, Vec<_>) = token
-            .wraps
-            .iter()
-            .enumerate()
-            .partition(|(_, wrap)| own(wrap));
+        let wraps = self.wraps_of(context, token).await?;
+        let (mine, others): (Vec<_>, Vec<_>) =
+            wraps.iter().enumerate().partition(|(_, wrap)| own(wrap));
         let mut failed = Vec::new();
         for (place, wrap) in mine.into_iter().chain(others) {
             let why = if own(wrap) {
@@ -71,7 +73,13 @@ impl KeySets {
                 Err(Why::BreakGlass)
             };
             match why {
-                Ok(dek) => return Ok(Opened { dek, wrap: place }),
+                Ok(dek) => {
+                    return Ok(Opened {
+                        dek,
+                        wrap: place,
+                        wraps: wraps.into_owned(),
+                    });
+                }
                 Err(why) => {
                     let attempt = Attempt {
                         key_set: wrap.key_set.clone(),

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use crate::key_store;
 use crate::kms;
 
 /// Who caused it.
@@ -153,6 +154,55 @@ pub struct KeyUse<'a> {
     pub notes: &'a kms::call::Notes,
 }
 
+/// What was done with the entry of a volume in a key store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreOperation {
+    /// It was read.
+    Read,
+    /// It was written.
+    Write,
+    /// It was destroyed.
+    Purge,
+}
+
+impl StoreOperation {
+    /// As it stands in records.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            StoreOperation::Read => "read",
+            StoreOperation::Write => "write",
+            StoreOperation::Purge => "purge",
+        }
+    }
+}
+
+impl fmt::Display for StoreOperation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One use of a key store, after it succeeded or failed.
+#[derive(Debug)]
+pub struct StoreUse<'a> {
+    /// Who, and under which correlation id.
+    pub context: &'a Context,
+    /// What for.
+    pub operation: StoreOperation,
+    /// The volume whose entry it is.
+    pub volume: Uuid,
+    /// The key store.
+    pub key_store: &'a str,
+    /// What kind it is.
+    pub kind: &'a str,
+    /// How long it took.
+    pub took: Duration,
+    /// How it ended.
+    pub outcome: Result<(), &'a key_store::Error>,
+    /// What its service noted.
+    pub notes: &'a kms::call::Notes,
+}
+
 /// Keeps a record of how keys are used.
 pub trait Witness: fmt::Debug + Send + Sync {
     /// Takes note. It is called before anybody gets the result.
@@ -160,4 +210,13 @@ pub trait Witness: fmt::Debug + Send + Sync {
     /// # Errors
     /// When no record can be kept. The key is then not handed out.
     fn key_used(&self, used: &KeyUse<'_>) -> io::Result<()>;
+
+    /// Takes note of a use of a key store. Those who keep a record of keys
+    /// alone have nothing to note.
+    ///
+    /// # Errors
+    /// When no record can be kept. What was read is then not handed out.
+    fn store_used(&self, _used: &StoreUse<'_>) -> io::Result<()> {
+        Ok(())
+    }
 }

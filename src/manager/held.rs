@@ -15,7 +15,7 @@ use crate::engine::stats;
 use crate::plane::Spec;
 use crate::secret::Dek;
 use crate::vhost::SocketFile;
-use crate::volume::{Access, Files, Location, Volume};
+use crate::volume::{Access, Files, Location, Volume, Wrap};
 use crate::worker::parcel::{Parcel, Role};
 use crate::worker::protocol::Start;
 
@@ -30,16 +30,31 @@ pub struct KeyFacts {
     pub key_id: Option<String>,
     /// The version of that key.
     pub key_version: Option<String>,
+    /// All key sets that its key is wrapped by, its own one first.
+    #[serde(default)]
+    pub key_sets: Vec<String>,
 }
 
 impl KeyFacts {
-    /// What `volume` says.
+    /// What `volume` says by itself: little, if its wraps are in a key store.
     pub fn of(volume: &Volume) -> Self {
         let token = volume.token();
-        let own = |wrap: &&crate::volume::Wrap| wrap.key_set == token.key_set;
-        let wrap = token.wraps.iter().find(own).or(token.wraps.first());
+        Self::new(&token.key_set, &token.wraps)
+    }
+
+    /// What these wraps of a volume in `key_set` say.
+    pub fn new(key_set: &str, wraps: &[Wrap]) -> Self {
+        let own = |wrap: &&Wrap| wrap.key_set == key_set;
+        let wrap = wraps.iter().find(own).or(wraps.first());
+        let mut key_sets = vec![key_set.to_owned()];
+        for wrap in wraps {
+            if !key_sets.contains(&wrap.key_set) {
+                key_sets.push(wrap.key_set.clone());
+            }
+        }
         KeyFacts {
-            key_set: token.key_set.clone(),
+            key_set: key_set.into(),
+            key_sets,
             provider: wrap.map(|wrap| wrap.provider.clone()),
             key_id: wrap.map(|wrap| wrap.key_id.clone()),
             key_version: wrap.map(|wrap| wrap.key_version.clone()),

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use super::services::{self, Act, Outcome};
 use crate::audit::{self, Event, Record};
 use crate::error::{Failure, Kind};
-use crate::keys::{Actor, KeyUse, Witness};
+use crate::keys::{Actor, KeyUse, StoreUse, Witness};
 use crate::metrics::Metrics;
 
 /// The audit log, and who counts its lines.
@@ -56,6 +56,12 @@ impl Recorder {
 impl Witness for Recorder {
     fn key_used(&self, used: &KeyUse<'_>) -> io::Result<()> {
         let result = tokio::task::block_in_place(|| self.log.key_used(used));
+        self.metrics.audit_line(result.is_ok());
+        result
+    }
+
+    fn store_used(&self, used: &StoreUse<'_>) -> io::Result<()> {
+        let result = tokio::task::block_in_place(|| self.log.store_used(used));
         self.metrics.audit_line(result.is_ok());
         result
     }

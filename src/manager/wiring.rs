@@ -20,6 +20,7 @@ use super::services::{Disks, Metrics, Services};
 use crate::config::Config;
 use crate::engine::stats::Reader;
 use crate::error::Failure;
+use crate::key_store::KeyStores;
 use crate::keys::ledger::{Known, Ledger};
 use crate::keys::{self, Context, Witness};
 use crate::metrics::DiskView;
@@ -48,6 +49,7 @@ pub async fn services(
     witnesses.push(metrics.kms().clone());
     let key_sets = keys::KeySets::new(config.key_sets.clone())
         .with_state(&config.daemon.state_dir)
+        .with_stores(KeyStores::new(config.key_stores.clone()))
         .with_witnesses(witnesses);
     let key_sets = Arc::new(key_sets);
     let attached = disks::Disks::open(settings(config), key_sets.clone()).await?;
@@ -93,7 +95,7 @@ impl std::fmt::Debug for Attached {
 }
 
 impl Attached {
-    /// Notes which key sets a volume needs, from its header: also those that
+    /// Notes which key sets a volume needs, from its wraps: also those that
     /// are for break-glass access alone. It is attached, and opens again
     /// without the note.
     async fn note(&self, disk: &DiskInfo) {
@@ -102,12 +104,13 @@ impl Attached {
             data: disk.volume.clone(),
             header: disk.header.clone(),
         };
+        let wrapped_by = self.disks.key_sets_of(&name);
         let noted = disks::blocking(move || -> Result<(), Failure> {
             let description = Inspection::of(&location)?.description()?;
             let mut key_sets = vec![description.token.key_set];
-            for wrap in description.token.wraps {
-                if !key_sets.contains(&wrap.key_set) {
-                    key_sets.push(wrap.key_set);
+            for name in wrapped_by {
+                if !key_sets.contains(&name) {
+                    key_sets.push(name);
                 }
             }
             let known = Known {

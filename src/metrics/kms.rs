@@ -12,7 +12,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::call_histogram;
-use crate::keys::{KeyUse, Operation, Witness};
+use crate::keys::{KeyUse, Operation, StoreUse, Witness};
 use crate::kms::{Class, Denied};
 
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
@@ -58,7 +58,14 @@ struct BreakGlass {
     outcome: &'static str,
 }
 
-/// Counts each use of a key that it witnesses.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StoreCall {
+    key_store: String,
+    operation: &'static str,
+    outcome: &'static str,
+}
+
+/// Counts each use of a key and of a key store that it witnesses.
 #[derive(Debug)]
 pub struct KmsMetrics {
     calls: Family<Ended, Counter>,
@@ -68,6 +75,7 @@ pub struct KmsMetrics {
     endpoint_up: Family<Endpoint, Gauge>,
     group_key_lookups: Family<Lookup, Counter>,
     break_glass_uses: Family<BreakGlass, Counter>,
+    store_calls: Family<StoreCall, Counter>,
 }
 
 /// `ok`, or why not: the values of the label `outcome`.
@@ -106,6 +114,7 @@ impl KmsMetrics {
             endpoint_up: Family::default(),
             group_key_lookups: Family::default(),
             break_glass_uses: Family::default(),
+            store_calls: Family::default(),
         };
         registry.register(
             "kms_calls",
@@ -143,6 +152,11 @@ impl KmsMetrics {
             "break_glass_uses",
             "Uses of a key set for break-glass access",
             metrics.break_glass_uses.clone(),
+        );
+        registry.register(
+            "key_store_calls",
+            "Reads, writes and purges of entries in a key store",
+            metrics.store_calls.clone(),
         );
         Arc::new(metrics)
     }
@@ -213,6 +227,21 @@ impl Witness for KmsMetrics {
             };
             self.break_glass_uses.get_or_create(&uses).inc();
         }
+        Ok(())
+    }
+
+    fn store_used(&self, used: &StoreUse<'_>) -> io::Result<()> {
+        let call = StoreCall {
+            key_store: used.key_store.into(),
+            operation: used.operation.as_str(),
+            outcome: match used.outcome {
+                Ok(()) => outcome(None),
+                Err(error) => error
+                    .class()
+                    .map_or("conflict", |class| outcome(Some(class))),
+            },
+        };
+        self.store_calls.get_or_create(&call).inc();
         Ok(())
     }
 }

@@ -109,7 +109,26 @@ impl Plan {
             let text = "a volume without a wrapped key could never be opened";
             return Err(Error::Options(text.into()));
         }
-        let header = self.header_for(dek, key_set, wraps)?;
+        let token = Token::new(key_set, self.options.zero_units, wraps);
+        self.write_with(dek, &token)
+    }
+
+    /// The same with the wraps in a key store, which has them already.
+    ///
+    /// # Errors
+    /// As [`Plan::write`].
+    pub fn write_referring(
+        self,
+        dek: &Dek,
+        key_set: &str,
+        key_store: &str,
+    ) -> Result<Volume, Error> {
+        let token = Token::new(key_set, self.options.zero_units, Vec::new());
+        self.write_with(dek, &token.in_key_store(key_store))
+    }
+
+    fn write_with(self, dek: &Dek, token: &Token) -> Result<Volume, Error> {
+        let header = self.header_for(dek, token)?;
         let (area, end) = (self.options.header_area.0, self.data_offset() + self.size);
         let mut undo = Undo::default();
 
@@ -164,15 +183,13 @@ impl Plan {
         }
     }
 
-    fn header_for(&self, dek: &Dek, key_set: &str, wraps: Vec<Wrap>) -> Result<Header, Error> {
+    fn header_for(&self, dek: &Dek, token: &Token) -> Result<Header, Error> {
         let path = self.location.header.as_ref().unwrap_or(&self.location.data);
         let fault = |fault| Error::header(path, fault);
-        let token = Token::new(key_set, self.options.zero_units, wraps)
-            .to_json()
-            .map_err(|source| Error::Token {
-                path: path.clone(),
-                source,
-            })?;
+        let token = token.to_json().map_err(|source| Error::Token {
+            path: path.clone(),
+            source,
+        })?;
         let segment = Segment {
             kind: "crypt".into(),
             offset: self.data_offset(),

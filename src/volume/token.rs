@@ -4,7 +4,11 @@
 //! `docs/format.md` specifies the JSON. The rule for extensions: a field that
 //! an older sealblk may ignore is simply added (unknown fields survive a
 //! rewrite, see [`Token::extra`]); a change that an older sealblk must not
-//! ignore raises [`VERSION`], and an older sealblk then refuses the volume.
+//! ignore raises the version, and an older sealblk then refuses the volume.
+//!
+//! Version 2 is for volumes whose wraps are in a key store, and for no others:
+//! an older sealblk would take a token without wraps for that of a volume that
+//! was erased.
 #![forbid(unsafe_code)]
 
 use serde::{Deserialize, Serialize};
@@ -17,21 +21,36 @@ use crate::error::{Explain, Kind};
 /// The `type` of the token in the LUKS2 header.
 pub const TYPE: &str = "sealblk";
 
-/// The version of the token that this sealblk writes, and the highest it reads.
-pub const VERSION: u32 = 1;
+/// The highest version of the token that this sealblk reads.
+pub const VERSION: u32 = 2;
+
+/// The version of a token that has its wraps in itself.
+const WITH_WRAPS: u32 = 1;
+/// The version of a token whose wraps are in a key store.
+const IN_KEY_STORE: u32 = 2;
 
 /// What a volume knows about its key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Token {
-    /// Version of this structure: 1.
+    /// Version of this structure: 1, or 2 if the wraps are in a key store.
     pub version: u32,
     /// The key set that the volume belongs to: a name, never a key.
     pub key_set: String,
+    /// The key store that has the wraps, by its name. `None`: they are here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_store: Option<String>,
+    /// A key store that may have a copy of the wraps beside, which no opening
+    /// looks at: they are being moved there or were moved away from there, and
+    /// that was not finished.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy_in: Option<String>,
     /// Whether a data unit whose stored bytes are all zero reads as zeroes.
     /// Every wrap is bound to it, so editing it on disk is detected.
     pub zero_units: bool,
     /// The data encryption key, wrapped once or more. Any one of them opens
-    /// the volume. None at all: the volume was erased.
+    /// the volume. None at all: they are in the key store; without one, the
+    /// volume was erased.
+    #[serde(default)]
     pub wraps: Vec<Wrap>,
     /// Fields that this version does not know. Kept as they are on a rewrite.
     #[serde(flatten)]
@@ -150,14 +169,47 @@ impl Explain for TokenError {
 }
 
 impl Token {
-    /// A token of the current version.
+    /// A token that has its wraps in itself.
     pub fn new(key_set: impl Into<String>, zero_units: bool, wraps: Vec<Wrap>) -> Self {
         Token {
-            version: VERSION,
+            version: WITH_WRAPS,
             key_set: key_set.into(),
+            key_store: None,
+            copy_in: None,
             zero_units,
             wraps,
             extra: Map::new(),
+        }
+    }
+
+    /// The same token with its wraps in itself.
+    #[must_use]
+    pub fn with_wraps(self, wraps: Vec<Wrap>) -> Self {
+        Token {
+            version: WITH_WRAPS,
+            key_store: None,
+            wraps,
+            ..self
+        }
+    }
+
+    /// The same token with its wraps in a key store, and not here.
+    #[must_use]
+    pub fn in_key_store(self, name: impl Into<String>) -> Self {
+        Token {
+            version: IN_KEY_STORE,
+            key_store: Some(name.into()),
+            wraps: Vec::new(),
+            ..self
+        }
+    }
+
+    /// The same token, which says that there may be a copy of its wraps.
+    #[must_use]
+    pub fn with_copy_in(self, name: Option<String>) -> Self {
+        Token {
+            copy_in: name,
+            ..self
         }
     }
 
@@ -176,7 +228,16 @@ impl Token {
         }
         let stored: Stored =
             serde_json::from_value(value.clone()).map_err(TokenError::Malformed)?;
-        Ok(stored.token)
+        let token = stored.token;
+        let fault = match (&token.key_store, token.version) {
+            // What an older sealblk would pass over must not count here either.
+            (Some(_), ..IN_KEY_STORE) => "it has wraps and a key store",
+            (Some(_), _) if !token.wraps.is_empty() => "it has wraps and a key store",
+            (None, IN_KEY_STORE..) => "it names no key store",
+            (None, _) if value.get("wraps").is_none() => "it has no wraps",
+            _ => return Ok(token),
+        };
+        Err(TokenError::Malformed(serde::de::Error::custom(fault)))
     }
 
     /// The token object for a LUKS2 header. It refers to no keyslot.
@@ -189,7 +250,13 @@ impl Token {
             keyslots: Vec::new(),
             token: self.clone(),
         };
-        serde_json::to_value(stored).map_err(TokenError::Malformed)
+        let mut value = serde_json::to_value(stored).map_err(TokenError::Malformed)?;
+        if self.key_store.is_some()
+            && let Some(object) = value.as_object_mut()
+        {
+            object.remove("wraps");
+        }
+        Ok(value)
     }
 }
 
@@ -273,10 +340,61 @@ mod tests {
     }
 
     #[test]
+    fn a_token_with_a_key_store_is_of_version_2_and_has_no_wraps() {
+        let token = sample().in_key_store("vault-eu");
+        let expected = json!({
+            "type": "sealblk",
+            "keyslots": [],
+            "version": 2,
+            "key_set": "production",
+            "key_store": "vault-eu",
+            "zero_units": true,
+        });
+        assert_eq!(token.to_json().unwrap(), expected);
+        assert_eq!(Token::from_json(&expected).unwrap(), token);
+        let back = token.with_wraps(sample().wraps);
+        assert_eq!(back.to_json().unwrap(), sample().to_json().unwrap());
+        // All others are what an older sealblk reads, also in mid-move.
+        let moving = sample().with_copy_in(Some("vault-eu".into()));
+        let json = moving.to_json().unwrap();
+        assert_eq!(
+            (&json["version"], &json["copy_in"]),
+            (&json!(1), &json!("vault-eu"))
+        );
+        assert_eq!(json["wraps"].as_array().unwrap().len(), 1);
+        assert_eq!(Token::from_json(&json).unwrap(), moving);
+    }
+
+    #[test]
+    fn a_token_says_in_one_way_only_where_its_wraps_are() {
+        let here = sample().to_json().unwrap();
+        let there = sample().in_key_store("s").to_json().unwrap();
+        let edits: [(&Value, &str, Value); 6] = [
+            (&here, "key_store", json!("s")),
+            (&here, "wraps", Value::Null),
+            (&here, "version", json!(2)),
+            (&there, "version", json!(1)),
+            (&there, "key_store", json!(7)),
+            (&there, "wraps", here["wraps"].clone()),
+        ];
+        for (from, field, value) in edits {
+            let mut edited = from.clone();
+            match value {
+                Value::Null => _ = edited.as_object_mut().unwrap().remove(field),
+                value => edited[field] = value,
+            }
+            assert!(
+                matches!(Token::from_json(&edited), Err(TokenError::Malformed(_))),
+                "{edited}"
+            );
+        }
+    }
+
+    #[test]
     fn a_later_version_is_refused_before_anything_else_is_read() {
-        let later = json!({"type": "sealblk", "keyslots": [], "version": 2, "all": "new"});
+        let later = json!({"type": "sealblk", "keyslots": [], "version": 3, "all": "new"});
         let error = Token::from_json(&later).unwrap_err();
-        assert!(matches!(error, TokenError::Newer { found: 2 }));
+        assert!(matches!(error, TokenError::Newer { found: 3 }));
         assert_eq!(error.help().unwrap(), "upgrade sealblk on this host");
         for version in [json!(0), json!(-1), json!("1"), Value::Null] {
             let mut value = sample().to_json().unwrap();

@@ -23,8 +23,8 @@ fn dek_of(lab: &Lab, file: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     run(async {
         let context = Context::new(Actor::this_process("test"), None);
-        let dek = prepare::unwrap(&lab.keys(), &context, &volume, false).await;
-        bytes.extend_from_slice(dek.unwrap().bytes());
+        let opened = prepare::unwrap(&lab.keys(), &context, &volume, false).await;
+        bytes.extend_from_slice(opened.unwrap().dek.bytes());
     });
     bytes
 }

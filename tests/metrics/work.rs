@@ -5,7 +5,8 @@ use std::future::Future;
 use std::time::{Duration, Instant, SystemTime};
 
 use sealblk::crypt::Params;
-use sealblk::keys::{Actor, Context, KeyUse, Operation, Witness};
+use sealblk::key_store::{self, directory};
+use sealblk::keys::{Actor, Context, KeySets, KeyUse, Operation, Witness};
 use sealblk::kms::call::{self, Attempt};
 use sealblk::kms::cluster::Timing;
 use sealblk::kms::credential::SecretFile;
@@ -137,6 +138,26 @@ impl Caller<'_> {
     }
 }
 
+/// A key store that gives what it was given, and has nothing else.
+fn store(metrics: &Metrics) {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = directory::Settings {
+        path: directory.path().into(),
+        timeout: Duration::from_secs(20),
+    };
+    let definition = key_store::Definition::Directory(settings);
+    let stores = key_store::KeyStores::new([("shared".parse().unwrap(), definition)]);
+    let keys = KeySets::default()
+        .with_stores(stores)
+        .with_witnesses(vec![metrics.kms().clone()]);
+    let context = Context::new(Actor::this_process("local"), None);
+    let missing = block_on(keys.fetch(&context, "shared", Uuid::from_u128(3))).unwrap();
+    assert!(missing.is_err());
+    block_on(keys.purge(&context, "shared", Uuid::from_u128(3)))
+        .unwrap()
+        .unwrap();
+}
+
 fn keys(metrics: &Metrics) {
     // The platform key, as a break-glass key set.
     let directory = tempfile::tempdir().unwrap();
@@ -224,6 +245,8 @@ fn keys(metrics: &Metrics) {
         .unwrap_err();
     let version = caller(&url).call(Operation::Check, provider.current_version(&key));
     metrics.key_set_checked("disks", VaultProvider::NAME, "disks", version.as_ref());
+
+    store(metrics);
 
     let seen = expose(&metrics.render());
     let count = |name: &str, labels: &[(&str, &str)]| -> f64 {

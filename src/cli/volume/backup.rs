@@ -7,7 +7,8 @@ use crate::audit::{Event, Outcome};
 use crate::cli::{print, record};
 use crate::config::Config;
 use crate::error::Failure;
-use crate::volume::{self, Access, Location, Volume};
+use crate::relocate::Place;
+use crate::volume::{self, Access, Inspection, Location, Token, Volume};
 
 /// What follows `sealblk volume repair`.
 #[derive(Debug, clap::Args)]
@@ -60,15 +61,38 @@ pub fn backup(args: BackupArgs, config: &Config) -> Result<(), Failure> {
     };
     record(config, event, Outcome::Ok)?;
     print(format_args!(
-        "wrote the header of volume {} (update {}) to {}\n",
+        "wrote the header of volume {} (update {}) to {}\n{}",
         description.uuid,
         description.seqid,
-        args.to.display()
+        args.to.display(),
+        match &description.token.key_store {
+            Some(name) => format!(
+                "note: the wrapped keys are in key store {name:?}, and not in this backup: back that up too\n"
+            ),
+            None => String::new(),
+        }
     ))
+}
+
+/// What the restored header means for where the wrapped keys are.
+fn note(before: Option<&Token>, now: &Token) -> String {
+    let place = |token: &Token| Place::of(token);
+    match (before.map(place), place(now)) {
+        (Some(Place::Store(store)), Place::Header) => format!(
+            "note: this backup has the wrapped keys in itself, and they are in the header again; \
+             key store {store:?} keeps its own: `sealblk volume move-keys --to {store}` moves them there again\n"
+        ),
+        (_, Place::Store(store)) => {
+            format!("note: the wrapped keys are in key store {store:?}, and not in this backup\n")
+        }
+        (_, Place::Header) => String::new(),
+    }
 }
 
 pub fn restore(args: RestoreArgs, config: &Config) -> Result<(), Failure> {
     let location = Location::from(args.location);
+    let before = Inspection::of(&location).and_then(|found| found.description());
+    let before = before.ok().map(|description| description.token);
     let volume = volume::restore(&location, &args.from, args.force)?;
     let event = Event::HeaderRestore {
         volume: Some(volume.uuid()),
@@ -76,9 +100,10 @@ pub fn restore(args: RestoreArgs, config: &Config) -> Result<(), Failure> {
     };
     record(config, event, Outcome::Ok)?;
     print(format_args!(
-        "restored the header of volume {} from {} (now update {})\n",
+        "restored the header of volume {} from {} (now update {})\n{}",
         volume.uuid(),
         args.from.display(),
-        volume.description().seqid
+        volume.description().seqid,
+        note(before.as_ref(), volume.token()),
     ))
 }

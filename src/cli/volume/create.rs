@@ -10,8 +10,10 @@ use super::LocationArgs;
 use crate::cli::{ask, print, print_json};
 use crate::config::Config;
 use crate::error::{Failure, Kind};
-use crate::keys::Context;
+use crate::key_store::Entry;
 use crate::keys::ledger::{Known, Ledger};
+use crate::keys::{Context, KeySets};
+use crate::relocate::Place;
 use crate::secret::Dek;
 use crate::units::{Bytes, SectorSize};
 use crate::volume::{CreateOptions, DEFAULT_HEADER_AREA, Location, Plan, Searched};
@@ -35,6 +37,11 @@ pub struct Args {
     /// Key set that wraps the key of the volume
     #[arg(long, value_name = "NAME", default_value = "default")]
     key_set: String,
+
+    /// Key store that the wrapped key goes to, or "header" for the volume's own
+    /// header [default: what the key set says, or else the header]
+    #[arg(long, value_name = "NAME|header")]
+    key_store: Option<Place>,
 
     /// Name for people, at most 47 bytes
     #[arg(long, value_name = "TEXT")]
@@ -78,6 +85,8 @@ struct Created {
     sector_size: usize,
     zero_units: bool,
     key_set: String,
+    /// The key store that has the wrapped key; null: the header has it.
+    key_store: Option<String>,
 }
 
 pub fn run(args: Args, config: &Config) -> Result<(), Failure> {
@@ -111,9 +120,26 @@ pub fn run(args: Args, config: &Config) -> Result<(), Failure> {
     let dek = Dek::generate().map_err(no_secret_memory)?;
     let binding = plan.binding();
     let context = Context::local(Some(binding.uuid));
+    let key_store = match args.key_store {
+        Some(Place::Header) => None,
+        Some(Place::Store(name)) => Some(name),
+        None => keys.store_for(&args.key_set)?.map(|name| name.to_string()),
+    };
+    if let Some(name) = &key_store {
+        // Before a key is made for nothing.
+        keys.stores().place(name, binding.uuid)?;
+    }
     let wraps = ask(keys.wrap(&context, &args.key_set, &dek, &binding.bytes()))?;
     let key_sets = wraps.iter().map(|wrap| wrap.key_set.clone()).collect();
-    let volume = plan.write(&dek, &args.key_set, wraps)?;
+    let volume = match &key_store {
+        None => plan.write(&dek, &args.key_set, wraps)?,
+        Some(name) => {
+            let entry = Entry::new(binding.uuid, &args.key_set, wraps);
+            ask(keys.store(&context, name, &entry, None))?;
+            let written = plan.write_referring(&dek, &args.key_set, name);
+            written.map_err(|error| undone(&keys, &context, name, binding.uuid, error))?
+        }
+    };
     note(config, &location, volume.uuid(), key_sets);
     let layout = volume.layout();
     if args.json {
@@ -124,14 +150,19 @@ pub fn run(args: Args, config: &Config) -> Result<(), Failure> {
             sector_size: layout.sector_size.bytes(),
             zero_units: layout.zero_units,
             key_set: args.key_set,
+            key_store,
         });
     }
     let backup_of = match &location.header {
         Some(header) => format!("{} --header {}", location.data.display(), header.display()),
         None => location.data.display().to_string(),
     };
+    let kept = match &key_store {
+        Some(name) => format!(", its wrapped key in key store {name}"),
+        None => String::new(),
+    };
     print(format_args!(
-        "made volume {}: {} for the guest, {}-byte sectors, key set {}\n{notes}\
+        "made volume {}: {} for the guest, {}-byte sectors, key set {}{kept}\n{notes}\
          next: back up its header, without which the data is lost:\n  \
          sealblk volume backup-header {backup_of} --to FILE\n",
         volume.uuid(),
@@ -158,6 +189,20 @@ fn note(config: &Config, location: &Location, uuid: Uuid, key_sets: Vec<String>)
     if let Err(error) = Ledger::below(&config.daemon.state_dir).note(&known) {
         tracing::debug!(%error, "the volume is not in the ledger");
     }
+}
+
+/// Takes back the entry of a volume that could not be written.
+fn undone(
+    keys: &KeySets,
+    context: &Context,
+    key_store: &str,
+    volume: Uuid,
+    error: crate::volume::Error,
+) -> Failure {
+    if let Err(left) = ask(keys.purge(context, key_store, volume)) {
+        tracing::warn!(%volume, key_store, "an entry stays there that no volume needs: {left}");
+    }
+    error.into()
 }
 
 pub(super) fn no_secret_memory(error: std::io::Error) -> Failure {

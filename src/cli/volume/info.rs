@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::LocationArgs;
 use crate::cli::{print, print_json};
+use crate::config::Config;
 use crate::error::Failure;
 use crate::units::Bytes;
 use crate::volume::luks2::metadata::ENCRYPTION;
@@ -44,9 +45,20 @@ struct Info {
     /// Passphrase keyslots that were added with cryptsetup.
     keyslots: usize,
     key_set: String,
+    /// The key store that has the wrapped keys; null: they are here.
+    key_store: Option<KeyStore>,
+    /// A key store that may have a copy of them, since a move was interrupted.
+    copy_in: Option<String>,
     wraps: Vec<WrapInfo>,
     in_use: bool,
     in_use_by: Option<u32>,
+}
+
+#[derive(Debug, Serialize)]
+struct KeyStore {
+    name: String,
+    /// Where the entry is; null: this host has no such key store.
+    place: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -88,7 +100,7 @@ impl Copies {
     }
 }
 
-pub fn run(args: Args) -> Result<(), Failure> {
+pub fn run(args: Args, config: &Config) -> Result<(), Failure> {
     let location = Location::from(args.location);
     let inspection = Inspection::of(&location)?;
     let description = inspection.description()?;
@@ -116,6 +128,11 @@ pub fn run(args: Args) -> Result<(), Failure> {
         header_copies: Copies::of(&inspection),
         keyslots: description.keyslots,
         key_set: description.token.key_set,
+        key_store: description.token.key_store.map(|name| KeyStore {
+            place: place(config, &name, description.uuid),
+            name,
+        }),
+        copy_in: description.token.copy_in,
         wraps: description
             .token
             .wraps
@@ -139,6 +156,12 @@ pub fn run(args: Args) -> Result<(), Failure> {
         false => print(&info)?,
     }
     data.map(|_| ()).map_err(Failure::from)
+}
+
+/// Where the key store has the entry of the volume. It is not asked.
+fn place(config: &Config, store: &str, volume: Uuid) -> Option<String> {
+    let definition = config.key_stores.get(store)?;
+    Some(definition.client().place(volume))
 }
 
 impl fmt::Display for Info {
@@ -195,8 +218,29 @@ impl fmt::Display for Info {
             )?;
         }
         writeln!(f, "key set        {}", self.key_set)?;
-        if self.wraps.is_empty() {
-            writeln!(f, "wrapped keys   none: the volume was erased")?;
+        match &self.key_store {
+            Some(KeyStore { name, place }) => {
+                write!(f, "wrapped keys   in key store {name:?}")?;
+                match place {
+                    Some(place) => writeln!(f, ": {place}")?,
+                    None => writeln!(f, ", which this host does not have")?,
+                }
+            }
+            None if self.wraps.is_empty() => {
+                writeln!(f, "wrapped keys   none: the volume was erased")?;
+            }
+            None => {}
+        }
+        if let Some(name) = &self.copy_in {
+            let place = match &self.key_store {
+                Some(store) => store.name.as_str(),
+                None => "header",
+            };
+            writeln!(
+                f,
+                "unfinished     key store {name:?} may have a copy of the wrapped keys: finish the \
+                 move, or take it back, with `sealblk volume move-keys --to {name}` or `--to {place}`"
+            )?;
         }
         for wrap in &self.wraps {
             writeln!(

@@ -44,22 +44,38 @@ impl Client {
     }
 
     /// An operation of the transit engine.
-    ///
-    /// A 403 can mean that the token has ended before its time, so one more
-    /// try is made with a new one.
     pub(super) async fn transit(
         &self,
         operation: [&str; 2],
         body: Option<&impl Serialize>,
     ) -> Result<(Question<'_>, Reply), Failed> {
         let mount = &self.settings.mount;
+        self.call(method_for(body), mount, &operation, body).await
+    }
+
+    /// An operation of the engine at `mount`, with a token.
+    ///
+    /// A 403 can mean that the token has ended before its time, so one more
+    /// try is made with a new one.
+    pub(super) async fn call(
+        &self,
+        method: Method,
+        mount: &MountPath,
+        operation: &[&str],
+        body: Option<&impl Serialize>,
+    ) -> Result<(Question<'_>, Reply), Failed> {
         let token = self.session.token(self).await?;
-        let (question, reply) = self.ask(mount, &operation, Some(&token), body).await?;
+        let (question, reply) = self
+            .request(method.clone(), mount, operation, Some(&token), body)
+            .await?;
         if reply.status != 403 {
             return Ok((question, reply));
         }
         match self.session.token_after(self, &token).await? {
-            Some(token) => self.ask(mount, &operation, Some(&token), body).await,
+            Some(token) => {
+                self.request(method, mount, operation, Some(&token), body)
+                    .await
+            }
             // No other token is to be had.
             None => Ok((question, reply)),
         }
@@ -94,17 +110,24 @@ impl Client {
         token: Option<&Token>,
         body: Option<&impl Serialize>,
     ) -> Result<(Question<'_>, Reply), Failed> {
+        self.request(method_for(body), mount, operation, token, body)
+            .await
+    }
+
+    async fn request(
+        &self,
+        method: Method,
+        mount: &MountPath,
+        operation: &[&str],
+        token: Option<&Token>,
+        body: Option<&impl Serialize>,
+    ) -> Result<(Question<'_>, Reply), Failed> {
         let segments: Vec<&str> = mount.segments().chain(operation.iter().copied()).collect();
         let question = Question {
             endpoint: &self.endpoint,
             path: segments.join("/"),
         };
         let url = self.endpoint.join(["v1"].into_iter().chain(segments));
-        let method = if body.is_some() {
-            Method::POST
-        } else {
-            Method::GET
-        };
         // Agents and proxies of the service can be set to demand it.
         let mut request = Request::new(method, url).header("x-vault-request", "true");
         if let Some(namespace) = &self.settings.namespace {
@@ -135,6 +158,13 @@ impl Client {
             200..300 => Ok(()),
             _ => Err(Failed::Here(answer::refusal(question, reply))),
         }
+    }
+}
+
+fn method_for<B>(body: Option<&B>) -> Method {
+    match body {
+        Some(_) => Method::POST,
+        None => Method::GET,
     }
 }
 

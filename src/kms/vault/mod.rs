@@ -8,13 +8,15 @@
 //! - `client`: one endpoint: requests with a token,
 //! - `answer`: what the service says, in terms of [`kms::Class`](super::Class),
 //! - `transit`: keys, versions, and the wrapped bytes,
-//! - `health`: what the service tells of itself and of us, for diagnosis.
+//! - `health`: what the service tells of itself and of us, for diagnosis,
+//! - `kv`: secrets of a KV engine, which wraps nothing: it keeps what is given.
 //!
 //! `rewrap` is never used: it ignores the associated data.
 
 mod answer;
 mod client;
 mod health;
+pub mod kv;
 mod session;
 mod settings;
 #[cfg(test)]
@@ -47,18 +49,23 @@ impl VaultProvider {
 
     /// Nothing is read or connected to yet.
     pub fn new(settings: Settings) -> Self {
-        let http = Arc::new(Http::new(settings.tls.clone()));
-        let timing = settings.timing;
-        let settings = Arc::new(settings);
-        let clients: Vec<Client> = settings
-            .endpoints
-            .iter()
-            .map(|endpoint| Client::new(endpoint.clone(), http.clone(), settings.clone()))
-            .collect();
         VaultProvider {
-            cluster: Cluster::new(clients, timing),
+            cluster: cluster(settings),
         }
     }
+}
+
+/// A client for each endpoint, which share their TLS.
+fn cluster(settings: Settings) -> Cluster<Client> {
+    let http = Arc::new(Http::new(settings.tls.clone()));
+    let timing = settings.timing;
+    let settings = Arc::new(settings);
+    let clients: Vec<Client> = settings
+        .endpoints
+        .iter()
+        .map(|endpoint| Client::new(endpoint.clone(), http.clone(), settings.clone()))
+        .collect();
+    Cluster::new(clients, timing)
 }
 
 /// The name of the key that is meant.

@@ -266,11 +266,21 @@ impl Disks {
         let done = blocking(move || -> Result<_, Failure> {
             let mut volume = held.volume()?;
             let result = work(&mut volume);
-            Ok((result, super::held::KeyFacts::of(&volume)))
+            // Wraps in a key store are not changed with the header.
+            let here = volume.token().key_store.is_none();
+            Ok((result, here.then(|| super::held::KeyFacts::of(&volume))))
         });
         let (result, key) = done.await??;
-        entry.set_key(&key);
+        if let Some(key) = key {
+            entry.set_key(&key);
+        }
         Ok(result)
+    }
+
+    /// The key sets that the key of an attached disk is wrapped by.
+    pub fn key_sets_of(&self, name: &str) -> Vec<String> {
+        let entry = self.shared.registry.get(name);
+        entry.map_or(Vec::new(), |entry| entry.key_sets())
     }
 
     /// The memory in which the workers of a disk count what they do, once its

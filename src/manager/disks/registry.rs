@@ -52,6 +52,7 @@ pub struct Entry {
     commands: mpsc::Sender<Command>,
     changes: watch::Sender<u64>,
     held: Mutex<Option<Arc<Held>>>,
+    key_sets: Mutex<Vec<String>>,
     /// Who rewrites the header has this.
     pub header: tokio::sync::Mutex<()>,
 }
@@ -123,6 +124,12 @@ impl Entry {
             info.key_id = key.key_id.clone();
             info.key_version = key.key_version.clone();
         });
+        lock(&self.key_sets).clone_from(&key.key_sets);
+    }
+
+    /// The key sets that its key is wrapped by.
+    pub fn key_sets(&self) -> Vec<String> {
+        lock(&self.key_sets).clone()
     }
 
     /// Its volume is not held any more, as far as this is concerned.
@@ -197,6 +204,7 @@ impl Registry {
             commands,
             changes: self.changes.clone(),
             held: Mutex::new(None),
+            key_sets: Mutex::default(),
             header: tokio::sync::Mutex::new(()),
         });
         disks.insert(record.name.clone(), entry.clone());

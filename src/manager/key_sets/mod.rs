@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::control::Load;
-use crate::config::{self, Config, check_break_glass};
+use crate::config::{self, Config, check_references};
 use crate::error::{Explain, Failure, Kind, io_kind};
 use crate::keys::ledger::{Known, Ledger};
 use crate::keys::{Context, Definition, KeySets, Name};
@@ -324,7 +324,7 @@ impl Admin {
     ) -> Result<Shown, Failure> {
         let definition = config.key_set_files.check(name, settings)?;
         config.key_sets.insert(name.clone(), definition);
-        check_break_glass(&config.key_sets)?;
+        check_references(&config.key_sets, &config.key_stores)?;
         if check {
             let trial = self.key_sets.beside(config.key_sets.clone());
             trial.check(context, name.as_str()).await?;

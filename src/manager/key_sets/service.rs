@@ -64,8 +64,9 @@ impl KeySets for Admin {
     }
 
     fn reconfigure(&self, config: &Config) -> Vec<String> {
+        self.key_sets.stores().replace(config.key_stores.clone());
         self.key_sets.replace(config.key_sets.clone());
-        vec!["key_sets".into()]
+        vec!["key_sets".into(), "key_stores".into()]
     }
 }
 

@@ -153,7 +153,7 @@ impl Supervisor {
         };
         let keys = self.shared.keys.clone();
         let break_glass = self.record.break_glass;
-        let dek = prepare::unwrap(&keys, &context, &volume, break_glass)
+        let opened = prepare::unwrap(&keys, &context, &volume, break_glass)
             .await
             .map_err(|error| Trouble {
                 retry: when(&error),
@@ -161,8 +161,10 @@ impl Supervisor {
             })?;
         // It takes the time of a thousand hashes.
         let proven = blocking(move || {
-            let proven = volume.verify_dek(&dek);
-            proven.map(|()| (dek, KeyFacts::of(&volume)))
+            volume.verify_dek(&opened.dek).map(|()| {
+                let key = KeyFacts::new(&volume.token().key_set, &opened.wraps);
+                (opened.dek, key)
+            })
         });
         let (dek, key) = proven.await.map_err(later)?.map_err(later)?;
         self.entry.set_key(&key);
