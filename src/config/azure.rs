@@ -342,7 +342,7 @@ mod tests {
         file::parse(Path::new("test.toml"), &text)
             .map_err(|error| error.to_string())
             .map(|mut config| {
-                let name = "prod".parse().unwrap();
+                let name: crate::keys::Name = "prod".parse().unwrap();
                 config.key_sets.remove(&name).unwrap()
             })
     }

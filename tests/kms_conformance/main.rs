@@ -51,6 +51,7 @@ mod pykmip;
 mod softhsm;
 mod suite;
 #[path = "../support/tls_server.rs"]
+#[allow(dead_code)]
 mod tls_server;
 mod vault;
 

@@ -186,6 +186,7 @@ mod tests {
                     retry_after: Some(Duration::from_secs(86_400)),
                     location: None,
                     date: None,
+                    headers: Default::default(),
                     body: Zeroizing::new(body.clone().into_bytes()),
                 };
                 let error = bare(&client, "v1/broker/call", &reply);
