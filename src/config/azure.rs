@@ -341,10 +341,7 @@ mod tests {
         let text = format!("[key_sets.prod]\nprovider = \"azure-keyvault\"\n{settings}\n");
         file::parse(Path::new("test.toml"), &text)
             .map_err(|error| error.to_string())
-            .map(|mut config| {
-                let name = "prod".parse().unwrap();
-                config.key_sets.remove(&name).unwrap()
-            })
+            .map(|mut config| config.key_sets.remove("prod").unwrap())
     }
 
     fn settings(definition: &Definition) -> &Settings {
