@@ -45,7 +45,7 @@ pub(super) struct Net {
 /// A provider, with what it can tell beyond others.
 pub(super) enum Client {
     #[cfg(feature = "azure-keyvault")]
-    Azure(AzureProvider),
+    Azure(Box<AzureProvider>),
     Plain(Box<dyn Provider>),
     Kmip(KmipProvider),
     Vault(VaultProvider),
@@ -55,7 +55,7 @@ impl Client {
     pub(super) fn provider(&self) -> &dyn Provider {
         match self {
             #[cfg(feature = "azure-keyvault")]
-            Client::Azure(provider) => provider,
+            Client::Azure(provider) => &**provider,
             Client::Plain(provider) => &**provider,
             Client::Kmip(provider) => provider,
             Client::Vault(provider) => provider,
@@ -104,11 +104,11 @@ pub(super) fn ways(source: &Source) -> Vec<Way> {
                 port: settings.vault.port(),
                 tls: settings.vault.has_tls().then(|| settings.tls.clone()),
             }),
-            client: Client::Azure(AzureProvider::new(azure::Settings {
+            client: Client::Azure(Box::new(AzureProvider::new(azure::Settings {
                 timing: at_once(settings.timing),
                 retry_forbidden: None,
                 ..(**settings).clone()
-            })),
+            }))),
             timeout: settings.timing.timeout,
         }],
         Source::File { path } => vec![Way {
