@@ -1,4 +1,4 @@
-//! What names a key on a PKCS#11 token or in AWS KMS, and what tokens, AWS KMS and
+//! What names a key on a token or in a cloud, and what tokens, clouds and
 //! KMS plugins wrapped.
 //!
 //! Taking them apart never panics. A name that is accepted is written in one
@@ -8,6 +8,7 @@
 use libfuzzer_sys::fuzz_target;
 use sealblk::kms::Wrapped;
 use sealblk::kms::aws;
+use sealblk::kms::azure::{self, KeyUri};
 use sealblk::kms::k8s::envelope;
 use sealblk::kms::pkcs11::{self, KeyName, Uri};
 use sealblk::secret::Secret;
@@ -15,11 +16,13 @@ use sealblk_fuzz::source::Source;
 
 fuzz_target!(|bytes: &[u8]| {
     let mut source = Source::new(bytes);
-    match source.below(4) {
+    match source.below(6) {
         0 => uri(source.rest()),
         1 => token(&mut source),
         2 => plugin(source.rest()),
-        _ => amazon(&mut source),
+        3 => amazon(&mut source),
+        4 => vault(&mut source),
+        _ => identifier(source.rest()),
     }
 });
 
@@ -114,6 +117,55 @@ fn amazon(source: &mut Source<'_>) {
             ..wrapped.clone()
         };
         assert!(aws::check(&cut).is_err());
+    }
+}
+
+/// A key identifier of Azure: what is accepted cannot leave its path.
+fn identifier(text: &[u8]) {
+    let Some(uri) = std::str::from_utf8(text)
+        .ok()
+        .and_then(|text| text.parse::<KeyUri>().ok())
+    else {
+        return;
+    };
+    let written = azure::key_id(&uri.vault, &uri.name);
+    let again: KeyUri = written.parse().expect("it is ours");
+    assert_eq!((&again.vault, &again.name), (&uri.vault, &uri.name));
+    let url = uri.vault.join(["keys", uri.name.as_str()]);
+    assert_eq!(url.path(), format!("/keys/{}", uri.name));
+}
+
+/// A wrap of a vault of Azure.
+fn vault(source: &mut Source<'_>) {
+    let alg = source.pick(&[
+        "RSA-OAEP-256",
+        "A256KW",
+        "CKM_AES_KEY_WRAP",
+        "CKM_AES_KEY_WRAP_PAD",
+        "",
+    ]);
+    let bytes = source.rest().to_vec();
+    let named = name(&bytes, 6).and_then(|(key_id, end)| {
+        let (version, _) = name(&bytes, end)?;
+        Some((key_id, version))
+    });
+    let (key_id, version) = named.unwrap_or_default();
+    let wrapped = Wrapped {
+        key_id,
+        version,
+        alg: alg.into(),
+        bytes,
+    };
+    if azure::check(&wrapped).is_ok() {
+        assert!(wrapped.key_id.parse::<KeyUri>().is_ok());
+        assert!(wrapped.version.parse::<azure::Version>().is_ok());
+        for length in 0..12 {
+            let cut = Wrapped {
+                bytes: wrapped.bytes[..length].to_vec(),
+                ..wrapped.clone()
+            };
+            assert!(azure::check(&cut).is_err());
+        }
     }
 }
 

@@ -51,7 +51,7 @@ pub(super) struct Net {
 /// A provider, with what it can tell beyond others.
 pub(super) enum Client {
     #[cfg(feature = "azure-keyvault")]
-    Azure(AzureProvider),
+    Azure(Box<AzureProvider>),
     Plain(Box<dyn Provider>),
     #[cfg(feature = "broker")]
     Broker(BrokerProvider),
@@ -67,7 +67,7 @@ impl Client {
     pub(super) fn provider(&self) -> &dyn Provider {
         match self {
             #[cfg(feature = "azure-keyvault")]
-            Client::Azure(provider) => provider,
+            Client::Azure(provider) => &**provider,
             Client::Plain(provider) => &**provider,
             #[cfg(feature = "broker")]
             Client::Broker(provider) => provider,
@@ -163,11 +163,11 @@ pub(super) fn ways(source: &Source) -> Vec<Way> {
                 port: settings.vault.port(),
                 tls: settings.vault.has_tls().then(|| settings.tls.clone()),
             }),
-            client: Client::Azure(AzureProvider::new(azure::Settings {
+            client: Client::Azure(Box::new(AzureProvider::new(azure::Settings {
                 timing: at_once(settings.timing),
                 retry_forbidden: None,
                 ..(**settings).clone()
-            })),
+            }))),
             timeout: settings.timing.timeout,
         }],
         Source::File { path } => vec![Way {

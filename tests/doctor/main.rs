@@ -3,6 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[cfg(feature = "azure-keyvault")]
+#[path = "../support/azure/mod.rs"]
+#[allow(dead_code)]
+mod azure_fake;
 #[path = "../support/certificates.rs"]
 #[allow(dead_code)]
 mod certificates;
@@ -18,6 +22,8 @@ mod openbao;
 #[allow(dead_code)]
 mod pykmip;
 
+#[cfg(feature = "azure-keyvault")]
+mod azure;
 mod file;
 mod keys;
 mod kmip;

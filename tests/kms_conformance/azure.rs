@@ -17,10 +17,19 @@ pub struct AzureLab {
 impl AzureLab {
     /// RSA keys of a Key Vault, or symmetric ones of a Managed HSM.
     pub fn new(kind: Kind) -> Self {
-        AzureLab {
+        let lab = AzureLab {
             azure: Azure::start(),
             kind,
-        }
+        };
+        // To be told as deleted, which the usual role of an HSM leaves out.
+        lab.at(|vault| {
+            vault
+                .permissions
+                .get_mut(CLIENT)
+                .unwrap()
+                .insert("getDeleted")
+        });
+        lab
     }
 
     fn client(&self) -> Box<dyn Provider> {

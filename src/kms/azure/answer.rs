@@ -259,7 +259,10 @@ fn classify(
                 Some(version) => format!("{vault} has no key {name} with version {version}"),
                 None => format!("{vault} has no key {name}"),
             },
-            "check vault, key and version in the key set; a key that was purged is gone, unless there is a backup of it (az keyvault key restore)".into(),
+            format!(
+                "check vault, key and version in the key set; if somebody deleted it, az keyvault key recover --name {name} {} brings it back, unless it was purged: then a backup may (az keyvault key restore)",
+                az_name(vault)
+            ),
         ),
         409 if code.contains("Deleted") => (
             Class::Denied(Denied::Deleted),

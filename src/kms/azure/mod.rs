@@ -8,7 +8,8 @@
 //!   applications; `platform`: from the machine, for managed identities,
 //! - `client`: requests; `answer`: what the service says, in terms of
 //!   [`kms::Class`](super::Class),
-//! - `keys`: versions, their state, and the wrapped bytes,
+//! - `keys`: versions and their state; `lost`: what became of those that are not
+//!   there; `wraps`: the wrapped bytes,
 //! - `health`: what the service tells of itself and of us, for diagnosis.
 //!
 //! The service takes no associated data: the binding is inside of what it
@@ -22,15 +23,17 @@ mod cloud;
 mod health;
 mod keys;
 mod login;
+mod lost;
 mod name;
 mod platform;
 mod session;
 mod settings;
+mod wraps;
 
 pub use health::{Health, Standing};
-pub use keys::{check, unopenable};
 pub use name::{KeyName, KeyUri, Version, key_id};
 pub use settings::{Algorithm, ClientId, Header, Identity, Platform, Settings, Tenant, Which};
+pub use wraps::{check, unopenable};
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -40,7 +43,8 @@ use tokio::time::Instant;
 
 use self::answer::Refusal;
 use self::client::Client;
-use self::keys::{Key, Parts};
+use self::keys::Key;
+use self::wraps::Parts;
 use super::cluster::{Cluster, Failed};
 use super::{Error, KeyRef, KeyVersion, Provider, Wrapped, envelope};
 use crate::secret::Secret;

@@ -69,7 +69,9 @@ pub(super) async fn token(
             let secret = header
                 .read()
                 .map_err(|error| Failed::Everywhere(error.into()))?;
+            // Azure Automation, which has the same form, wants both.
             let request = Request::new(Method::GET, url)
+                .header("metadata", "true")
                 .secret_header("x-identity-header", &secret)
                 .ok_or_else(|| not_a_header("the identity header of App Service"))?;
             granted(endpoint, which, &http.send(endpoint, request).await?)

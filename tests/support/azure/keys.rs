@@ -101,7 +101,7 @@ impl Version {
                 Some(out)
             }
             (Material::Aes(key), "A256KW" | "CKM_AES_KEY_WRAP") if key.len() == 32 => {
-                if bytes.len() < 16 || bytes.len() % 8 != 0 {
+                if bytes.len() < 16 || !bytes.len().is_multiple_of(8) {
                     return None;
                 }
                 let mut out = vec![0; bytes.len() + 8];
@@ -130,7 +130,7 @@ impl Version {
                 Some(out)
             }
             (Material::Aes(key), "A256KW" | "CKM_AES_KEY_WRAP") if key.len() == 32 => {
-                if bytes.len() < 24 || bytes.len() % 8 != 0 {
+                if bytes.len() < 24 || !bytes.len().is_multiple_of(8) {
                     return None;
                 }
                 let mut out = vec![0; bytes.len() - 8];
@@ -164,7 +164,7 @@ fn default_ops(material: &Material) -> Vec<String> {
 
 /// AES key wrap with padding (RFC 5649).
 fn padded(key: &[u8], bytes: &[u8], wrap: bool) -> Option<Vec<u8>> {
-    if !wrap && (bytes.len() < 16 || bytes.len() % 8 != 0) {
+    if !wrap && (bytes.len() < 16 || !bytes.len().is_multiple_of(8)) {
         return None;
     }
     let mut context = CipherCtx::new().unwrap();

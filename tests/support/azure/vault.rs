@@ -52,6 +52,7 @@ impl Vault {
     pub fn new(resource: &'static str, (kty, bits): (&str, u32)) -> Self {
         let all = [
             "get",
+            "getDeleted",
             "list",
             "create",
             "update",
@@ -82,6 +83,10 @@ impl Vault {
             challenge: None,
             tenant: TENANT.into(),
         }
+    }
+
+    fn is_hsm(&self) -> bool {
+        self.resource.contains("managedhsm")
     }
 
     pub fn versions(&mut self, name: &str) -> &mut Vec<Version> {
@@ -308,6 +313,8 @@ fn route(vault: &mut Vault, client: &str, request: &Request) -> Response {
         .collect();
     let permission = match (request.method.as_str(), &segments[..]) {
         ("GET", ["keys", _, "versions"]) => "list",
+        // An HSM has a permission of its own for that.
+        ("GET", ["deletedkeys", ..]) if vault.is_hsm() => "getDeleted",
         ("GET", ["keys" | "deletedkeys", ..]) => "get",
         ("POST", ["keys", _, "create"]) => "create",
         ("POST", ["keys", _, "rotate"]) => "rotate",
