@@ -9,6 +9,13 @@
 #[allow(dead_code)]
 mod certificates;
 mod file;
+#[cfg(feature = "gcp-kms")]
+#[path = "../support/gcp/mod.rs"]
+#[allow(dead_code)]
+mod gcp;
+#[cfg(feature = "gcp-kms")]
+#[path = "gcp.rs"]
+mod gcp_lab;
 #[cfg(feature = "k8s-kms")]
 mod k8s;
 #[cfg(feature = "k8s-kms")]
@@ -96,3 +103,5 @@ conformance!(
 );
 #[cfg(feature = "k8s-kms")]
 conformance!(k8s_plugin_provider, crate::k8s::K8sLab::new());
+#[cfg(feature = "gcp-kms")]
+conformance!(gcp_provider, crate::gcp_lab::GcpLab::new());
