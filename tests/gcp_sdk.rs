@@ -135,7 +135,7 @@ fn what_one_encrypts_the_other_decrypts() {
             "ciphertext": BASE64.encode(taken.ciphertext),
             "aad": BASE64.encode(associated(header, b"volume 2")),
         }));
-        assert_eq!(other["kind"], "InvalidArgument");
+        assert_eq!(other["kind"], "BadRequest", "{other}");
 
         let header = envelope::header(&name.parse().unwrap(), round).unwrap();
         let made = sdk.good(json!({
@@ -217,7 +217,7 @@ fn states_and_errors_are_what_google_s_client_takes_them_for() {
             None => drop(sdk.good(encrypt.clone())),
             Some(_) => {
                 let error = sdk.error(encrypt.clone());
-                assert_eq!(error["kind"], "FailedPrecondition", "{error}");
+                assert_eq!(error["kind"], "BadRequest", "{error}");
                 assert_eq!(error["violations"], json!([violation]));
             }
         }
@@ -225,7 +225,7 @@ fn states_and_errors_are_what_google_s_client_takes_them_for() {
     // Checksums, rights, and what does not exist.
     let mut damaged = encrypt.clone();
     damaged["damage"] = 1.into();
-    assert_eq!(sdk.error(damaged)["kind"], "InvalidArgument");
+    assert_eq!(sdk.error(damaged)["kind"], "BadRequest");
     let missing = sdk.error(json!({"do": "get", "name": full_name("none")}));
     assert_eq!(missing["kind"], "NotFound");
     gcp.cloud().keys.denied = ["cloudkms.cryptoKeyVersions.useToEncrypt".to_owned()].into();

@@ -1,11 +1,13 @@
-//! What names a key on a PKCS#11 token, and what tokens and KMS plugins wrapped.
+//! What names a key on a PKCS#11 token, and what tokens, KMS plugins and Cloud
+//! KMS wrapped.
 //!
 //! Taking them apart never panics. A name that is accepted is written in one
-//! form, which means the same; a plugin's envelope is written back as it was.
+//! form, which means the same; an envelope is written back as it was.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use sealblk::kms::Wrapped;
+use sealblk::kms::gcp;
 use sealblk::kms::k8s::envelope;
 use sealblk::kms::pkcs11::{self, KeyName, Uri};
 use sealblk::secret::Secret;
@@ -13,10 +15,11 @@ use sealblk_fuzz::source::Source;
 
 fuzz_target!(|bytes: &[u8]| {
     let mut source = Source::new(bytes);
-    match source.below(3) {
+    match source.below(4) {
         0 => uri(source.rest()),
         1 => token(&mut source),
-        _ => plugin(source.rest()),
+        2 => plugin(source.rest()),
+        _ => google(source.rest()),
     }
 });
 
@@ -88,4 +91,12 @@ fn plugin(bytes: &[u8]) {
     assert_eq!(bytes[..header.len()], header);
     let key = Secret::copy_of(&[7; 32]).expect("locked memory");
     assert!(parsed.sealed.open(&key, b"").is_err());
+}
+
+fn google(bytes: &[u8]) {
+    let Ok(parsed) = gcp::envelope::parse(bytes) else {
+        return;
+    };
+    let header = gcp::envelope::header(&parsed.key, parsed.version).expect("it is not too long");
+    assert_eq!([&header[..], parsed.ciphertext].concat(), bytes);
 }

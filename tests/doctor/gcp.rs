@@ -81,7 +81,7 @@ fn what_is_wrong_is_said() {
         .expect("unwrap", "ok", &["made-up key"]);
     gcp.cloud().keys.denied.clear();
 
-    gcp.cloud().ahead = 3600;
+    gcp.cloud().ahead = 7200;
     let told = examine(&gcp);
     told.expect("clock", "warn", &["seconds behind"])
         .only_failure("identity", 8, &["clock of this host", "NTP"]);

@@ -19,15 +19,15 @@ import json
 import sys
 from urllib.parse import urlsplit
 
-import google.auth
 import google_crc32c
 from google.api_core import exceptions
-from google.auth import compute_engine
+from google.auth import compute_engine, identity_pool
 from google.auth import exceptions as auth_exceptions
 from google.cloud import kms_v1
 from google.cloud.kms_v1.services.key_management_service.transports import (
     KeyManagementServiceRestTransport,
 )
+from google.oauth2 import service_account
 from google.protobuf import field_mask_pb2
 
 SCOPES = ["https://www.googleapis.com/auth/cloudkms"]
@@ -38,11 +38,18 @@ def crc(data):
     return google_crc32c.value(data)
 
 
-def connect(command):
+def identity(command):
     if command["as"] == "metadata":
-        credentials = compute_engine.Credentials()
-    else:
-        credentials, _ = google.auth.load_credentials_from_file(command["file"], scopes=SCOPES)
+        return compute_engine.Credentials()
+    with open(command["file"]) as file:
+        info = json.load(file)
+    if info["type"] == "service_account":
+        return service_account.Credentials.from_service_account_info(info, scopes=SCOPES)
+    return identity_pool.Credentials.from_info(info, scopes=SCOPES)
+
+
+def connect(command):
+    credentials = identity(command)
     base = urlsplit(sys.argv[1])
     transport = KeyManagementServiceRestTransport(
         host=base.netloc, credentials=credentials, url_scheme=base.scheme
@@ -150,9 +157,9 @@ def details(error):
         "reason": error.reason,
         "metadata": dict(error.metadata or {}),
         "violations": [
-            violation.type
+            violation["type"]
             for detail in error.details
-            for violation in getattr(detail, "violations", [])
+            for violation in detail.get("violations", [])
         ],
     }
 

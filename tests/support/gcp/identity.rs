@@ -26,6 +26,8 @@ pub const AUDIENCE: &str = "//iam.googleapis.com/projects/4711/locations/global/
 /// The only subject that the provider takes.
 pub const SUBJECT: &str = "system:serviceaccount:prod:sealblk";
 
+/// What is good for the IAM credentials API, and for nothing else.
+const IAM: &str = "https://www.googleapis.com/auth/iam";
 const PLATFORM: &str = "https://www.googleapis.com/auth/cloud-platform";
 
 struct Granted {
@@ -313,7 +315,7 @@ impl Identities {
             );
         };
         let federated = granted.who.starts_with("principal:");
-        if !granted.scopes.iter().any(|scope| scope == PLATFORM) {
+        if !granted.scopes.iter().any(|scope| scope == PLATFORM || scope == IAM) {
             return error(
                 403,
                 "PERMISSION_DENIED",
