@@ -18,7 +18,7 @@ use crate::secret::Secret;
 /// What a credentials file holds.
 pub(super) enum Credentials {
     ServiceAccount(ServiceAccount),
-    Federated(Federated),
+    Federated(Box<Federated>),
 }
 
 /// The key of a service account.
@@ -177,7 +177,9 @@ impl Credentials {
             "service_account" => {
                 ServiceAccount::of(file, text, trust).map(Credentials::ServiceAccount)
             }
-            "external_account" => Federated::of(file, trust).map(Credentials::Federated),
+            "external_account" => {
+                Federated::of(file, trust).map(|of| Credentials::Federated(Box::new(of)))
+            }
             kind => Err(refused_kind(kind, trust)),
         }
     }

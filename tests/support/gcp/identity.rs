@@ -315,7 +315,11 @@ impl Identities {
             );
         };
         let federated = granted.who.starts_with("principal:");
-        if !granted.scopes.iter().any(|scope| scope == PLATFORM || scope == IAM) {
+        if !granted
+            .scopes
+            .iter()
+            .any(|scope| scope == PLATFORM || scope == IAM)
+        {
             return error(
                 403,
                 "PERMISSION_DENIED",
