@@ -2,13 +2,14 @@
 //! KMS plugins wrapped.
 //!
 //! Taking them apart never panics. A name that is accepted is written in one
-//! form, which means the same; a plugin's envelope is written back as it was.
+//! form, which means the same; an envelope is written back as it was.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use sealblk::kms::Wrapped;
 use sealblk::kms::aws;
 use sealblk::kms::azure::{self, KeyUri};
+use sealblk::kms::gcp;
 use sealblk::kms::k8s::envelope;
 use sealblk::kms::pkcs11::{self, KeyName, Uri};
 use sealblk::secret::Secret;
@@ -16,13 +17,14 @@ use sealblk_fuzz::source::Source;
 
 fuzz_target!(|bytes: &[u8]| {
     let mut source = Source::new(bytes);
-    match source.below(6) {
+    match source.below(7) {
         0 => uri(source.rest()),
         1 => token(&mut source),
         2 => plugin(source.rest()),
         3 => amazon(&mut source),
         4 => vault(&mut source),
-        _ => identifier(source.rest()),
+        5 => identifier(source.rest()),
+        _ => google(source.rest()),
     }
 });
 
@@ -178,4 +180,12 @@ fn plugin(bytes: &[u8]) {
     assert_eq!(bytes[..header.len()], header);
     let key = Secret::copy_of(&[7; 32]).expect("locked memory");
     assert!(parsed.sealed.open(&key, b"").is_err());
+}
+
+fn google(bytes: &[u8]) {
+    let Ok(parsed) = gcp::envelope::parse(bytes) else {
+        return;
+    };
+    let header = gcp::envelope::header(&parsed.key, parsed.version).expect("it is not too long");
+    assert_eq!([&header[..], parsed.ciphertext].concat(), bytes);
 }

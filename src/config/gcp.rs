@@ -204,7 +204,7 @@ mod tests {
         let text = format!("[key_sets.prod]\nprovider = \"gcp-kms\"\n{settings}");
         let config = file::parse(Path::new("sealblk.toml"), &text);
         let mut sets = config.map_err(|error| error.to_string())?.key_sets;
-        Ok(sets.remove(&"prod".parse::<crate::keys::Name>().unwrap()).unwrap())
+        Ok(sets.remove("prod").unwrap())
     }
 
     fn settings(text: &str) -> (Settings, Option<String>) {

@@ -13,6 +13,10 @@ mod certificates;
 #[path = "../support/faulty_proxy.rs"]
 #[allow(dead_code)]
 mod faulty_proxy;
+#[cfg(feature = "gcp-kms")]
+#[path = "../support/gcp/mod.rs"]
+#[allow(dead_code)]
+mod gcp;
 #[path = "../support/needles.rs"]
 mod needles;
 #[path = "../support/openbao.rs"]
@@ -25,6 +29,9 @@ mod pykmip;
 #[cfg(feature = "azure-keyvault")]
 mod azure;
 mod file;
+#[cfg(feature = "gcp-kms")]
+#[path = "gcp.rs"]
+mod gcp_keys;
 mod keys;
 mod kmip;
 mod lab;

@@ -23,6 +23,13 @@ mod broker_site;
 #[allow(dead_code)]
 mod certificates;
 mod file;
+#[cfg(feature = "gcp-kms")]
+#[path = "../support/gcp/mod.rs"]
+#[allow(dead_code)]
+mod gcp;
+#[cfg(feature = "gcp-kms")]
+#[path = "gcp.rs"]
+mod gcp_lab;
 #[cfg(feature = "k8s-kms")]
 mod k8s;
 #[cfg(feature = "k8s-kms")]
@@ -137,3 +144,5 @@ conformance!(
     aws_kms_alias,
     crate::aws::AwsLab::new(crate::aws::Rotation::Alias)
 );
+#[cfg(feature = "gcp-kms")]
+conformance!(gcp_provider, crate::gcp_lab::GcpLab::new());

@@ -18,7 +18,7 @@ use crate::secret::Secret;
 /// What a credentials file holds.
 pub(super) enum Credentials {
     ServiceAccount(ServiceAccount),
-    Federated(Federated),
+    Federated(Box<Federated>),
 }
 
 /// The key of a service account.
@@ -29,6 +29,9 @@ pub(super) struct ServiceAccount {
     pub encoding: Encoding,
     /// Where it is changed for a token.
     pub token_uri: BaseUrl,
+    /// For whom that is signed. Google has several addresses for it, and one
+    /// name.
+    pub audience: String,
 }
 
 /// An identity at another provider, whose tokens Google takes.
@@ -114,6 +117,11 @@ pub(super) struct Trust<'t> {
     pub hosts: &'t [String],
 }
 
+fn is_google(url: &BaseUrl) -> bool {
+    let host = url.host();
+    url.has_tls() && (host.ends_with(".googleapis.com") || host == "accounts.google.com")
+}
+
 impl Trust<'_> {
     /// An address in the file to which a credential would be sent.
     fn check(&self, url: &str) -> Result<BaseUrl, Error> {
@@ -125,9 +133,7 @@ impl Trust<'_> {
     }
 
     fn knows(&self, url: &BaseUrl) -> bool {
-        let host = url.host();
-        let google = host.ends_with(".googleapis.com") || host == "accounts.google.com";
-        (google && url.has_tls()) || self.hosts.iter().any(|known| known == host)
+        is_google(url) || self.hosts.iter().any(|known| known == url.host())
     }
 
     fn stranger(&self, host: &str) -> Error {
@@ -171,7 +177,9 @@ impl Credentials {
             "service_account" => {
                 ServiceAccount::of(file, text, trust).map(Credentials::ServiceAccount)
             }
-            "external_account" => Federated::of(file, trust).map(Credentials::Federated),
+            "external_account" => {
+                Federated::of(file, trust).map(|of| Credentials::Federated(Box::new(of)))
+            }
             kind => Err(refused_kind(kind, trust)),
         }
     }
@@ -207,6 +215,7 @@ impl ServiceAccount {
         }
         let (encoding, key) = json::private_key(text)
             .ok_or_else(|| trust.unfit("their private_key is no private key in PEM"))?;
+        let token_uri = trust.check(file.token_uri.as_deref().unwrap_or(TOKEN_URI))?;
         Ok(ServiceAccount {
             email: file
                 .client_email
@@ -214,7 +223,11 @@ impl ServiceAccount {
             key_id: file.private_key_id,
             key,
             encoding,
-            token_uri: trust.check(file.token_uri.as_deref().unwrap_or(TOKEN_URI))?,
+            audience: match is_google(&token_uri) {
+                true => TOKEN_URI.into(),
+                false => token_uri.to_string(),
+            },
+            token_uri,
         })
     }
 }

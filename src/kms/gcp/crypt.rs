@@ -157,6 +157,10 @@ pub(super) async fn decrypt(
     let text = json::unescaped(&reply.body);
     let answer: DecryptAnswer<'_> = serde_json::from_slice(&text).map_err(|_| no_plaintext())?;
     let encoded = answer.plaintext.as_bytes();
+    if encoded.is_empty() {
+        // It encrypts no such thing.
+        return Err(no_plaintext().into());
+    }
     let room = base64::decoded_len_estimate(encoded.len());
     if room > PLAINTEXT_MAX + 3 {
         return Err(no_plaintext().into());

@@ -32,7 +32,7 @@ use crate::timestamp::Timestamp;
 pub(super) const SCOPE: &str = "https://www.googleapis.com/auth/cloudkms";
 
 /// What it has to be good for to be changed for one of a service account.
-const SCOPE_OF_IMPERSONATION: &str = "https://www.googleapis.com/auth/cloud-platform";
+const SCOPE_OF_IMPERSONATION: &str = "https://www.googleapis.com/auth/iam";
 
 /// A token that was just given out.
 pub(super) struct Issued {

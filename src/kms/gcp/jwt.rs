@@ -67,8 +67,7 @@ pub(super) fn assertion(
     let claims = Claims {
         iss: &account.email,
         scope,
-        // As it is written in the file, which is what it is compared with.
-        aud: &account.token_uri.to_string(),
+        aud: &account.audience,
         iat,
         exp: iat + LIFETIME,
     };
@@ -126,7 +125,8 @@ mod tests {
                 key_id: Some("abc".into()),
                 key: Secret::copy_of(&der).unwrap(),
                 encoding,
-                token_uri: "https://oauth2.googleapis.com/token".parse().unwrap(),
+                token_uri: "https://mtls.googleapis.com/token".parse().unwrap(),
+                audience: "https://oauth2.googleapis.com/token".into(),
             };
             let now = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
             let text = assertion(&account, "scope", now).unwrap();
@@ -160,6 +160,7 @@ mod tests {
             key: Secret::copy_of(b"no key").unwrap(),
             encoding: Encoding::Pkcs8,
             token_uri: "https://x".parse().unwrap(),
+            audience: "https://x".into(),
         };
         let error = assertion(&account, "scope", SystemTime::now()).unwrap_err();
         assert_eq!(error.class(), Class::Unreachable);

@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 
 use super::issue::{Fingerprint, Issued, Issuer};
 use super::settings::{Account, Auth};
-use crate::kms::cluster::{Cluster, Timing};
+use crate::kms::cluster::{Cluster, Failed, Timing};
 use crate::kms::http::{BaseUrl, Http};
 use crate::kms::{Class, Error};
 use crate::secret::Secret;
@@ -19,6 +19,9 @@ use crate::secret::Secret;
 /// What may be left of a token when a new one is asked for. The metadata
 /// server gives out the same one until five minutes are left of it.
 const EARLY: Duration = Duration::from_secs(225);
+
+/// How long a call waits for a new token while the old one is good still.
+const EARLY_WAIT: Duration = Duration::from_secs(1);
 
 /// How long the old token is used, when there is no new one, before the next try.
 const AGAIN: Duration = Duration::from_secs(10);
@@ -57,6 +60,22 @@ struct Held {
     ends: Instant,
 }
 
+impl Held {
+    fn new(issued: Issued, of: Fingerprint) -> Self {
+        let now = Instant::now();
+        let left = issued.lifetime.min(Duration::from_secs(86_400));
+        tracing::debug!(seconds = left.as_secs(), "was given a token");
+        Held {
+            token: Arc::new(Token(issued.bearer)),
+            who: issued.who,
+            of,
+            renew_at: now + left.saturating_sub(EARLY).max(left / 2),
+            // It is not used in its last moments: the way there takes time.
+            ends: now + left - (left / 10).min(Duration::from_secs(10)),
+        }
+    }
+}
+
 /// Who we are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -70,7 +89,7 @@ impl Session {
     pub(super) fn new(auth: Auth, http: Arc<Http>, timing: Timing) -> Self {
         // Once, as a rule: the deadline of the call is for the service.
         let timing = Timing {
-            deadline: timing.timeout,
+            deadline: timing.timeout.min(timing.deadline),
             ..timing
         };
         Session {
@@ -105,9 +124,9 @@ impl Session {
         let now = Instant::now();
         match held {
             Some(held) if now < held.renew_at => return Ok(held.token.clone()),
-            Some(held) if now < held.ends => match self.ask(of).await {
-                Ok(new) => *held = new,
-                Err(error) if can_wait(&error) => held.renew_at = now + AGAIN,
+            Some(held) if now < held.ends => match self.ask_early(of).await {
+                Ok(Some(new)) => *held = new,
+                Ok(None) => held.renew_at = Instant::now() + AGAIN,
                 Err(error) => return Err(error),
             },
             _ => *held = Some(self.ask(of).await?),
@@ -133,21 +152,28 @@ impl Session {
     }
 
     async fn ask(&self, of: Fingerprint) -> Result<Held, Error> {
-        let issued: Issued = self
+        let asked = self
             .issuer
-            .call(async |issuer: &Issuer| issuer.issue().await)
-            .await?;
-        let now = Instant::now();
-        let left = issued.lifetime.min(Duration::from_secs(86_400));
-        tracing::debug!(seconds = left.as_secs(), "was given a token");
-        Ok(Held {
-            token: Arc::new(Token(issued.bearer)),
-            who: issued.who,
-            of,
-            renew_at: now + left.saturating_sub(EARLY).max(left / 2),
-            // It is not used in its last moments: the way there takes time.
-            ends: now + left - (left / 10).min(Duration::from_secs(10)),
-        })
+            .call(async |issuer: &Issuer| issuer.issue().await);
+        Ok(Held::new(asked.await?, of))
+    }
+
+    /// Once, and not for long. `None` where a new token has to wait.
+    async fn ask_early(&self, of: Fingerprint) -> Result<Option<Held>, Error> {
+        let asked = tokio::time::timeout(EARLY_WAIT, self.issuer()?.issue());
+        let error = match asked.await {
+            Ok(Ok(issued)) => return Ok(Some(Held::new(issued, of))),
+            Ok(Err(Failed::Here(error) | Failed::Everywhere(error))) => error,
+            Err(_) => return Ok(None),
+        };
+        match error.class() {
+            // The old one is as good as any while that lasts.
+            Class::Unreachable | Class::Throttled { .. } | Class::Protocol => {
+                tracing::debug!(%error, "no new token yet");
+                Ok(None)
+            }
+            _ => Err(error),
+        }
     }
 
     /// Who we are, with a token that should be good.
@@ -184,14 +210,6 @@ impl Session {
             })
             .await
     }
-}
-
-/// Whether the old token is as good as any while this lasts.
-fn can_wait(error: &Error) -> bool {
-    matches!(
-        error.class(),
-        Class::Unreachable | Class::Throttled { .. } | Class::Protocol
-    )
 }
 
 fn nothing() -> Error {
