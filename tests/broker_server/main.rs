@@ -1,0 +1,26 @@
+//! `sealblk broker`: a real broker process, and hosts that know nothing but
+//! the protocol.
+#![cfg(feature = "broker")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod audit;
+#[path = "../support/broker.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod broker;
+#[path = "../support/certificates.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod certificates;
+mod client;
+mod commands;
+mod hostile;
+mod identity;
+mod life;
+#[path = "../support/needles.rs"]
+mod needles;
+#[path = "../support/openbao.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod openbao;
+mod policy;
+mod replay;
+mod secrets;
+mod services;
