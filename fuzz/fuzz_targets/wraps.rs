@@ -1,22 +1,27 @@
-//! What names a key on a PKCS#11 token, and what tokens and KMS plugins wrapped.
+//! What names a key on a PKCS#11 token, what tokens, KMS plugins and brokers
+//! wrapped, and the names in a certificate that a broker decides by.
 //!
 //! Taking them apart never panics. A name that is accepted is written in one
 //! form, which means the same; a plugin's envelope is written back as it was.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use sealblk::broker::wrapped;
 use sealblk::kms::Wrapped;
 use sealblk::kms::k8s::envelope;
 use sealblk::kms::pkcs11::{self, KeyName, Uri};
+use sealblk::kms::tls::Holder;
 use sealblk::secret::Secret;
 use sealblk_fuzz::source::Source;
 
 fuzz_target!(|bytes: &[u8]| {
     let mut source = Source::new(bytes);
-    match source.below(3) {
+    match source.below(5) {
         0 => uri(source.rest()),
         1 => token(&mut source),
-        _ => plugin(source.rest()),
+        2 => plugin(source.rest()),
+        3 => broker(source.rest()),
+        _ => certificate(source.rest()),
     }
 });
 
@@ -88,4 +93,31 @@ fn plugin(bytes: &[u8]) {
     assert_eq!(bytes[..header.len()], header);
     let key = Secret::copy_of(&[7; 32]).expect("locked memory");
     assert!(parsed.sealed.open(&key, b"").is_err());
+}
+
+/// What a host brings back, with what stands beside it as it says itself.
+fn broker(bytes: &[u8]) {
+    let json = bytes.get(5..).unwrap_or_default();
+    let value: serde_json::Value = serde_json::from_slice(json).unwrap_or_default();
+    let text = |name: &str| value[name].as_str().unwrap_or_default().to_owned();
+    let given = Wrapped {
+        key_id: text("key_set"),
+        version: text("key_version"),
+        alg: format!("broker+{}", text("alg")),
+        bytes: bytes.to_vec(),
+    };
+    if let Ok(wrap) = wrapped::read(&given, &given.key_id) {
+        assert_eq!(wrapped::of(&wrap).ok(), Some(given.clone()));
+        assert!(wrapped::read(&given, "another").is_err());
+    }
+}
+
+fn certificate(bytes: &[u8]) {
+    let Some(holder) = Holder::of(bytes) else {
+        return;
+    };
+    for name in holder.names {
+        let name = name.as_str();
+        assert!(!name.is_empty() && !name.chars().any(char::is_control));
+    }
 }

@@ -46,6 +46,9 @@ pub struct Report {
     pub host: Vec<Check>,
     /// Of each key set that was examined.
     pub key_sets: Vec<KeySet>,
+    /// Of the broker that is configured, if there is one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub broker: Vec<Check>,
 }
 
 /// What was found of one key set.
@@ -83,6 +86,7 @@ pub fn examine(key_sets: &BTreeMap<Name, Definition>) -> io::Result<Report> {
         ok: true,
         host,
         key_sets: found,
+        broker: Vec::new(),
     };
     report.ok = report.failure().is_none();
     Ok(report)
@@ -104,10 +108,19 @@ fn unused(path: &Path) -> Check {
 }
 
 impl Report {
+    /// The same with what was found of a broker that is to serve them.
+    #[must_use]
+    pub fn with_broker(mut self, checks: Vec<Check>) -> Self {
+        self.broker = checks;
+        self.ok = self.failure().is_none();
+        self
+    }
+
     /// Every check, with the key set that it is about.
     fn all(&self) -> impl Iterator<Item = (Option<&str>, &Check)> {
-        let host = self.host.iter().map(|check| (None, check));
-        host.chain(self.key_sets.iter().flat_map(|set| {
+        let here = self.host.iter().chain(&self.broker);
+        let here = here.map(|check| (None, check));
+        here.chain(self.key_sets.iter().flat_map(|set| {
             let name = Some(set.name.as_str());
             set.checks.iter().map(move |check| (name, check))
         }))
@@ -132,6 +145,10 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "this host")?;
         self.host.iter().try_for_each(|check| check.fmt(f))?;
+        if !self.broker.is_empty() {
+            writeln!(f, "\nbroker")?;
+            self.broker.iter().try_for_each(|check| check.fmt(f))?;
+        }
         for set in &self.key_sets {
             writeln!(f, "\nkey set {} (provider {})", set.name, set.provider)?;
             let mut endpoint = None;
