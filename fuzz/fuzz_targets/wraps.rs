@@ -100,12 +100,15 @@ fn broker(bytes: &[u8]) {
     let json = bytes.get(5..).unwrap_or_default();
     let value: serde_json::Value = serde_json::from_slice(json).unwrap_or_default();
     let text = |name: &str| value[name].as_str().unwrap_or_default().to_owned();
-    let given = Wrapped {
+    let given = |bytes: Vec<u8>| Wrapped {
         key_id: text("key_set"),
         version: text("key_version"),
         alg: format!("broker+{}", text("alg")),
-        bytes: bytes.to_vec(),
+        bytes,
     };
+    let _ = wrapped::read(&given(bytes.to_vec()), &text("key_set"));
+    // The digest is not to be guessed.
+    let given = given(wrapped::bytes(json));
     if let Ok(wrap) = wrapped::read(&given, &given.key_id) {
         assert_eq!(wrapped::of(&wrap).ok(), Some(given.clone()));
         assert!(wrapped::read(&given, "another").is_err());

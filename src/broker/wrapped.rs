@@ -46,8 +46,13 @@ pub fn of(wrap: &Wrap) -> Result<Wrapped, Error> {
         key_id: wrap.key_set.clone(),
         version: wrap.key_version.clone(),
         alg: alg(wrap),
-        bytes: [&MAGIC[..], &[VERSION], &Sha256::digest(&json), &json].concat(),
+        bytes: bytes(&json),
     })
+}
+
+/// The bytes of a wrap that is `json`.
+pub fn bytes(json: &[u8]) -> Vec<u8> {
+    [&MAGIC[..], &[VERSION], &Sha256::digest(json), json].concat()
 }
 
 /// What a host brings back, for that key set.
