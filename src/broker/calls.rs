@@ -28,6 +28,9 @@ use crate::metrics::CallEnd;
 use crate::timestamp::Timestamp;
 use crate::volume::binding::volume_in;
 
+/// No host waits for longer.
+const PATIENCE: Duration = Duration::from_secs(600);
+
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug)]
 pub struct Caller {
@@ -333,7 +336,10 @@ async fn decide_and_do(broker: &Broker, admitted: &Admitted, start: Instant) -> 
         Decision::Denied(denial) => call.denied(denial),
         Decision::Permitted(rule) => {
             tracing::debug!(rule, "permitted: {asked}");
-            let (result, noted) = noted(work(&call, &request.operation)).await;
+            let patience = request.patience.unwrap_or(PATIENCE).min(PATIENCE);
+            let work = work(&call, &request.operation);
+            let until = tokio::time::Instant::now() + patience;
+            let (result, noted) = noted(kms::call::within(until, work)).await;
             call.done(result, noted)
         }
     }

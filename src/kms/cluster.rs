@@ -13,7 +13,7 @@
 //! An endpoint that failed is skipped for a while, which doubles each time,
 //! unless there is no other; then one call probes it. When no endpoint helped,
 //! the rounds are repeated with growing, random pauses up to
-//! [`Timing::deadline`]. The one thing that a cluster knows of its service is
+//! [`Timing::deadline`], or until nobody waits any more. The one thing that a cluster knows of its service is
 //! the class of its errors, so that every provider can use it.
 
 use std::collections::BTreeMap;
@@ -131,6 +131,7 @@ impl<E: fmt::Display> Cluster<E> {
     {
         let start = Instant::now();
         let deadline = start + self.timing.deadline;
+        let deadline = call::until().map_or(deadline, |until| deadline.min(until));
         let mut pause = PAUSE_MIN;
         // The last error of each endpoint, by its place in the list.
         let mut errors = BTreeMap::new();
@@ -173,10 +174,13 @@ impl<E: fmt::Display> Cluster<E> {
                 *until = now + self.timing.timeout;
             }
             let limit = (now + self.timing.timeout).min(deadline.max(now + PAUSE_MIN));
-            let result = match tokio::time::timeout_at(limit, call(&endpoint.client)).await {
-                Ok(result) => result,
-                Err(_) => Err(Failed::Here(silent(&endpoint.client, limit - now))),
-            };
+            let result =
+                match tokio::time::timeout_at(limit, call::within(limit, call(&endpoint.client)))
+                    .await
+                {
+                    Ok(result) => result,
+                    Err(_) => Err(Failed::Here(silent(&endpoint.client, limit - now))),
+                };
             call::note_attempt(Attempt {
                 endpoint: endpoint.client.to_string(),
                 took: now.elapsed(),

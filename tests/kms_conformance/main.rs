@@ -39,6 +39,7 @@ mod pykmip;
 mod softhsm;
 mod suite;
 #[path = "../support/tls_server.rs"]
+#[allow(dead_code)]
 mod tls_server;
 mod vault;
 
@@ -104,3 +105,5 @@ conformance!(
 conformance!(k8s_plugin_provider, crate::k8s::K8sLab::new());
 #[cfg(feature = "broker")]
 conformance!(broker_direct, crate::broker::BrokerLab::new("direct"));
+#[cfg(feature = "broker")]
+conformance!(broker_group, crate::broker::BrokerLab::new("group"));
