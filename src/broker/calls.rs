@@ -100,7 +100,7 @@ struct Admitted {
 pub async fn answer(broker: &Arc<Broker>, caller: &Caller, body: &[u8]) -> Result<Frame, Refusal> {
     let admitted = admit(broker, caller, body).map_err(|refusal| broker.refuse(caller, refusal))?;
     // Waits with its connection, of which a host has so many and no more.
-    let place = broker.calls_of(&admitted.host.name).acquire_owned().await;
+    let place = broker.place(&admitted.host.name).await;
     let broker = broker.clone();
     // To its end, also when the host has gone away: so that nothing that was
     // done is unrecorded.

@@ -87,7 +87,9 @@ fn each_documented_metric_moves_and_there_are_no_others() {
             assert_eq!(found, labels, "{line}");
         }
         let value = broker.metric(&[&sample]);
-        assert!(value > 0.0, "{name} is {value}");
+        // That one moves in the test of the end: nothing is worked on now.
+        let still = name.ends_with("_in_flight");
+        assert!(still || value > 0.0, "{name} is {value}");
     }
     for (parts, value) in [
         (
