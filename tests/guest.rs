@@ -7,6 +7,13 @@
 //! `scripts/install-deps test` installs it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[cfg(feature = "broker")]
+#[path = "guest/broker.rs"]
+mod broker;
+#[cfg(feature = "broker")]
+#[path = "support/broker_site.rs"]
+#[allow(dead_code)]
+mod broker_site;
 #[path = "support/certificates.rs"]
 #[allow(dead_code)]
 mod certificates;

@@ -1,30 +1,34 @@
-//! What names a key on a token or in a cloud, and what tokens, clouds and
-//! KMS plugins wrapped.
+//! What names a key on a token or in a cloud, what tokens, clouds, KMS plugins and
+//! brokers wrapped, and the names in a certificate that a broker decides by.
 //!
 //! Taking them apart never panics. A name that is accepted is written in one
 //! form, which means the same; an envelope is written back as it was.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use sealblk::broker::wrapped;
 use sealblk::kms::Wrapped;
 use sealblk::kms::aws;
 use sealblk::kms::azure::{self, KeyUri};
 use sealblk::kms::gcp;
 use sealblk::kms::k8s::envelope;
 use sealblk::kms::pkcs11::{self, KeyName, Uri};
+use sealblk::kms::tls::Holder;
 use sealblk::secret::Secret;
 use sealblk_fuzz::source::Source;
 
 fuzz_target!(|bytes: &[u8]| {
     let mut source = Source::new(bytes);
-    match source.below(7) {
+    match source.below(9) {
         0 => uri(source.rest()),
         1 => token(&mut source),
         2 => plugin(source.rest()),
         3 => amazon(&mut source),
         4 => vault(&mut source),
         5 => identifier(source.rest()),
-        _ => google(source.rest()),
+        6 => google(source.rest()),
+        7 => broker(source.rest()),
+        _ => certificate(source.rest()),
     }
 });
 
@@ -188,4 +192,34 @@ fn google(bytes: &[u8]) {
     };
     let header = gcp::envelope::header(&parsed.key, parsed.version).expect("it is not too long");
     assert_eq!([&header[..], parsed.ciphertext].concat(), bytes);
+}
+
+/// What a host brings back, with what stands beside it as it says itself.
+fn broker(bytes: &[u8]) {
+    let json = bytes.get(5..).unwrap_or_default();
+    let value: serde_json::Value = serde_json::from_slice(json).unwrap_or_default();
+    let text = |name: &str| value[name].as_str().unwrap_or_default().to_owned();
+    let given = |bytes: Vec<u8>| Wrapped {
+        key_id: text("key_set"),
+        version: text("key_version"),
+        alg: format!("broker+{}", text("alg")),
+        bytes,
+    };
+    let _ = wrapped::read(&given(bytes.to_vec()), &text("key_set"));
+    // The digest is not to be guessed.
+    let given = given(wrapped::bytes(json));
+    if let Ok(wrap) = wrapped::read(&given, &given.key_id) {
+        assert_eq!(wrapped::of(&wrap).ok(), Some(given.clone()));
+        assert!(wrapped::read(&given, "another").is_err());
+    }
+}
+
+fn certificate(bytes: &[u8]) {
+    let Some(holder) = Holder::of(bytes) else {
+        return;
+    };
+    for name in holder.names {
+        let name = name.as_str();
+        assert!(!name.is_empty() && !name.chars().any(char::is_control));
+    }
 }

@@ -28,6 +28,9 @@ use crate::metrics::CallEnd;
 use crate::timestamp::Timestamp;
 use crate::volume::binding::volume_in;
 
+/// No host waits for longer.
+const PATIENCE: Duration = Duration::from_secs(600);
+
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug)]
 pub struct Caller {
@@ -97,7 +100,7 @@ struct Admitted {
 pub async fn answer(broker: &Arc<Broker>, caller: &Caller, body: &[u8]) -> Result<Frame, Refusal> {
     let admitted = admit(broker, caller, body).map_err(|refusal| broker.refuse(caller, refusal))?;
     // Waits with its connection, of which a host has so many and no more.
-    let place = broker.calls_of(&admitted.host.name).acquire_owned().await;
+    let place = broker.place(&admitted.host.name).await;
     let broker = broker.clone();
     // To its end, also when the host has gone away: so that nothing that was
     // done is unrecorded.
@@ -333,7 +336,10 @@ async fn decide_and_do(broker: &Broker, admitted: &Admitted, start: Instant) -> 
         Decision::Denied(denial) => call.denied(denial),
         Decision::Permitted(rule) => {
             tracing::debug!(rule, "permitted: {asked}");
-            let (result, noted) = noted(work(&call, &request.operation)).await;
+            let patience = request.patience.unwrap_or(PATIENCE).min(PATIENCE);
+            let work = work(&call, &request.operation);
+            let until = tokio::time::Instant::now() + patience;
+            let (result, noted) = noted(kms::call::within(until, work)).await;
             call.done(result, noted)
         }
     }

@@ -25,10 +25,11 @@ use std::time::Duration;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
+use crate::kms::broker::protocol::CHALLENGE_LIFE;
 use crate::secret::Secret;
 
 /// How long a challenge is good.
-pub const LIFETIME: Duration = Duration::from_secs(60);
+pub const LIFETIME: Duration = CHALLENGE_LIFE;
 
 /// How many calls of one host are taken in the lifetime of a challenge. A host
 /// that boots with a thousand disks has a fraction of it.

@@ -88,7 +88,11 @@ pub async fn serve(
     for (_, entering) in std::mem::take(&mut *serving.entering()) {
         entering.abort();
     }
-    let ended = async { while connections.join_next().await.is_some() {} };
+    let ended = async {
+        while connections.join_next().await.is_some() {}
+        // Those whose host has gone away are to be recorded as well.
+        serving.broker.idle().await;
+    };
     if tokio::time::timeout(END_TIME, ended).await.is_err() {
         tracing::warn!("calls that did not end are left without an answer");
     }

@@ -33,7 +33,7 @@ mod recorder;
 mod run;
 mod service;
 mod state;
-mod wrapped;
+pub mod wrapped;
 
 pub use check::examine;
 pub use run::{Load, Setup, run, settings};

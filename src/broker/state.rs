@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use rustls::ServerConfig;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::challenge::{Challenges, LIFETIME};
 use super::policy::{self, Loaded, News, Watched};
@@ -25,6 +25,9 @@ use crate::metrics::BrokerMetrics;
 /// Calls of one host that are worked on at once. More wait.
 const CALLS_AT_ONCE: usize = 32;
 
+/// More calls than there ever are at once.
+const CALLS_MAX: u32 = 1 << 20;
+
 /// A running broker.
 pub struct Broker {
     /// What wraps and unwraps.
@@ -39,6 +42,8 @@ pub struct Broker {
     keys: Mutex<Keys>,
     tls: watch::Sender<Arc<ServerConfig>>,
     calls: Mutex<HashMap<String, Arc<Semaphore>>>,
+    /// Each call has one of its places.
+    in_flight: Arc<Semaphore>,
     started: Instant,
 }
 
@@ -77,6 +82,7 @@ impl Broker {
             }),
             tls: watch::Sender::new(Arc::new(config)),
             calls: Mutex::default(),
+            in_flight: Arc::new(Semaphore::new(CALLS_MAX as usize)),
             started: Instant::now(),
         };
         let (loaded, _) = broker.policy.look();
@@ -156,13 +162,27 @@ impl Broker {
         all
     }
 
-    /// A place for one more call of that host.
-    pub fn calls_of(&self, host: &str) -> Arc<Semaphore> {
-        let mut calls = self.calls();
-        let of_host = calls.entry(host.to_owned());
-        of_host
+    /// Waits for a place for one more call of that host, which it has as long
+    /// as it keeps what it gets.
+    pub async fn place(&self, host: &str) -> Option<Place> {
+        let of_host = self
+            .calls()
+            .entry(host.to_owned())
             .or_insert_with(|| Arc::new(Semaphore::new(CALLS_AT_ONCE)))
-            .clone()
+            .clone();
+        // They are closed by nobody.
+        let of_host = of_host.acquire_owned().await.ok()?;
+        let of_all = self.in_flight.clone().acquire_owned().await.ok()?;
+        self.metrics.calls_in_flight(1);
+        Some(Place {
+            _permits: (of_host, of_all),
+            metrics: self.metrics.clone(),
+        })
+    }
+
+    /// Waits until no call is being worked on.
+    pub async fn idle(&self) {
+        let _ = self.in_flight.acquire_many(CALLS_MAX).await;
     }
 
     /// TLS as it is configured now, and a notice when that changes.
@@ -214,6 +234,19 @@ impl Broker {
 
     fn calls(&self) -> MutexGuard<'_, HashMap<String, Arc<Semaphore>>> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A call that is worked on.
+#[derive(Debug)]
+pub struct Place {
+    _permits: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+    metrics: Arc<BrokerMetrics>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.metrics.calls_in_flight(-1);
     }
 }
 

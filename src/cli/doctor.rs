@@ -70,6 +70,11 @@ pub fn run(args: &Args, config: &Config) -> Result<(), Failure> {
             Some("check the limits of the process (`ulimit -a`)".into()),
         )
     })?;
+    #[cfg(feature = "broker")]
+    let report = match (&config.broker, &args.key_set) {
+        (Some(settings), None) => report.with_broker(crate::broker::examine(settings, config)),
+        _ => report,
+    };
     match args.json {
         true => print_json(&report)?,
         false => print(&report)?,

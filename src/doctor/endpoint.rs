@@ -137,12 +137,14 @@ impl Found {
             Client::Broker(broker) => {
                 let health = broker.health().await;
                 let date = health.as_ref().ok().and_then(|(_, date)| *date);
-                let known = broker.greet(&question.key).await;
                 if !self.add(verdict::broker(health)) {
                     return false;
                 }
                 self.checks.push(verdict::clock(date));
-                self.add(match known {
+                let Client::Broker(broker) = &self.way.client else {
+                    return false;
+                };
+                self.add(match broker.greet(&question.key).await {
                     Ok(()) => Check::ok("identity", format!("the broker knows {who}")),
                     Err(error) => Check::failed("identity", &error),
                 })

@@ -51,6 +51,9 @@ pub struct Report {
     pub key_sets: Vec<KeySet>,
     /// Of each key store that was examined.
     pub key_stores: Vec<KeyStore>,
+    /// Of the broker that is configured, if there is one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub broker: Vec<Check>,
 }
 
 /// What was found of one key set.
@@ -120,6 +123,7 @@ pub fn examine(
         host,
         key_sets: found,
         key_stores: stores,
+        broker: Vec::new(),
     };
     report.ok = report.failure().is_none();
     Ok(report)
@@ -141,9 +145,18 @@ fn unused(path: &Path) -> Check {
 }
 
 impl Report {
+    /// The same with what was found of a broker that is to serve them.
+    #[must_use]
+    pub fn with_broker(mut self, checks: Vec<Check>) -> Self {
+        self.broker = checks;
+        self.ok = self.failure().is_none();
+        self
+    }
+
     /// Every check, with the key set or key store that it is about.
     fn all(&self) -> impl Iterator<Item = (Option<(&str, &str)>, &Check)> {
-        let host = self.host.iter().map(|check| (None, check));
+        let here = self.host.iter().chain(&self.broker);
+        let here = here.map(|check| (None, check));
         let sets = self.key_sets.iter().flat_map(|set| {
             let of = Some(("key set", set.name.as_str()));
             set.checks.iter().map(move |check| (of, check))
@@ -152,7 +165,7 @@ impl Report {
             let of = Some(("key store", store.name.as_str()));
             store.checks.iter().map(move |check| (of, check))
         });
-        host.chain(sets).chain(stores)
+        here.chain(sets).chain(stores)
     }
 
     /// The first check that failed, as a command fails with it.
@@ -190,6 +203,10 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "this host")?;
         self.host.iter().try_for_each(|check| check.fmt(f))?;
+        if !self.broker.is_empty() {
+            writeln!(f, "\nbroker")?;
+            self.broker.iter().try_for_each(|check| check.fmt(f))?;
+        }
         for set in &self.key_sets {
             writeln!(f, "\nkey set {} (provider {})", set.name, set.provider)?;
             write_checks(f, &set.checks)?;

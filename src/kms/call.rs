@@ -4,13 +4,15 @@
 //! The provider then finds the correlation id there, to send it along where
 //! its service takes one, and notes what the service said of the call: a
 //! request id, and which endpoints were asked. So the trait stays small, and
-//! no provider knows who keeps records.
+//! no provider knows who keeps records. In the same way [`within`] tells a
+//! provider until when somebody waits for it.
 #![forbid(unsafe_code)]
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::Class;
@@ -50,6 +52,19 @@ impl Call {
 
 tokio::task_local! {
     static CALL: Arc<Call>;
+    static UNTIL: Instant;
+}
+
+/// Runs `work`, whose result nobody waits for after `until`. What has to say
+/// why it failed says so before.
+pub async fn within<F: Future>(until: Instant, work: F) -> F::Output {
+    let until = self::until().map_or(until, |earlier| until.min(earlier));
+    UNTIL.scope(until, work).await
+}
+
+/// Until when somebody waits for this call, if that is known.
+pub fn until() -> Option<Instant> {
+    UNTIL.try_with(|until| *until).ok()
 }
 
 /// A request id is cut to this many characters.
@@ -108,6 +123,19 @@ mod tests {
         assert_eq!(seen, Some(id));
         assert_eq!(notes.request_id.as_deref(), Some("two[31m"));
         assert_eq!(notes.attempts.len(), 1);
+    }
+
+    #[test]
+    fn nobody_waits_longer_than_whoever_waits_for_them() {
+        let now = Instant::now();
+        let (soon, late) = (now + Duration::from_secs(1), now + Duration::from_secs(2));
+        let work = within(soon, async {
+            let inner = within(late, async { until() }).await;
+            (inner, within(now, async { until() }).await, until())
+        });
+        let seen = crate::runtime::block_on(work).unwrap();
+        assert_eq!(seen, (Some(soon), Some(now), Some(soon)));
+        assert_eq!(until(), None);
     }
 
     #[test]

@@ -13,7 +13,7 @@
 //! An endpoint that failed is skipped for a while, which doubles each time,
 //! unless there is no other; then one call probes it. When no endpoint helped,
 //! the rounds are repeated with growing, random pauses up to
-//! [`Timing::deadline`]. The one thing that a cluster knows of its service is
+//! [`Timing::deadline`], or until nobody waits any more. The one thing that a cluster knows of its service is
 //! the class of its errors, so that every provider can use it.
 
 use std::collections::BTreeMap;
@@ -131,6 +131,7 @@ impl<E: fmt::Display> Cluster<E> {
     {
         let start = Instant::now();
         let deadline = start + self.timing.deadline;
+        let deadline = call::until().map_or(deadline, |until| deadline.min(until));
         let mut pause = PAUSE_MIN;
         // The last error of each endpoint, by its place in the list.
         let mut errors = BTreeMap::new();
@@ -174,7 +175,8 @@ impl<E: fmt::Display> Cluster<E> {
             }
             let limit = (now + self.timing.timeout).min(deadline.max(now + PAUSE_MIN));
             let cut_short = limit - now < self.timing.timeout;
-            let answer = tokio::time::timeout_at(limit, call(&endpoint.client)).await;
+            let asked = call::within(limit, call(&endpoint.client));
+            let answer = tokio::time::timeout_at(limit, asked).await;
             let silent = answer.is_err();
             let result = match answer {
                 Ok(result) => result,

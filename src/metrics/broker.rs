@@ -52,6 +52,7 @@ pub struct BrokerMetrics {
     audit_failures: Counter,
     calls: Family<Call, Counter>,
     call_seconds: Family<OperationOnly, Histogram, fn() -> Histogram>,
+    calls_in_flight: Gauge,
     refused: Family<Reason, Counter>,
     handshakes_failed: Family<Reason, Counter>,
     connections: Gauge,
@@ -102,6 +103,7 @@ impl BrokerMetrics {
             audit_failures,
             calls: Family::default(),
             call_seconds: Family::new_with_constructor(histogram),
+            calls_in_flight: Gauge::default(),
             refused: Family::default(),
             handshakes_failed: Family::default(),
             connections: Gauge::default(),
@@ -122,6 +124,11 @@ impl BrokerMetrics {
             "Time to answer a call of a host",
             Unit::Seconds,
             metrics.call_seconds.clone(),
+        );
+        ours.register(
+            "calls_in_flight",
+            "Calls of hosts that are being worked on",
+            metrics.calls_in_flight.clone(),
         );
         ours.register(
             "refused",
@@ -211,6 +218,11 @@ impl BrokerMetrics {
         self.call_seconds
             .get_or_create(&OperationOnly { operation })
             .observe(took.as_secs_f64());
+    }
+
+    /// So many more calls are being worked on.
+    pub fn calls_in_flight(&self, more: i64) {
+        self.calls_in_flight.inc_by(more);
     }
 
     /// A request was refused.

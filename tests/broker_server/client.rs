@@ -111,6 +111,7 @@ impl<'a> Client<'a> {
             challenge,
             correlation,
             key_set: key_set.into(),
+            patience: None,
             operation,
         };
         let message = request.to_secret().unwrap();

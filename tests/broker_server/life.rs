@@ -7,7 +7,7 @@ use std::sync::mpsc;
 
 use rustix::process::Signal;
 use sealblk::kms::broker::keyfile;
-use sealblk::kms::broker::protocol::{CHALLENGE_PATH, FailureClass, Operation, Outcome};
+use sealblk::kms::broker::protocol::{CALL_PATH, CHALLENGE_PATH, FailureClass, Operation, Outcome};
 use uuid::Uuid;
 
 use super::broker::{Site, eventually};
@@ -15,56 +15,91 @@ use super::certificates::Authority;
 use super::client::Client;
 use super::policy::ALL;
 
+/// A Vault that answers when the test says so, and denies everything then.
+struct Slow {
+    key_set: String,
+    is_asked: mpsc::Receiver<()>,
+    go_on: mpsc::Sender<()>,
+}
+
+impl Slow {
+    fn start(site: &Site) -> Self {
+        let service = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = service.local_addr().unwrap();
+        let token = site.write("token", b"a token");
+        let key_set = format!(
+            "[key_sets.slow]\nprovider = \"vault\"\nendpoints = [\"http://{address}\"]\nkey = \"k\"\n\
+             timeout = \"20s\"\nauth = {{ method = \"token\", token = \"{}\" }}\n",
+            token.display()
+        );
+        let (asked, is_asked) = mpsc::channel();
+        let (go_on, goes_on) = mpsc::channel::<()>();
+        std::thread::spawn(move || {
+            for stream in service.incoming() {
+                let mut stream = stream.unwrap();
+                let _ = stream.read(&mut [0; 4096]);
+                if asked.send(()).is_err() {
+                    return;
+                }
+                let _ = goes_on.recv();
+                let body = "{\"errors\":[\"1 error occurred: permission denied\"]}";
+                let answer = format!(
+                    "HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+                    body.len()
+                );
+                let _ = stream.write_all(answer.as_bytes());
+            }
+        });
+        Slow {
+            key_set,
+            is_asked,
+            go_on,
+        }
+    }
+}
+
 #[test]
 fn sigterm_lets_calls_in_flight_end_and_takes_no_new_ones() {
     let site = Site::new();
     let host = site.host("hv1");
     site.policy(&[&host], ALL);
-    // A service that answers when the test says so.
-    let service = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = service.local_addr().unwrap();
-    let token = site.write("token", b"a token");
-    let key_set = format!(
-        "[key_sets.slow]\nprovider = \"vault\"\nendpoints = [\"http://{address}\"]\nkey = \"k\"\n\
-         timeout = \"20s\"\nauth = {{ method = \"token\", token = \"{}\" }}\n",
-        token.display()
-    );
-    let mut broker = site.broker("broker", "", &key_set);
+    let slow = Slow::start(&site);
+    let mut broker = site.broker("broker", "", &slow.key_set);
     let client = Client::new(&site, &host, &broker);
-    let (asked, is_asked) = mpsc::channel();
-    let (go_on, goes_on) = mpsc::channel::<()>();
-    std::thread::spawn(move || {
-        for stream in service.incoming() {
-            let mut stream = stream.unwrap();
-            let _ = stream.read(&mut [0; 4096]);
-            asked.send(()).unwrap();
-            let _ = goes_on.recv();
-            let _ = stream.write_all(
-                b"HTTP/1.1 403 Forbidden\r\nContent-Length: 35\r\n\r\n{\"errors\":[\"1 error: no permission\"]}",
-            );
-        }
-    });
-    let frame = client.seal(
-        Uuid::new_v4(),
-        "slow",
-        Operation::CurrentVersion { version: None },
-    );
+    let version = || Operation::CurrentVersion { version: None };
+    let frame = client.seal(Uuid::new_v4(), "slow", version());
+    let gone = Uuid::new_v4();
+    let left = serde_json::to_vec(&client.seal(gone, "slow", version())).unwrap();
     std::thread::scope(|scope| {
         let call = scope.spawn(|| client.send(&frame).unwrap());
-        is_asked.recv().unwrap();
+        slow.is_asked.recv().unwrap();
+        // One more, of a host that does not wait for the answer.
+        let mut stream = client.connect();
+        super::client::send(&mut stream, "POST", CALL_PATH, &left).unwrap();
+        eventually("both are worked on", || {
+            let calls = broker.metric(&["sealblk_broker_calls_in_flight "]);
+            (calls == 2.0).then_some(())
+        });
+        drop(stream);
         broker.signal(Signal::TERM);
         eventually("it listens no longer", || {
             TcpStream::connect(("127.0.0.1", broker.port())).err()
         });
         assert!(broker.is_running() && !call.is_finished());
-        // For this call, and for whatever else it tries before it gives up.
-        drop(go_on);
+        // For these calls, and for whatever else is tried before they fail.
+        drop(slow.go_on);
         let outcome = call.join().unwrap().outcome;
-        assert!(matches!(outcome, Outcome::Error(_)), "{outcome:?}");
+        assert!(
+            matches!(&outcome, Outcome::Error(failure) if failure.class == FailureClass::DeniedForbidden),
+            "{outcome:?}"
+        );
     });
     assert_eq!(broker.wait().code(), Some(0));
     let lines = broker.audit();
     assert_eq!(lines.last().unwrap()["event"], "broker_stopped");
+    let of_gone = |line: &&serde_json::Value| line["correlation"] == gone.to_string();
+    let line = lines.iter().find(of_gone).expect("it is not recorded");
+    assert_eq!(line["reason"], "forbidden", "{line}");
     assert!(!broker.directory.join("metrics.sock").exists());
 }
 

@@ -4,8 +4,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod audit;
-#[path = "../support/broker.rs"]
-#[allow(dead_code, reason = "other tests use the rest")]
 mod broker;
 #[path = "../support/certificates.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
@@ -15,6 +13,7 @@ mod commands;
 mod hostile;
 mod identity;
 mod life;
+mod metrics;
 #[path = "../support/needles.rs"]
 mod needles;
 #[path = "../support/openbao.rs"]

@@ -15,7 +15,11 @@ fn sealblk() -> Command {
 fn systemd_finds_nothing_wrong_with_the_units() {
     let home = Home::new();
     let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/systemd");
-    for name in ["sealblk.service", "sealblk.socket"] {
+    for name in [
+        "sealblk.service",
+        "sealblk.socket",
+        "sealblk-broker.service",
+    ] {
         let text = fs::read_to_string(units.join(name)).unwrap();
         // The program is not installed here.
         let text = text.replace("/usr/bin/sealblk", env!("CARGO_BIN_EXE_sealblk"));
@@ -25,6 +29,7 @@ fn systemd_finds_nothing_wrong_with_the_units() {
         let mut command = Command::new("systemd-analyze");
         command
             .args(["verify", "--man=no", "sealblk.service", "sealblk.socket"])
+            .arg("sealblk-broker.service")
             .current_dir(home.directory());
         let output = command.output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
@@ -61,6 +66,10 @@ fn the_units_say_what_the_manager_relies_on() {
         "LimitCORE=0",
     ] {
         assert!(service.lines().any(|found| found == line), "{line}");
+    }
+    let broker = fs::read_to_string(units.join("sealblk-broker.service")).unwrap();
+    for line in ["Type=notify", "LimitCORE=0", "LimitMEMLOCK=infinity"] {
+        assert!(broker.lines().any(|found| found == line), "{line}");
     }
     let socket = fs::read_to_string(units.join("sealblk.socket")).unwrap();
     let path = sealblk::config::daemon::DEFAULT_SOCKET;

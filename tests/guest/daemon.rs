@@ -20,7 +20,7 @@ use crate::softhsm::{self, Keys, LABEL, LIBRARY, Token};
 /// What all data of a guest here begins with, every 64 bytes.
 const PATTERN: &str = "sealblk-pattern seed=";
 /// What the job `rounds` writes and verifies.
-const ROUNDS: u64 = 2;
+pub const ROUNDS: u64 = 2;
 const ROUND: u64 = 256 << 10;
 
 /// What a test does at its key service.
@@ -186,13 +186,7 @@ fn lives_with_its_key(
     assert!(manager.workers().is_empty());
     service.enable();
     succeed(&mut manager.attach());
-    let regions: Vec<String> = (0..ROUNDS)
-        .map(|round| format!("{}:{ROUND}:round{}", round * ROUND, round + 1))
-        .collect();
-    Guest::new("read-pattern")
-        .on(&manager.path("disk.sock"))
-        .env("REGIONS", &regions.join(" "))
-        .succeed();
+    the_guest_finds_its_data(&manager);
     manager.detach();
     manager.succeed(&["audit", "verify"]);
     let said = manager.messages();
@@ -202,9 +196,19 @@ fn lives_with_its_key(
     );
 }
 
+pub fn the_guest_finds_its_data(manager: &Manager) {
+    let regions: Vec<String> = (0..ROUNDS)
+        .map(|round| format!("{}:{ROUND}:round{}", round * ROUND, round + 1))
+        .collect();
+    Guest::new("read-pattern")
+        .on(&manager.path("disk.sock"))
+        .env("REGIONS", &regions.join(" "))
+        .succeed();
+}
+
 /// It has no `reconnect`: a connection that is lost, if only for a moment, would
 /// be the end of its disk.
-fn the_guest_does_not_miss_the_manager(manager: &mut Manager) {
+pub fn the_guest_does_not_miss_the_manager(manager: &mut Manager) {
     let mut guest = Guest::new("rounds")
         .on(&manager.path("disk.sock"))
         .env("ROUNDS", &ROUNDS.to_string())
@@ -233,7 +237,7 @@ fn the_guest_does_not_miss_the_manager(manager: &mut Manager) {
     assert_eq!(manager.workers(), workers);
 }
 
-fn the_file_holds_no_plaintext(manager: &Manager) {
+pub fn the_file_holds_no_plaintext(manager: &Manager) {
     let image = manager.path("disk.img");
     let has_pattern = |bytes: &[u8]| {
         let mut places = bytes.windows(PATTERN.len());

@@ -47,6 +47,14 @@ impl BrokerLab {
         }
     }
 
+    /// A broker uses a group key for as long as `poll` without asking anybody
+    /// again. Started anew, it sees what was done at the service at once.
+    fn forget(&self) {
+        if self.hierarchy == "group" {
+            self.brokers.borrow().last().unwrap().restart();
+        }
+    }
+
     fn client(&self) -> Box<dyn Provider> {
         let brokers = self.brokers.borrow();
         Box::new(self.site.client(&[brokers.last().unwrap()]))
@@ -75,6 +83,7 @@ impl Lab for BrokerLab {
 
     fn rotate(&self) {
         self.service.rotate();
+        self.forget();
     }
 
     fn granularity(&self) -> Granularity {
@@ -83,10 +92,12 @@ impl Lab for BrokerLab {
 
     fn set_enabled(&self, version: &str, enabled: bool) {
         self.service.set_enabled(version, enabled);
+        self.forget();
     }
 
     fn delete(&self, version: &str) {
         self.service.delete(version);
+        self.forget();
     }
 
     fn no_version(&self) -> String {

@@ -124,6 +124,8 @@ conformance!(
 conformance!(k8s_plugin_provider, crate::k8s::K8sLab::new());
 #[cfg(feature = "broker")]
 conformance!(broker_direct, crate::broker::BrokerLab::new("direct"));
+#[cfg(feature = "broker")]
+conformance!(broker_group, crate::broker::BrokerLab::new("group"));
 #[cfg(feature = "azure-keyvault")]
 conformance!(
     azure_rsa,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use reqwest::Method;
 use serde::de::DeserializeOwned;
@@ -80,6 +81,7 @@ impl Client {
             challenge: super::protocol::Challenge(Vec::new()),
             correlation,
             key_set: key_set.into(),
+            patience: None,
             operation: operation().map_err(Failed::Everywhere)?,
         };
         let mut kept = self.challenges.take();
@@ -89,6 +91,7 @@ impl Client {
                 None => (self.challenge().await?, true),
             };
             request.challenge = given.challenge.clone();
+            request.patience = patience();
             match self.send(&key, &given, &request).await? {
                 Sent::Answered(answer) => return Ok(answer.outcome),
                 Sent::NewChallenge(_) if !fresh => self.challenges.forget(),
@@ -228,6 +231,13 @@ impl Client {
             None => told,
         })
     }
+}
+
+/// How long the broker may take: somewhat less than anybody waits for it, so
+/// that it still says itself what is wrong.
+fn patience() -> Option<Duration> {
+    let left = call::until()?.saturating_duration_since(Instant::now());
+    Some(left.mul_f64(0.8))
 }
 
 /// Text of a broker, on one line and not endlessly.

@@ -108,6 +108,9 @@ pub struct Request {
     pub challenge: Challenge,
     /// Under which both ends keep their record of the call.
     pub correlation: Uuid,
+    /// For how long the host waits for the answer. A broker whose key service
+    /// does not help says so before.
+    pub patience: Option<Duration>,
     /// The key set, as the broker calls it.
     pub key_set: String,
     /// What to do.
@@ -304,6 +307,8 @@ struct RequestText {
     correlation: Uuid,
     operation: OperationName,
     key_set: String,
+    #[serde(default)]
+    patience_ms: Option<u32>,
     version: Option<String>,
     #[serde(default)]
     aad: Option<BytesText>,
@@ -320,6 +325,8 @@ struct RequestRef<'a> {
     correlation: Uuid,
     operation: OperationName,
     key_set: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    patience_ms: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -373,6 +380,9 @@ impl Request {
             correlation: self.correlation,
             operation: OperationName::CurrentVersion,
             key_set: &self.key_set,
+            patience_ms: self
+                .patience
+                .map(|time| u32::try_from(time.as_millis()).unwrap_or(u32::MAX)),
             version: None,
             aad: None,
             payload: None,
@@ -433,6 +443,9 @@ impl Request {
             challenge: text.challenge,
             correlation: text.correlation,
             key_set: text.key_set,
+            patience: text
+                .patience_ms
+                .map(|millis| Duration::from_millis(millis.into())),
             operation,
         })
     }

@@ -5,6 +5,7 @@ fn request(operation: Operation) -> Request {
         challenge: Challenge(b"challenge".to_vec()),
         correlation: Uuid::from_u128(7),
         key_set: "prod-eu".into(),
+        patience: Some(Duration::from_millis(4500)),
         operation,
     }
 }
@@ -37,6 +38,7 @@ fn requests_are_read_as_they_were_written() {
             "correlation": "00000000-0000-0000-0000-000000000007",
             "operation": "wrap",
             "key_set": "prod-eu",
+            "patience_ms": 4500,
             "version": "2",
             "aad": "dm9sdW1l",
             "payload": "dG9wIHNlY3JldA==",
@@ -45,6 +47,7 @@ fn requests_are_read_as_they_were_written() {
     let read = Request::parse(&text).unwrap();
     assert_eq!(read.correlation, wrap.correlation);
     assert_eq!(read.challenge, wrap.challenge);
+    assert_eq!(read.patience, wrap.patience);
     let Operation::Wrap {
         version,
         aad,

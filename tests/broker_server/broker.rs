@@ -49,10 +49,6 @@ pub struct Host {
     pub name: String,
     pub issued: Issued,
     pub key: PrivateKey,
-    /// Its files, for a key set with provider `broker`.
-    pub certificate_file: PathBuf,
-    pub certificate_key_file: PathBuf,
-    pub key_file: PathBuf,
 }
 
 impl Host {
@@ -105,20 +101,10 @@ impl Site {
     /// A new host with the certificate `NAME.example`. The policy does not
     /// know it yet.
     pub fn host(&self, name: &str) -> Host {
-        self.host_issued(name, self.authority.client(&format!("{name}.example")))
-    }
-
-    /// The same with another certificate.
-    pub fn host_issued(&self, name: &str, issued: Issued) -> Host {
-        let key_file = self.path(&format!("{name}.x25519"));
-        Host {
-            name: name.into(),
-            key: keyfile::generate(&key_file).unwrap(),
-            certificate_file: self.write(&format!("{name}.pem"), &issued.certificate_pem()),
-            certificate_key_file: self.write(&format!("{name}.key"), &issued.key_pem()),
-            key_file,
-            issued,
-        }
+        let issued = self.authority.client(&format!("{name}.example"));
+        let key = keyfile::generate(&self.path(&format!("{name}.x25519"))).unwrap();
+        let name = name.to_owned();
+        Host { name, issued, key }
     }
 
     /// Puts a policy in the place of the one before.
@@ -245,10 +231,6 @@ impl Broker {
 
     pub fn port(&self) -> u16 {
         self.port
-    }
-
-    pub fn url(&self) -> String {
-        format!("https://127.0.0.1:{}", self.port)
     }
 
     /// Its public key, as hosts are configured with it.
