@@ -133,6 +133,7 @@ fn digest(header: &[u8], aad: &[u8]) -> [u8; DIGEST_BYTES] {
 }
 
 /// Whether `bytes` begin as such envelopes do.
+#[cfg(feature = "pkcs11")]
 pub fn is_one(bytes: &[u8]) -> bool {
     bytes.starts_with(&MAGIC)
 }
