@@ -122,7 +122,7 @@ pub enum Error {
         /// Where the wraps are.
         to: Place,
         /// Why it could not be destroyed.
-        source: key_store::Error,
+        source: Box<key_store::Error>,
     },
     /// What was read back is not what was written.
     #[error("key store {store:?} does not give back what it was given")]
@@ -277,7 +277,7 @@ impl Moving<'_> {
             purged.map_err(|source| Error::LeftBehind {
                 store: old,
                 to: to.clone(),
-                source,
+                source: Box::new(source),
             })?;
             self.note(None)?;
         }
