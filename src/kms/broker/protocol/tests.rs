@@ -1,4 +1,9 @@
+use uuid::Uuid;
+
 use super::*;
+use crate::kms::{self, Class, Denied};
+use crate::secret::Secret;
+use crate::timestamp::Timestamp;
 
 fn request(operation: Operation) -> Request {
     Request {
