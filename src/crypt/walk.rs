@@ -300,6 +300,13 @@ unsafe fn encrypt_units<const UNIT: usize>(
         batch.start::<UNIT>(engine, first, done, len, to.wrapping_add(done));
         let mut at = 0;
         while at < batch.count {
+            cursor.take_whole::<UNIT>(batch.count - at, |place, units| {
+                batch.place::<UNIT>(at, units, place);
+                at += units;
+            });
+            if at == batch.count {
+                break;
+            }
             let (place, units) = cursor.take_units::<UNIT>(batch.count - at);
             if units > 0 {
                 batch.place::<UNIT>(at, units, place);
@@ -343,6 +350,13 @@ unsafe fn decrypt_units<const UNIT: usize>(
         let mut cut = false;
         let mut at = 0;
         while at < batch.count {
+            cursor.take_whole::<UNIT>(batch.count - at, |place, units| {
+                batch.place::<UNIT>(at, units, place);
+                at += units;
+            });
+            if at == batch.count {
+                break;
+            }
             let (place, units) = cursor.take_units::<UNIT>(batch.count - at);
             if units > 0 {
                 batch.place::<UNIT>(at, units, place);
