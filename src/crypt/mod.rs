@@ -12,6 +12,7 @@
 //! - `portable` is the oracle: the `aes` and `xts-mode` crates, unit by unit.
 //! - `vaes512` and `aesni` are built on AES instructions; `walk` takes requests
 //!   apart for them, and `schedule` expands keys.
+//! - `registers` clears what a request has left in registers.
 //! - `selftest` proves an engine on this CPU before it may serve.
 //!
 //! No guest, no I/O and no key service is known here; only `units`, `segment`,
@@ -27,6 +28,7 @@
 mod aesni;
 mod engine;
 mod portable;
+mod registers;
 #[cfg(target_arch = "x86_64")]
 mod schedule;
 mod selftest;

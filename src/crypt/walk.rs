@@ -12,6 +12,7 @@ use std::mem::MaybeUninit;
 use std::ptr::{self, NonNull};
 use std::slice;
 
+use super::registers;
 use crate::segment::{Segment, SegmentCursor};
 use crate::units::SectorSize;
 
@@ -191,9 +192,6 @@ pub(super) trait Engine {
     /// # Safety
     /// Our buffer is readable and the places are writable.
     unsafe fn decrypt<const UNIT: usize>(&self, batch: &Batch, zero_units: bool);
-
-    /// Leaves no key or data in vector registers, once a request is through.
-    fn clear_registers(&self);
 }
 
 /// Encrypts `len` bytes, whole units, from the segments to `to`. The first
@@ -217,7 +215,7 @@ pub(super) unsafe fn encrypt(
             SectorSize::B4096 => encrypt_units::<4096>(engine, first, from, to, len),
         }
     }
-    engine.clear_registers();
+    registers::clear();
 }
 
 /// Decrypts `len` bytes, whole units, from `from` to the segments. The first
@@ -243,7 +241,7 @@ pub(super) unsafe fn decrypt(
             SectorSize::B4096 => decrypt_units::<4096>(engine, first, zero_units, from, len, to),
         }
     }
-    engine.clear_registers();
+    registers::clear();
 }
 
 /// Encrypts whole units where they stand.
