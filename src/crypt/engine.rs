@@ -14,6 +14,9 @@ pub enum Engine {
     /// AVX-512 with VAES and VPCLMULQDQ: 32 blocks at a time.
     #[cfg(target_arch = "x86_64")]
     Vaes512,
+    /// AVX2 with VAES and VPCLMULQDQ: 16 blocks at a time.
+    #[cfg(target_arch = "x86_64")]
+    Vaes256,
     /// AES-NI and AVX: eight blocks at a time.
     #[cfg(target_arch = "x86_64")]
     Aesni,
@@ -26,6 +29,8 @@ impl Engine {
     const ALL: &[Engine] = &[
         #[cfg(target_arch = "x86_64")]
         Engine::Vaes512,
+        #[cfg(target_arch = "x86_64")]
+        Engine::Vaes256,
         #[cfg(target_arch = "x86_64")]
         Engine::Aesni,
         Engine::Portable,
@@ -67,6 +72,8 @@ impl Engine {
             #[cfg(target_arch = "x86_64")]
             Engine::Vaes512 => "vaes512",
             #[cfg(target_arch = "x86_64")]
+            Engine::Vaes256 => "vaes256",
+            #[cfg(target_arch = "x86_64")]
             Engine::Aesni => "aesni",
             Engine::Portable => "portable",
         }
@@ -89,6 +96,8 @@ impl Engine {
             #[cfg(target_arch = "x86_64")]
             Engine::Vaes512 => "AVX-512 (F, BW, DQ), VAES and VPCLMULQDQ",
             #[cfg(target_arch = "x86_64")]
+            Engine::Vaes256 => "AVX2, VAES and VPCLMULQDQ",
+            #[cfg(target_arch = "x86_64")]
             Engine::Aesni => "AES-NI and AVX",
             Engine::Portable => "nothing special",
         }
@@ -102,6 +111,13 @@ impl Engine {
                     && is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512bw")
                     && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("vaes")
+                    && is_x86_feature_detected!("vpclmulqdq")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Engine::Vaes256 => {
+                is_x86_feature_detected!("aes")
+                    && is_x86_feature_detected!("avx2")
                     && is_x86_feature_detected!("vaes")
                     && is_x86_feature_detected!("vpclmulqdq")
             }

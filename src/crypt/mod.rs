@@ -10,8 +10,8 @@
 //!   expanded once, shared by the queue threads.
 //! - `engine` knows which implementations there are and which this CPU runs.
 //! - `portable` is the oracle: the `aes` and `xts-mode` crates, unit by unit.
-//! - `vaes512` and `aesni` are built on AES instructions; `walk` takes requests
-//!   apart for them, and `schedule` expands keys.
+//! - `vaes512`, `vaes256` and `aesni` are built on AES instructions; `walk` takes
+//!   requests apart for them, and `schedule` expands keys.
 //! - `registers` clears what a request has left in registers.
 //! - `selftest` proves an engine on this CPU before it may serve.
 //!
@@ -32,6 +32,8 @@ mod registers;
 #[cfg(target_arch = "x86_64")]
 mod schedule;
 mod selftest;
+#[cfg(target_arch = "x86_64")]
+mod vaes256;
 #[cfg(target_arch = "x86_64")]
 mod vaes512;
 #[cfg(target_arch = "x86_64")]
@@ -113,6 +115,8 @@ enum Keys {
     #[cfg(target_arch = "x86_64")]
     Vaes512(SecretBox<vaes512::Keys>),
     #[cfg(target_arch = "x86_64")]
+    Vaes256(SecretBox<vaes256::Keys>),
+    #[cfg(target_arch = "x86_64")]
     Aesni(SecretBox<aesni::Keys>),
 }
 
@@ -144,6 +148,9 @@ impl SectorCipher {
             Engine::Vaes512 => Keys::Vaes512(unsafe { vaes512::Keys::expand(dek)? }),
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
+            Engine::Vaes256 => Keys::Vaes256(unsafe { vaes256::Keys::expand(dek)? }),
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
             Engine::Aesni => Keys::Aesni(unsafe { aesni::Keys::expand(dek)? }),
         };
         Ok(SectorCipher { keys, params })
@@ -155,6 +162,8 @@ impl SectorCipher {
             Keys::Portable(_) => Engine::Portable,
             #[cfg(target_arch = "x86_64")]
             Keys::Vaes512(_) => Engine::Vaes512,
+            #[cfg(target_arch = "x86_64")]
+            Keys::Vaes256(_) => Engine::Vaes256,
             #[cfg(target_arch = "x86_64")]
             Keys::Aesni(_) => Engine::Aesni,
         }
@@ -188,6 +197,10 @@ impl SectorCipher {
                 }
                 #[cfg(target_arch = "x86_64")]
                 Keys::Vaes512(keys) => {
+                    walk::encrypt(&**keys, unit, tweak, from, to.as_mut_ptr(), to.len());
+                }
+                #[cfg(target_arch = "x86_64")]
+                Keys::Vaes256(keys) => {
                     walk::encrypt(&**keys, unit, tweak, from, to.as_mut_ptr(), to.len());
                 }
                 #[cfg(target_arch = "x86_64")]
@@ -234,6 +247,18 @@ impl SectorCipher {
                     );
                 }
                 #[cfg(target_arch = "x86_64")]
+                Keys::Vaes256(keys) => {
+                    walk::decrypt(
+                        &**keys,
+                        unit,
+                        tweak,
+                        zero_units,
+                        from.as_mut_ptr(),
+                        from.len(),
+                        to,
+                    );
+                }
+                #[cfg(target_arch = "x86_64")]
                 Keys::Aesni(keys) => {
                     walk::decrypt(
                         &**keys,
@@ -261,6 +286,8 @@ impl SectorCipher {
             #[cfg(target_arch = "x86_64")]
             Keys::Vaes512(keys) => walk::encrypt_in_place(&**keys, unit, tweak, buffer),
             #[cfg(target_arch = "x86_64")]
+            Keys::Vaes256(keys) => walk::encrypt_in_place(&**keys, unit, tweak, buffer),
+            #[cfg(target_arch = "x86_64")]
             Keys::Aesni(keys) => walk::encrypt_in_place(&**keys, unit, tweak, buffer),
         }
     }
@@ -280,6 +307,8 @@ impl SectorCipher {
             Keys::Portable(keys) => keys.decrypt(tweak, unit, zero_units, buffer),
             #[cfg(target_arch = "x86_64")]
             Keys::Vaes512(keys) => walk::decrypt_in_place(&**keys, unit, tweak, zero_units, buffer),
+            #[cfg(target_arch = "x86_64")]
+            Keys::Vaes256(keys) => walk::decrypt_in_place(&**keys, unit, tweak, zero_units, buffer),
             #[cfg(target_arch = "x86_64")]
             Keys::Aesni(keys) => walk::decrypt_in_place(&**keys, unit, tweak, zero_units, buffer),
         }
