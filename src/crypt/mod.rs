@@ -12,6 +12,7 @@
 //! - `portable` is the oracle: the `aes` and `xts-mode` crates, unit by unit.
 //! - `vaes512`, `vaes256` and `aesni` are built on AES instructions; `walk` takes
 //!   requests apart for them, and `schedule` expands keys.
+//! - `aws_lc` is there for rules that ask for such a module, if it is built in.
 //! - `registers` clears what a request has left in registers.
 //! - `selftest` proves an engine on this CPU before it may serve.
 //!
@@ -26,6 +27,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod aesni;
+#[cfg(any(feature = "aws-lc", feature = "fips"))]
+mod aws_lc;
 mod engine;
 mod portable;
 mod registers;
@@ -36,7 +39,7 @@ mod selftest;
 mod vaes256;
 #[cfg(target_arch = "x86_64")]
 mod vaes512;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", feature = "aws-lc", feature = "fips"))]
 mod walk;
 
 use std::io;
@@ -118,6 +121,8 @@ enum Keys {
     Vaes256(SecretBox<vaes256::Keys>),
     #[cfg(target_arch = "x86_64")]
     Aesni(SecretBox<aesni::Keys>),
+    #[cfg(any(feature = "aws-lc", feature = "fips"))]
+    AwsLc(SecretBox<aws_lc::Keys>),
 }
 
 /// The cipher of one disk. Shared by all its queue threads.
@@ -152,6 +157,8 @@ impl SectorCipher {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Engine::Aesni => Keys::Aesni(unsafe { aesni::Keys::expand(dek)? }),
+            #[cfg(any(feature = "aws-lc", feature = "fips"))]
+            Engine::AwsLc => Keys::AwsLc(aws_lc::Keys::expand(dek)?),
         };
         Ok(SectorCipher { keys, params })
     }
@@ -166,6 +173,8 @@ impl SectorCipher {
             Keys::Vaes256(_) => Engine::Vaes256,
             #[cfg(target_arch = "x86_64")]
             Keys::Aesni(_) => Engine::Aesni,
+            #[cfg(any(feature = "aws-lc", feature = "fips"))]
+            Keys::AwsLc(_) => Engine::AwsLc,
         }
     }
 
@@ -205,6 +214,10 @@ impl SectorCipher {
                 }
                 #[cfg(target_arch = "x86_64")]
                 Keys::Aesni(keys) => {
+                    walk::encrypt(&**keys, unit, tweak, from, to.as_mut_ptr(), to.len());
+                }
+                #[cfg(any(feature = "aws-lc", feature = "fips"))]
+                Keys::AwsLc(keys) => {
                     walk::encrypt(&**keys, unit, tweak, from, to.as_mut_ptr(), to.len());
                 }
             }
@@ -270,6 +283,18 @@ impl SectorCipher {
                         to,
                     );
                 }
+                #[cfg(any(feature = "aws-lc", feature = "fips"))]
+                Keys::AwsLc(keys) => {
+                    walk::decrypt(
+                        &**keys,
+                        unit,
+                        tweak,
+                        zero_units,
+                        from.as_mut_ptr(),
+                        from.len(),
+                        to,
+                    );
+                }
             }
         }
     }
@@ -289,6 +314,8 @@ impl SectorCipher {
             Keys::Vaes256(keys) => walk::encrypt_in_place(&**keys, unit, tweak, buffer),
             #[cfg(target_arch = "x86_64")]
             Keys::Aesni(keys) => walk::encrypt_in_place(&**keys, unit, tweak, buffer),
+            #[cfg(any(feature = "aws-lc", feature = "fips"))]
+            Keys::AwsLc(keys) => walk::encrypt_in_place(&**keys, unit, tweak, buffer),
         }
     }
 
@@ -311,6 +338,8 @@ impl SectorCipher {
             Keys::Vaes256(keys) => walk::decrypt_in_place(&**keys, unit, tweak, zero_units, buffer),
             #[cfg(target_arch = "x86_64")]
             Keys::Aesni(keys) => walk::decrypt_in_place(&**keys, unit, tweak, zero_units, buffer),
+            #[cfg(any(feature = "aws-lc", feature = "fips"))]
+            Keys::AwsLc(keys) => walk::decrypt_in_place(&**keys, unit, tweak, zero_units, buffer),
         }
     }
 

@@ -35,6 +35,12 @@ impl Tweaks {
         Tweaks([MaybeUninit::uninit(); BATCH + SPARE])
     }
 
+    /// Sets one of them.
+    #[cfg(any(feature = "aws-lc", feature = "fips"))]
+    pub(super) fn set(&mut self, at: usize, tweak: Tweak) {
+        self.0[at].write(tweak);
+    }
+
     /// The first of [`BATCH`] and some to spare, aligned to 64 bytes.
     pub(super) fn as_mut_ptr(&mut self) -> *mut Tweak {
         self.0.as_mut_ptr().cast()
