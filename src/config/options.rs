@@ -70,7 +70,7 @@ pub struct Options {
     #[schema(value_type = Option<u16>, minimum = 0, maximum = 1000)]
     pub poll_us: Option<Poll>,
 
-    /// AES-XTS implementation: auto, vaes512, aesni or portable [default: auto]
+    /// AES-XTS implementation: auto, vaes512, vaes256, aesni, portable or aws-lc [default: auto]
     #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, example = "auto")]

@@ -276,21 +276,6 @@ impl Engine for Keys {
             at += 1;
         }
     }
-
-    fn clear_registers(&self) {
-        // SAFETY: a `Keys` exists only where the CPU has the features; only
-        // registers that are declared.
-        unsafe {
-            asm!(
-                "vzeroall",
-                out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
-                out("xmm4") _, out("xmm5") _, out("xmm6") _, out("xmm7") _,
-                out("xmm8") _, out("xmm9") _, out("xmm10") _, out("xmm11") _,
-                out("xmm12") _, out("xmm13") _, out("xmm14") _, out("xmm15") _,
-                options(nomem, nostack, preserves_flags),
-            );
-        }
-    }
 }
 
 impl Keys {

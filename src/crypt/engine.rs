@@ -14,27 +14,39 @@ pub enum Engine {
     /// AVX-512 with VAES and VPCLMULQDQ: 32 blocks at a time.
     #[cfg(target_arch = "x86_64")]
     Vaes512,
+    /// AVX2 with VAES and VPCLMULQDQ: 16 blocks at a time.
+    #[cfg(target_arch = "x86_64")]
+    Vaes256,
     /// AES-NI and AVX: eight blocks at a time.
     #[cfg(target_arch = "x86_64")]
     Aesni,
     /// The `aes` and `xts-mode` crates, unit by unit: runs everywhere.
     Portable,
+    /// AWS-LC, unit by unit: for those who need a validated module.
+    #[cfg(any(feature = "aws-lc", feature = "fips"))]
+    AwsLc,
 }
 
 impl Engine {
-    /// Every engine, the fastest first.
+    /// Every engine, the fastest first; after the portable one, those that are
+    /// never chosen by themselves.
     const ALL: &[Engine] = &[
         #[cfg(target_arch = "x86_64")]
         Engine::Vaes512,
         #[cfg(target_arch = "x86_64")]
+        Engine::Vaes256,
+        #[cfg(target_arch = "x86_64")]
         Engine::Aesni,
         Engine::Portable,
+        #[cfg(any(feature = "aws-lc", feature = "fips"))]
+        Engine::AwsLc,
     ];
 
     /// How many engines there are.
     pub(super) const COUNT: usize = Self::ALL.len();
 
-    /// The engines that this CPU can run, the fastest first.
+    /// The engines that this CPU can run: the fastest first, and after the
+    /// portable one those that are never chosen by themselves.
     pub fn available() -> Vec<Engine> {
         Self::ALL
             .iter()
@@ -67,8 +79,12 @@ impl Engine {
             #[cfg(target_arch = "x86_64")]
             Engine::Vaes512 => "vaes512",
             #[cfg(target_arch = "x86_64")]
+            Engine::Vaes256 => "vaes256",
+            #[cfg(target_arch = "x86_64")]
             Engine::Aesni => "aesni",
             Engine::Portable => "portable",
+            #[cfg(any(feature = "aws-lc", feature = "fips"))]
+            Engine::AwsLc => "aws-lc",
         }
     }
 
@@ -89,8 +105,12 @@ impl Engine {
             #[cfg(target_arch = "x86_64")]
             Engine::Vaes512 => "AVX-512 (F, BW, DQ), VAES and VPCLMULQDQ",
             #[cfg(target_arch = "x86_64")]
+            Engine::Vaes256 => "AVX2, VAES and VPCLMULQDQ",
+            #[cfg(target_arch = "x86_64")]
             Engine::Aesni => "AES-NI and AVX",
             Engine::Portable => "nothing special",
+            #[cfg(any(feature = "aws-lc", feature = "fips"))]
+            Engine::AwsLc => "an AWS-LC that has passed its own tests",
         }
     }
 
@@ -106,8 +126,17 @@ impl Engine {
                     && is_x86_feature_detected!("vpclmulqdq")
             }
             #[cfg(target_arch = "x86_64")]
+            Engine::Vaes256 => {
+                is_x86_feature_detected!("aes")
+                    && is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("vaes")
+                    && is_x86_feature_detected!("vpclmulqdq")
+            }
+            #[cfg(target_arch = "x86_64")]
             Engine::Aesni => is_x86_feature_detected!("aes") && is_x86_feature_detected!("avx"),
             Engine::Portable => true,
+            #[cfg(any(feature = "aws-lc", feature = "fips"))]
+            Engine::AwsLc => super::aws_lc::usable(),
         }
     }
 }
@@ -130,7 +159,14 @@ impl Explain for UnknownEngine {
 
     fn help(&self) -> Option<String> {
         let names: Vec<_> = Engine::ALL.iter().map(|engine| engine.name()).collect();
-        Some(format!("use auto, or one of: {}", names.join(", ")))
+        let names = names.join(", ");
+        Some(match self.0.as_str() {
+            // A name of which a build without it knows all the same.
+            "aws-lc" => format!(
+                "build sealblk with --features aws-lc, or fips; or use auto, or one of: {names}"
+            ),
+            _ => format!("use auto, or one of: {names}"),
+        })
     }
 }
 
@@ -157,6 +193,12 @@ mod tests {
         }
         assert_eq!(Engine::available().first(), Some(&Engine::best()));
         assert!(Engine::available().contains(&Engine::Portable));
+        // Nobody gets it who has not asked for it.
+        assert_ne!(Engine::best().name(), "aws-lc");
+        match "aws-lc".parse::<Engine>() {
+            Ok(engine) => assert!(engine.self_test().is_ok()),
+            Err(unknown) => assert!(unknown.help().unwrap().contains("--features aws-lc")),
+        }
         let unknown = "rot13".parse::<Engine>().unwrap_err();
         assert!(unknown.help().unwrap().contains("portable"));
     }

@@ -10,8 +10,10 @@
 //!   expanded once, shared by the queue threads.
 //! - `engine` knows which implementations there are and which this CPU runs.
 //! - `portable` is the oracle: the `aes` and `xts-mode` crates, unit by unit.
-//! - `vaes512` and `aesni` are built on AES instructions; `walk` takes requests
-//!   apart for them, and `schedule` expands keys.
+//! - `vaes512`, `vaes256` and `aesni` are built on AES instructions; `walk` takes
+//!   requests apart for them, and `schedule` expands keys.
+//! - `aws_lc` is there for rules that ask for such a module, if it is built in.
+//! - `registers` clears what a request has left in registers.
 //! - `selftest` proves an engine on this CPU before it may serve.
 //!
 //! No guest, no I/O and no key service is known here; only `units`, `segment`,
@@ -25,14 +27,19 @@
 
 #[cfg(target_arch = "x86_64")]
 mod aesni;
+#[cfg(any(feature = "aws-lc", feature = "fips"))]
+mod aws_lc;
 mod engine;
 mod portable;
+mod registers;
 #[cfg(target_arch = "x86_64")]
 mod schedule;
 mod selftest;
 #[cfg(target_arch = "x86_64")]
-mod vaes512;
+mod vaes256;
 #[cfg(target_arch = "x86_64")]
+mod vaes512;
+#[cfg(any(target_arch = "x86_64", feature = "aws-lc", feature = "fips"))]
 mod walk;
 
 use std::io;
@@ -111,7 +118,11 @@ enum Keys {
     #[cfg(target_arch = "x86_64")]
     Vaes512(SecretBox<vaes512::Keys>),
     #[cfg(target_arch = "x86_64")]
+    Vaes256(SecretBox<vaes256::Keys>),
+    #[cfg(target_arch = "x86_64")]
     Aesni(SecretBox<aesni::Keys>),
+    #[cfg(any(feature = "aws-lc", feature = "fips"))]
+    AwsLc(SecretBox<aws_lc::Keys>),
 }
 
 /// The cipher of one disk. Shared by all its queue threads.
@@ -142,7 +153,12 @@ impl SectorCipher {
             Engine::Vaes512 => Keys::Vaes512(unsafe { vaes512::Keys::expand(dek)? }),
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
+            Engine::Vaes256 => Keys::Vaes256(unsafe { vaes256::Keys::expand(dek)? }),
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
             Engine::Aesni => Keys::Aesni(unsafe { aesni::Keys::expand(dek)? }),
+            #[cfg(any(feature = "aws-lc", feature = "fips"))]
+            Engine::AwsLc => Keys::AwsLc(aws_lc::Keys::expand(dek)?),
         };
         Ok(SectorCipher { keys, params })
     }
@@ -154,7 +170,11 @@ impl SectorCipher {
             #[cfg(target_arch = "x86_64")]
             Keys::Vaes512(_) => Engine::Vaes512,
             #[cfg(target_arch = "x86_64")]
+            Keys::Vaes256(_) => Engine::Vaes256,
+            #[cfg(target_arch = "x86_64")]
             Keys::Aesni(_) => Engine::Aesni,
+            #[cfg(any(feature = "aws-lc", feature = "fips"))]
+            Keys::AwsLc(_) => Engine::AwsLc,
         }
     }
 
@@ -189,7 +209,15 @@ impl SectorCipher {
                     walk::encrypt(&**keys, unit, tweak, from, to.as_mut_ptr(), to.len());
                 }
                 #[cfg(target_arch = "x86_64")]
+                Keys::Vaes256(keys) => {
+                    walk::encrypt(&**keys, unit, tweak, from, to.as_mut_ptr(), to.len());
+                }
+                #[cfg(target_arch = "x86_64")]
                 Keys::Aesni(keys) => {
+                    walk::encrypt(&**keys, unit, tweak, from, to.as_mut_ptr(), to.len());
+                }
+                #[cfg(any(feature = "aws-lc", feature = "fips"))]
+                Keys::AwsLc(keys) => {
                     walk::encrypt(&**keys, unit, tweak, from, to.as_mut_ptr(), to.len());
                 }
             }
@@ -232,7 +260,31 @@ impl SectorCipher {
                     );
                 }
                 #[cfg(target_arch = "x86_64")]
+                Keys::Vaes256(keys) => {
+                    walk::decrypt(
+                        &**keys,
+                        unit,
+                        tweak,
+                        zero_units,
+                        from.as_mut_ptr(),
+                        from.len(),
+                        to,
+                    );
+                }
+                #[cfg(target_arch = "x86_64")]
                 Keys::Aesni(keys) => {
+                    walk::decrypt(
+                        &**keys,
+                        unit,
+                        tweak,
+                        zero_units,
+                        from.as_mut_ptr(),
+                        from.len(),
+                        to,
+                    );
+                }
+                #[cfg(any(feature = "aws-lc", feature = "fips"))]
+                Keys::AwsLc(keys) => {
                     walk::decrypt(
                         &**keys,
                         unit,
@@ -259,7 +311,11 @@ impl SectorCipher {
             #[cfg(target_arch = "x86_64")]
             Keys::Vaes512(keys) => walk::encrypt_in_place(&**keys, unit, tweak, buffer),
             #[cfg(target_arch = "x86_64")]
+            Keys::Vaes256(keys) => walk::encrypt_in_place(&**keys, unit, tweak, buffer),
+            #[cfg(target_arch = "x86_64")]
             Keys::Aesni(keys) => walk::encrypt_in_place(&**keys, unit, tweak, buffer),
+            #[cfg(any(feature = "aws-lc", feature = "fips"))]
+            Keys::AwsLc(keys) => walk::encrypt_in_place(&**keys, unit, tweak, buffer),
         }
     }
 
@@ -279,7 +335,11 @@ impl SectorCipher {
             #[cfg(target_arch = "x86_64")]
             Keys::Vaes512(keys) => walk::decrypt_in_place(&**keys, unit, tweak, zero_units, buffer),
             #[cfg(target_arch = "x86_64")]
+            Keys::Vaes256(keys) => walk::decrypt_in_place(&**keys, unit, tweak, zero_units, buffer),
+            #[cfg(target_arch = "x86_64")]
             Keys::Aesni(keys) => walk::decrypt_in_place(&**keys, unit, tweak, zero_units, buffer),
+            #[cfg(any(feature = "aws-lc", feature = "fips"))]
+            Keys::AwsLc(keys) => walk::decrypt_in_place(&**keys, unit, tweak, zero_units, buffer),
         }
     }
 

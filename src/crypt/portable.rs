@@ -10,6 +10,7 @@ use aes::Aes256;
 use aes::cipher::{Array, KeyInit};
 use xts_mode::{Xts128, get_tweak_default};
 
+use super::registers;
 use crate::secret::{self, Dek, SecretBox};
 use crate::units::SectorSize;
 
@@ -36,6 +37,7 @@ impl Keys {
         {
             self.0.encrypt_sector(unit, tweak_block(tweak));
         }
+        registers::clear();
     }
 
     /// Decrypts whole units in place; `tweak` is that of the first.
@@ -55,6 +57,7 @@ impl Keys {
             }
             self.0.decrypt_sector(unit, tweak_block(tweak));
         }
+        registers::clear();
     }
 }
 

@@ -12,6 +12,7 @@ use std::mem::MaybeUninit;
 use std::ptr::{self, NonNull};
 use std::slice;
 
+use super::registers;
 use crate::segment::{Segment, SegmentCursor};
 use crate::units::SectorSize;
 
@@ -32,6 +33,12 @@ pub(super) struct Tweaks([MaybeUninit<Tweak>; BATCH + SPARE]);
 impl Tweaks {
     fn new() -> Self {
         Tweaks([MaybeUninit::uninit(); BATCH + SPARE])
+    }
+
+    /// Sets one of them.
+    #[cfg(any(feature = "aws-lc", feature = "fips"))]
+    pub(super) fn set(&mut self, at: usize, tweak: Tweak) {
+        self.0[at].write(tweak);
     }
 
     /// The first of [`BATCH`] and some to spare, aligned to 64 bytes.
@@ -191,9 +198,6 @@ pub(super) trait Engine {
     /// # Safety
     /// Our buffer is readable and the places are writable.
     unsafe fn decrypt<const UNIT: usize>(&self, batch: &Batch, zero_units: bool);
-
-    /// Leaves no key or data in vector registers, once a request is through.
-    fn clear_registers(&self);
 }
 
 /// Encrypts `len` bytes, whole units, from the segments to `to`. The first
@@ -217,7 +221,7 @@ pub(super) unsafe fn encrypt(
             SectorSize::B4096 => encrypt_units::<4096>(engine, first, from, to, len),
         }
     }
-    engine.clear_registers();
+    registers::clear();
 }
 
 /// Decrypts `len` bytes, whole units, from `from` to the segments. The first
@@ -243,7 +247,7 @@ pub(super) unsafe fn decrypt(
             SectorSize::B4096 => decrypt_units::<4096>(engine, first, zero_units, from, len, to),
         }
     }
-    engine.clear_registers();
+    registers::clear();
 }
 
 /// Encrypts whole units where they stand.
@@ -300,6 +304,13 @@ unsafe fn encrypt_units<const UNIT: usize>(
         batch.start::<UNIT>(engine, first, done, len, to.wrapping_add(done));
         let mut at = 0;
         while at < batch.count {
+            cursor.take_whole::<UNIT>(batch.count - at, |place, units| {
+                batch.place::<UNIT>(at, units, place);
+                at += units;
+            });
+            if at == batch.count {
+                break;
+            }
             let (place, units) = cursor.take_units::<UNIT>(batch.count - at);
             if units > 0 {
                 batch.place::<UNIT>(at, units, place);
@@ -343,6 +354,13 @@ unsafe fn decrypt_units<const UNIT: usize>(
         let mut cut = false;
         let mut at = 0;
         while at < batch.count {
+            cursor.take_whole::<UNIT>(batch.count - at, |place, units| {
+                batch.place::<UNIT>(at, units, place);
+                at += units;
+            });
+            if at == batch.count {
+                break;
+            }
             let (place, units) = cursor.take_units::<UNIT>(batch.count - at);
             if units > 0 {
                 batch.place::<UNIT>(at, units, place);

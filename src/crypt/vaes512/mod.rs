@@ -31,7 +31,6 @@
 
 mod pass;
 
-use std::arch::asm;
 use std::arch::x86_64::*;
 use std::io;
 use std::mem::MaybeUninit;
@@ -155,28 +154,6 @@ impl Engine for Keys {
                     at += 1;
                 }
             }
-        }
-    }
-
-    fn clear_registers(&self) {
-        // SAFETY: a `Keys` exists only where the CPU has the features; the
-        // instructions touch nothing but registers that are declared.
-        unsafe {
-            asm!(
-                "vzeroall",
-                ".irp r,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
-                "vpxord xmm\\r, xmm\\r, xmm\\r",
-                ".endr",
-                out("zmm0") _, out("zmm1") _, out("zmm2") _, out("zmm3") _,
-                out("zmm4") _, out("zmm5") _, out("zmm6") _, out("zmm7") _,
-                out("zmm8") _, out("zmm9") _, out("zmm10") _, out("zmm11") _,
-                out("zmm12") _, out("zmm13") _, out("zmm14") _, out("zmm15") _,
-                out("zmm16") _, out("zmm17") _, out("zmm18") _, out("zmm19") _,
-                out("zmm20") _, out("zmm21") _, out("zmm22") _, out("zmm23") _,
-                out("zmm24") _, out("zmm25") _, out("zmm26") _, out("zmm27") _,
-                out("zmm28") _, out("zmm29") _, out("zmm30") _, out("zmm31") _,
-                options(nomem, nostack, preserves_flags),
-            );
         }
     }
 }
