@@ -40,9 +40,8 @@ fn what_one_engine_writes_every_other_reads() {
                 let mut server = home.serve(&arguments);
                 let mut disk = FrontEnd::connect(server.socket(), &Options::default()).unwrap();
                 let written = if round == 0 { index } else { engines.len() };
-                for other in 0..written {
+                for (other, who) in engines.iter().enumerate().take(written) {
                     let found = disk.read(sector(other), BYTES);
-                    let who = engines[other];
                     assert!(
                         found == pattern(other),
                         "{engine} reads otherwise what {who} wrote"

@@ -51,7 +51,7 @@ pub fn of(wrap: &Wrap) -> Result<Wrapped, Error> {
 }
 
 /// The bytes of a wrap that is `json`.
-pub fn bytes(json: &[u8]) -> Vec<u8> {
+fn bytes(json: &[u8]) -> Vec<u8> {
     [&MAGIC[..], &[VERSION], &Sha256::digest(json), json].concat()
 }
 
