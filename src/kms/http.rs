@@ -5,7 +5,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -24,6 +24,13 @@ use crate::timestamp::Timestamp;
 
 /// The most that an answer may have. A key with 10,000 versions has a fifth.
 pub const BODY_MAX: usize = 1 << 20;
+
+/// The metadata servers of Google and Amazon. They are no link-local addresses,
+/// and the clouds keep them to the machine all the same.
+const METADATA_V6: [Ipv6Addr; 2] = [
+    Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
+    Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
+];
 
 /// The base of a service's addresses: `https://HOST[:PORT][/PATH]`, or with
 /// `http` where the host is this one.
@@ -83,11 +90,10 @@ impl BaseUrl {
             let address: Option<IpAddr> = host.trim_matches(['[', ']']).parse().ok();
             let near = match address {
                 Some(IpAddr::V4(address)) => address.is_link_local() || address.is_loopback(),
-                // Unique local ones, which clouds give to metadata servers.
                 Some(IpAddr::V6(address)) => {
                     address.is_unicast_link_local()
-                        || address.is_unique_local()
                         || address.is_loopback()
+                        || METADATA_V6.contains(&address)
                 }
                 None => host == "localhost",
             };
@@ -540,6 +546,7 @@ mod tests {
             "169.254.169.254?a",
             "169.254.169.254#a",
             "[2001:db8::1]",
+            "[fd20:ce::255]",
             "http://169.254.169.254",
         ] {
             assert!(BaseUrl::link_local(bad).is_err(), "{bad}");
