@@ -292,14 +292,14 @@ mod tests {
             ),
             (
                 format!("{key}auth = {{ method = \"metadata\", server = \"10.0.0.1\" }}"),
-                ":4:41",
+                ":4:40",
                 "link-local",
             ),
             (
                 format!(
                     "{key}auth = {{ method = \"metadata\", server = \"metadata.google.internal.example\" }}"
                 ),
-                ":4:41",
+                ":4:40",
                 "link-local",
             ),
             (

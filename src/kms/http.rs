@@ -25,6 +25,14 @@ use crate::timestamp::Timestamp;
 /// The most that an answer may have. A key with 10,000 versions has a fifth.
 pub const BODY_MAX: usize = 1 << 20;
 
+/// The metadata servers of Google and Amazon. They are no link-local addresses,
+/// and the clouds keep them to the machine all the same.
+#[cfg(feature = "gcp-kms")]
+const METADATA_V6: [std::net::Ipv6Addr; 2] = [
+    std::net::Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
+    std::net::Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
+];
+
 /// The base of a service's addresses: `https://HOST[:PORT][/PATH]`, or with
 /// `http` where the host is this one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,9 +74,8 @@ impl BaseUrl {
     pub fn link_local(text: &str) -> Result<Self, String> {
         let url = Self::parse(&format!("http://{text}"), |address| match address {
             IpAddr::V4(v4) => v4.is_loopback() || v4.is_link_local(),
-            // Unique local ones, which clouds give to metadata servers.
             IpAddr::V6(v6) => {
-                v6.is_loopback() || v6.is_unicast_link_local() || v6.is_unique_local()
+                v6.is_loopback() || v6.is_unicast_link_local() || METADATA_V6.contains(v6)
             }
         });
         url.ok().filter(|url| url.0.path() == "/").ok_or_else(|| {
@@ -580,6 +587,7 @@ mod tests {
             "169.254.169.254?a",
             "169.254.169.254#a",
             "[2001:db8::1]",
+            "[fd20:ce::255]",
             "http://169.254.169.254",
         ] {
             assert!(BaseUrl::link_local(bad).is_err(), "{bad}");

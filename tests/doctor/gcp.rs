@@ -1,5 +1,7 @@
 //! Keys in Cloud KMS, at a fake that Google's own clients take for it.
 
+use std::process::Command;
+
 use super::gcp::identity::EMAIL;
 use super::gcp::kms::full_name;
 use super::gcp::{Answer, Gcp};
@@ -120,4 +122,32 @@ fn a_host_that_is_no_machine_of_the_cloud() {
             "ok",
             &["the service account of this machine"],
         );
+}
+
+#[test]
+fn the_usual_variable_says_where_the_metadata_server_is() {
+    let gcp = Gcp::start();
+    let host = Host::with(&format!(
+        "provider = \"gcp-kms\"\nendpoints = [{:?}]\nkey = {:?}\ntimeout = \"20s\"",
+        gcp.url(),
+        full_name("disks"),
+    ));
+    let doctor = |metadata_server: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_sealblk"))
+            .args(["doctor", "--key-set", "prod", "--config"])
+            .arg(host.path("sealblk.toml"))
+            .env("GCE_METADATA_HOST", metadata_server)
+            .output()
+            .unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(said).unwrap())
+    };
+    let url = gcp.url();
+    let (status, said) = doctor(url.strip_prefix("http://").unwrap());
+    assert_eq!(status, Some(0), "{said}");
+    assert!(said.contains(EMAIL), "{said}");
+    // Credentials of the machine are not asked for across a network.
+    let (status, said) = doctor("10.0.0.1");
+    assert_eq!(status, Some(2), "{said}");
+    assert!(said.contains("GCE_METADATA_HOST: \"10.0.0.1\""), "{said}");
 }
