@@ -98,7 +98,7 @@ impl Drop for Sdk {
     }
 }
 
-/// What the wrap is bound to, as `docs/kms.md` describes it.
+/// What the wrap is bound to, as `docs/kms/gcp-kms.md` describes it.
 fn associated(header: &[u8], aad: &[u8]) -> Vec<u8> {
     let length = u64::try_from(aad.len()).unwrap().to_be_bytes();
     [header, &length, aad].concat()

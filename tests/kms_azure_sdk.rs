@@ -132,7 +132,7 @@ fn the_sdk_opens_what_we_wrap() {
     for (kind, algorithm, alg) in WAYS {
         let wrapped = wait(provider(&azure, kind, algorithm).wrap(&key, &payload, AAD)).unwrap();
         assert_eq!(wrapped.alg, alg);
-        // As docs/kms.md has it: the header, and what the service made.
+        // As docs/kms/azure-keyvault.md has it: the header, and what the service made.
         let names = wrapped.key_id.len() + wrapped.version.len();
         let (header, ciphertext) = wrapped.bytes.split_at(6 + 2 + 2 + names + 16);
         let id = format!("{}/{}", wrapped.key_id, wrapped.version);

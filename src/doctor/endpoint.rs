@@ -305,7 +305,7 @@ impl Found {
                 "identity",
                 Kind::Key,
                 format!("{}, and nothing else either", identity.message),
-                "put a token that is valid into the file, and see that its policies permit what docs/kms.md lists",
+                "put a token that is valid into the file, and see that its policies permit what docs/kms/vault.md lists",
             );
         }
     }

@@ -181,7 +181,7 @@ fn the_default_is_the_first_source_that_is_set_up_and_no_other() {
         with(Source::Default, &[("AWS_EC2_METADATA_DISABLED", "true")]),
         Class::Unreachable,
         &["no credentials for AWS are to be found"],
-        "docs/kms.md",
+        "docs/kms/aws-kms.md",
     );
 }
 

@@ -20,11 +20,10 @@ fn user() -> User {
     server().user(&policy(&OPERATIONS))
 }
 
-/// The policy that docs/kms.md gives for an identity, for this key.
+/// The policy that docs/kms/aws-kms.md gives for an identity, for this key.
 fn documented(arn: &str) -> serde_json::Value {
-    let docs = include_str!("../../docs/kms.md");
-    let (_, section) = docs.split_once("## The `aws-kms` provider").unwrap();
-    let (_, rest) = section.split_once("```json\n").unwrap();
+    let docs = include_str!("../../docs/kms/aws-kms.md");
+    let (_, rest) = docs.split_once("```json\n").unwrap();
     let (text, _) = rest.split_once("```").unwrap();
     let of_docs = "arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab";
     assert!(text.contains(of_docs));
@@ -41,7 +40,7 @@ fn the_documented_policy_is_enough_and_each_part_is_needed() {
         try_as(user.settings(), &other.by_arn()),
         FORBIDDEN,
         &["kms:DescribeKey", &other.arn, "is not authorized"],
-        "docs/kms.md",
+        "docs/kms/aws-kms.md",
     );
     for operation in OPERATIONS {
         let mut less = policy.to_string();

@@ -1,5 +1,5 @@
 //! The AWS SDK for Python opens what we wrap, and we what it encrypts, by the
-//! layout of docs/kms.md alone.
+//! layout of docs/kms/aws-kms.md alone.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;

@@ -45,7 +45,7 @@ pub fn unique(what: &str) -> String {
     format!("{what}-{}", NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// What `docs/kms.md` allows an identity, with these operations.
+/// What `docs/kms/aws-kms.md` allows an identity, with these operations.
 pub fn policy(operations: &[&str]) -> Value {
     let actions: Vec<String> = operations
         .iter()

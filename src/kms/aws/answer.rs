@@ -188,9 +188,9 @@ fn classify(question: &Question<'_>, reply: &Reply, fault: &Fault) -> (Class, St
             forbidden,
             format!("AWS KMS does not permit this identity kms:{operation} with {key}"),
             if says("explicit deny") {
-                "find the policy that denies it (of the key, the identity, the organization, or the VPC endpoint): docs/kms.md lists what has to be allowed, and with which encryption context"
+                "find the policy that denies it (of the key, the identity, the organization, or the VPC endpoint): docs/kms/aws-kms.md lists what has to be allowed, and with which encryption context"
             } else {
-                "allow it in the key's policy and that of the identity: docs/kms.md lists what has to be allowed, and with which encryption context"
+                "allow it in the key's policy and that of the identity: docs/kms/aws-kms.md lists what has to be allowed, and with which encryption context"
             }
             .into(),
         ),

@@ -333,7 +333,7 @@ impl Credentials {
             ),
             _ => (
                 "no credentials for AWS are to be found: not in environment variables, a web identity, a profile, of a container, or of an instance".to_owned(),
-                "see docs/kms.md for where they may be, and name that source in the key set: then its own fault is told",
+                "see docs/kms/aws-kms.md for where they may be, and name that source in the key set: then its own fault is told",
             ),
         };
         Error::new(Class::Unreachable, cause, next).with_kind(Kind::NotFound)

@@ -1,6 +1,6 @@
 //! AWS KMS: symmetric keys, in one region or in several.
 //!
-//! The service wraps and unwraps; its keys never come here. `docs/kms.md` has
+//! The service wraps and unwraps; its keys never come here. `docs/kms/aws-kms.md` has
 //! the policies that this identity needs there.
 //!
 //! - `settings`, `region`, `key_name`: what is configured, and the names that may be,

@@ -1,7 +1,7 @@
 //! The built-in provider: a platform key in a file on this host.
 //!
 //! For those who have no key management service. It protects disks that leave
-//! the host, from everyone who has no copy of the key file; `docs/kms.md` says
+//! the host, from everyone who has no copy of the key file; `docs/kms/file.md` says
 //! what it does not protect from. Here lives all that knows the file:
 //!
 //! - `keyfile`: what is in it; `text`: how that is written down,

@@ -371,7 +371,7 @@ fn forbidden(question: &Question<'_>, told: &Told) -> Error {
             verb.phrase()
         ),
         format!(
-            "check the name of the key, and have the identity of this host given {permission:.100}: docs/kms.md lists what it needs"
+            "check the name of the key, and have the identity of this host given {permission:.100}: docs/kms/gcp-kms.md lists what it needs"
         ),
     )
 }

@@ -1,6 +1,6 @@
 //! Google Cloud KMS: symmetric keys that encrypt and decrypt at the service.
 //!
-//! The service wraps and unwraps; its keys never come here. `docs/kms.md` has
+//! The service wraps and unwraps; its keys never come here. `docs/kms/gcp-kms.md` has
 //! the rights that this identity needs there.
 //!
 //! - `settings`: what is configured, and the names that may be,

@@ -45,7 +45,7 @@ pub(super) fn malformed(what: &str, socket: &Socket) -> Error {
     Error::new(
         Class::Protocol,
         format!("the KMS plugin at {socket} gives {what}"),
-        "upgrade the plugin: docs/kms.md has the limits of the API",
+        "upgrade the plugin: docs/kms/k8s-kms.md has the limits of the API",
     )
 }
 

@@ -219,7 +219,7 @@ fn classify(
         | AttributeReadOnly => (
             Class::Protocol,
             format!("{token} does not offer with {key} what is needed"),
-            "choose another mechanism in the key set: \"gcm\", \"kwp\" or \"oaep\"; docs/kms.md has what each one needs",
+            "choose another mechanism in the key set: \"gcm\", \"kwp\" or \"oaep\"; docs/kms/pkcs11.md has what each one needs",
         ),
         _ => (
             Class::Protocol,

@@ -111,7 +111,7 @@ fn classify(question: &Question<'_>, reply: &Reply, words: &str) -> (Class, Stri
         403 => (
             forbidden,
             format!("{endpoint} does not permit {path}"),
-            "have the policy of this identity checked: docs/kms.md lists what it must permit".into(),
+            "have the policy of this identity checked: docs/kms/vault.md lists what it must permit".into(),
         ),
         404 if says("namespace not found") => (
             Class::NotFound,

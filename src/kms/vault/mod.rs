@@ -1,6 +1,6 @@
 //! HashiCorp Vault and OpenBao: keys of a transit secrets engine.
 //!
-//! The service wraps and unwraps; its keys never come here. `docs/kms.md` has
+//! The service wraps and unwraps; its keys never come here. `docs/kms/vault.md` has
 //! the policy that this identity needs there.
 //!
 //! - `settings`: what is configured, and the names that may be,
