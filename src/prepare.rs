@@ -161,6 +161,7 @@ pub fn spec(disk: &config::Disk, config: &config::Serve, volume: &Volume) -> Spe
         queue_size: config.queue_size,
         write_cache: config.cache == config::Cache::Writeback,
         poll_us: u64::try_from(config.poll.as_micros()).unwrap_or(u64::MAX),
+        limits: config.limits.clone(),
     }
 }
 

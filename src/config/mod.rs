@@ -16,6 +16,7 @@ mod group;
 mod k8s;
 mod key_set_files;
 mod kmip;
+mod limits;
 mod options;
 #[cfg(feature = "pkcs11")]
 mod pkcs11;
@@ -32,6 +33,7 @@ pub use daemon::Daemon;
 pub use error::Error;
 pub use group::Group;
 pub use key_set_files::KeySetFiles;
+pub use limits::Limits;
 pub use options::Options;
 pub(crate) use options::path_parser;
 pub use serve::{Disk, Serve};

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use super::choices::{Cache, Direct, Discard};
 use super::error::Error;
 use super::group::Group;
+use super::limits::Limits;
 use super::values::{Engine, FilePath, Poll, QueueSize, Queues, Serial, SocketMode};
 
 /// What `[serve]` in the file and the flags of `sealblk serve` can set. What
@@ -87,6 +88,11 @@ pub struct Options {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, example = "/run/sealblk/disk.pid")]
     pub pid_file: Option<FilePath>,
+
+    /// What the guest may do per second. Limits of a kind are set together.
+    #[command(flatten)]
+    #[serde(default, skip_serializing_if = "Limits::is_unset")]
+    pub limits: Limits,
 }
 
 /// Reads a flag as a path, in whatever encoding the file system has.
@@ -103,6 +109,9 @@ impl Options {
     pub(super) fn over(self, below: Options) -> Result<Options, Error> {
         self.check("--read-only", "--discard", "--cache")?;
         below.check("read_only", "discard", "cache")?;
+        // Also where it is overridden: it is wrong where it stands.
+        self.limits.resolve()?;
+        below.limits.resolve()?;
         // Taken apart, so that a new option cannot be forgotten here.
         let Options {
             socket_mode,
@@ -117,6 +126,7 @@ impl Options {
             engine,
             serial,
             pid_file,
+            limits,
         } = self;
         Ok(Options {
             socket_mode: socket_mode.or(below.socket_mode),
@@ -131,6 +141,7 @@ impl Options {
             engine: engine.or(below.engine),
             serial: serial.or(below.serial),
             pid_file: pid_file.or(below.pid_file),
+            limits: limits.over(below.limits),
         })
     }
 

@@ -10,6 +10,7 @@ use super::error::Error;
 use super::group::Group;
 use super::options::Options;
 use super::values::{Engine, Queues, Serial, SocketMode};
+use crate::engine::throttle;
 
 /// The longest path that fits into a socket address with its final zero.
 pub(super) const SOCKET_PATH_MAX: usize = 107;
@@ -39,6 +40,8 @@ pub struct Serve {
     pub poll: Duration,
     /// The cipher engine.
     pub engine: Engine,
+    /// What the guest of each disk may do per second.
+    pub limits: throttle::Limits,
     /// Where to write the process id.
     pub pid_file: Option<PathBuf>,
     /// Whether wraps of other key sets than a volume's own may open it. Never
@@ -136,6 +139,7 @@ impl Serve {
             cache: options.cache.unwrap_or_default(),
             poll: options.poll_us.unwrap_or_default().get(),
             engine: options.engine.unwrap_or_default(),
+            limits: options.limits.resolve()?,
             pid_file,
             break_glass: false,
         })

@@ -49,6 +49,7 @@ fn everything_can_be_set() {
         engine = "portable"
         serial = "disk-1"
         pid_file = "/run/x.pid"
+        limits = { iops_total = 500, bps_write = "10M" }
         "#,
     )
     .unwrap();
@@ -79,6 +80,8 @@ fn everything_can_be_set() {
     assert_eq!(serve.engine.resolve(), crate::crypt::Engine::Portable);
     assert_eq!(serve.disks[0].serial.as_ref().unwrap().as_str(), "disk-1");
     assert_eq!(serve.pid_file.as_deref(), Some(Path::new("/run/x.pid")));
+    assert_eq!(serve.limits.operations.total.unwrap().per_second, 500);
+    assert_eq!(serve.limits.bytes.write.unwrap().per_second, 10 << 20);
 }
 
 /// What every key set at Vault needs, in one line.
@@ -262,6 +265,8 @@ fn each_fault_is_told_with_its_place() {
         ("[serve]\nqueue_size = 100", (2, 14), "100 is not a queue size: write 16, 32"),
         ("[serve]\nqueue_size = 2048", (2, 14), "is not a queue size"),
         ("[serve]\npoll_us = 1001", (2, 11), "write 0 (off) to 1000 microseconds"),
+        ("[serve.limits]\niops_total = -1", (2, 14), "a number up to"),
+        ("[serve.limits]\nbps = 1", (2, 1), "bps"),
         ("[serve]\npoll_us = -1", (2, 11), "write 0 (off) to 1000 microseconds"),
         ("[serve]\nread_only = \"yes\"", (2, 13), "expected a boolean"),
         ("[serve]\ndiscard = \"drop\"", (2, 11), "expected `ignore` or `pass`"),
@@ -623,10 +628,11 @@ fn options_are_written_as_they_are_read() {
         engine = "portable"
         serial = "disk-1"
         pid_file = "/run/x.pid"
+        limits = { iops_total = 500, bps_write = "10M" }
         "#;
     let options: Options = toml::from_str(text).unwrap();
     let json = serde_json::to_value(&options).unwrap();
-    assert_eq!(json.as_object().unwrap().len(), 12, "{json}");
+    assert_eq!(json.as_object().unwrap().len(), 13, "{json}");
     assert_eq!(json["poll_us"], 1000);
     assert_eq!(serde_json::from_value::<Options>(json).unwrap(), options);
     let none = serde_json::to_value(Options::default()).unwrap();

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::stats::Stats;
+use super::throttle::{Limits as RateLimits, Throttle};
 use crate::crypt::SectorCipher;
 use crate::store::Store;
 use crate::units::SECTOR_BYTES;
@@ -39,6 +40,8 @@ pub struct DiskParams {
     pub poll: Duration,
     /// Where the queues write down what they do: one block for each.
     pub stats: Stats,
+    /// What the guest may do per second.
+    pub rate_limits: RateLimits,
 }
 
 /// Is told that an fdatasync has failed.
@@ -55,6 +58,7 @@ pub struct Disk {
     initial_write_cache: bool,
     poll: Duration,
     stats: Arc<Stats>,
+    throttle: Arc<Throttle>,
     /// Whether writes may complete before they are durable.
     write_cache: AtomicBool,
     /// An fdatasync failed: nobody knows what is durable, so that no later
@@ -96,6 +100,7 @@ impl Disk {
             initial_write_cache: params.write_cache,
             poll: params.poll,
             stats: Arc::new(params.stats),
+            throttle: Arc::new(Throttle::new(&params.rate_limits)),
             write_cache: AtomicBool::new(params.write_cache),
             sync_failed: AtomicBool::new(false),
             on_sync_failure: None,
@@ -158,6 +163,11 @@ impl Disk {
     /// What the queues have done, and do.
     pub fn stats(&self) -> &Arc<Stats> {
         &self.stats
+    }
+
+    /// What keeps the guest to its limits.
+    pub fn throttle(&self) -> &Arc<Throttle> {
+        &self.throttle
     }
 
     /// Whether writes may complete before they are durable.
@@ -268,6 +278,7 @@ mod tests {
             write_cache: true,
             poll: Duration::ZERO,
             stats: Stats::private(1).unwrap(),
+            rate_limits: RateLimits::default(),
         })
     }
 

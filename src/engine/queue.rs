@@ -3,18 +3,19 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use rustix::event::{EventfdFlags, eventfd};
 use virtio_queue::{Queue, QueueT};
 
 use super::disk::Disk;
 use super::meter::{Account, Meter};
 use super::poll::Poll;
 use super::slots::{Op, Slots, Table};
+use super::throttle::{self, Gate, Watch};
 use super::vring::Vring;
 use crate::store::{Event, Ring};
 use crate::virtio::Memory;
@@ -64,7 +65,7 @@ enum Control {
 /// A queue thread that is running.
 pub struct RunningQueue {
     control: Sender<Control>,
-    wake: OwnedFd,
+    wake: Arc<OwnedFd>,
     thread: JoinHandle<QueueStart>,
 }
 
@@ -75,8 +76,8 @@ pub struct RunningQueue {
 pub fn start_queue(disk: Arc<Disk>, start: QueueStart) -> Result<RunningQueue, io::Error> {
     let (control, receiver) = mpsc::channel();
     let (ready, started) = mpsc::sync_channel(1);
-    let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-    let wake_in_thread = wake.try_clone()?;
+    let wake = throttle::wake()?;
+    let wake_in_thread = wake.clone();
     // So that what the thread logs says which disk it is about.
     let span = tracing::Span::current();
     let thread = std::thread::Builder::new()
@@ -117,7 +118,7 @@ impl RunningQueue {
     fn tell(&self, message: Control) {
         if self.control.send(message).is_ok() {
             // An eventfd takes 2^64 - 2 messages before this fails.
-            let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+            let _ = rustix::io::write(&*self.wake, &1u64.to_ne_bytes());
         }
     }
 }
@@ -125,7 +126,7 @@ impl RunningQueue {
 fn run(
     disk: Arc<Disk>,
     start: QueueStart,
-    wake: OwnedFd,
+    wake: Arc<OwnedFd>,
     control: Receiver<Control>,
     ready: SyncSender<io::Result<()>>,
 ) -> QueueStart {
@@ -150,6 +151,8 @@ fn run(
             let mut thread = QueueThread {
                 poll: Poll::new(disk.poll()),
                 meter: Meter::new(disk.stats().clone(), index),
+                gate: Gate::new(slots),
+                _watch: disk.throttle().watch(wake.clone()),
                 disk,
                 vring,
                 ring,
@@ -161,7 +164,7 @@ fn run(
                 stopping: false,
             };
             let _ = ready.send(Ok(()));
-            if let Err(error) = thread.serve(&kick, &wake, &control) {
+            if let Err(error) = thread.serve(&kick, wake.as_fd(), &control) {
                 thread.fail_all();
                 thread.vring.break_down(&error);
                 // Without its ring the thread can only wait to be ended.
@@ -199,6 +202,9 @@ pub(super) struct QueueThread {
     /// Bytes given to the guest since it was last told.
     pub(super) unannounced: u64,
     pub(super) meter: Meter,
+    /// Where requests wait that the limits of the disk hold back.
+    pub(super) gate: Gate,
+    _watch: Watch,
     poll: Poll,
     stopping: bool,
 }
@@ -207,23 +213,30 @@ impl QueueThread {
     fn serve(
         &mut self,
         kick: &File,
-        wake: &OwnedFd,
+        wake: BorrowedFd<'_>,
         control: &Receiver<Control>,
     ) -> io::Result<()> {
         loop {
             self.reap(kick, wake, control)?;
             self.resume_waiting()?;
+            self.release_throttled()?;
             self.take_requests()?;
             self.notify();
             if self.stopping && self.slots.all_free() {
                 return Ok(());
             }
             self.sleep()?;
+            self.meter.entered(self.ring.entries());
         }
     }
 
     /// Handles everything that the kernel has reported.
-    fn reap(&mut self, kick: &File, wake: &OwnedFd, control: &Receiver<Control>) -> io::Result<()> {
+    fn reap(
+        &mut self,
+        kick: &File,
+        wake: BorrowedFd<'_>,
+        control: &Receiver<Control>,
+    ) -> io::Result<()> {
         self.ring.collect()?;
         let mut ended = false;
         while let Some(event) = self.ring.next_event() {
@@ -247,7 +260,7 @@ impl QueueThread {
                 Event::Ready { more, .. } => {
                     self.obey(control);
                     if !more {
-                        self.ring.poll(CONTROL, wake.as_fd())?;
+                        self.ring.poll(CONTROL, wake)?;
                     }
                 }
                 Event::Lost(KICK) => self
@@ -286,6 +299,25 @@ impl QueueThread {
                 return Ok(());
             }
             self.waiting.pop_front();
+        }
+        Ok(())
+    }
+
+    /// Goes on with requests that the limits of the disk held back. A queue that
+    /// is to stop holds nothing back: whoever stops it waits for that.
+    fn release_throttled(&mut self) -> io::Result<()> {
+        while !self.gate.is_empty() {
+            let throttle = self.disk.throttle();
+            let now = throttle.now();
+            let released = match self.stopping {
+                true => self.gate.release_any(throttle, now),
+                false => self.gate.release(throttle, now),
+            };
+            let Some(released) = released else {
+                return Ok(());
+            };
+            self.meter.throttled(released.lane, released.waited);
+            self.go_on(released.number)?;
         }
         Ok(())
     }
@@ -358,13 +390,17 @@ impl QueueThread {
             return Ok(());
         }
         self.meter.sleeps();
+        let due = self.gate.due().map(|due| {
+            let left = due.0.saturating_sub(self.disk.throttle().now().0);
+            Duration::from_nanos(left)
+        });
         if self.poll.is_on() {
             let start = self.meter.now();
-            self.ring.wait()?;
+            self.ring.wait(due)?;
             let slept = self.meter.since(start);
             self.poll.slept(slept);
         } else {
-            self.ring.wait()?;
+            self.ring.wait(due)?;
             self.meter.expire();
         }
         if takes {

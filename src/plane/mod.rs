@@ -83,6 +83,7 @@ pub fn disk(spec: &Spec, store: Store, dek: &Dek, stats: Stats) -> Result<Disk, 
         write_cache: spec.write_cache,
         poll: spec.poll(),
         stats,
+        rate_limits: spec.limits.clone(),
     }))
 }
 

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::crypt::Engine;
 use crate::engine::SERIAL_BYTES;
+use crate::engine::throttle::Limits;
 use crate::store::DirectMode;
 use crate::units::SectorSize;
 
@@ -46,6 +47,9 @@ pub struct Spec {
     pub write_cache: bool,
     /// How long an idle queue looks for work, in microseconds.
     pub poll_us: u64,
+    /// What the guest may do per second.
+    #[serde(default)]
+    pub limits: Limits,
 }
 
 impl Spec {
@@ -114,6 +118,7 @@ pub(crate) mod tests {
             queue_size: 128,
             write_cache: true,
             poll_us: 20,
+            limits: Limits::default(),
         }
     }
 

@@ -7,8 +7,9 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
 
-use io_uring::types::{Fd, Fixed, FsyncFlags};
+use io_uring::types::{Fd, Fixed, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use super::arena::{Arena, Block};
@@ -49,6 +50,8 @@ pub struct Ring {
     /// Whether completions are delivered when we enter the kernel only.
     deferred: bool,
     in_flight: usize,
+    /// How often the kernel was entered.
+    entries: u64,
 }
 
 impl Ring {
@@ -82,6 +85,7 @@ impl Ring {
             fixed_buffers: fixed_buffers.is_ok(),
             deferred,
             in_flight: 0,
+            entries: 0,
         })
     }
 
@@ -212,15 +216,21 @@ impl Ring {
     /// What `io_uring_enter(2)` says, interruptions and a busy completion
     /// queue excepted.
     pub fn submit(&mut self) -> io::Result<()> {
-        self.enter(0)
+        self.enter(0, None)
     }
 
-    /// Hands over what has been queued, and waits until something happened.
+    /// Hands over what has been queued, and waits until something happened, or
+    /// for so long.
     ///
     /// # Errors
     /// As [`Ring::submit`].
-    pub fn wait(&mut self) -> io::Result<()> {
-        self.enter(1)
+    pub fn wait(&mut self, at_most: Option<Duration>) -> io::Result<()> {
+        self.enter(1, at_most)
+    }
+
+    /// How often the kernel was entered, in all.
+    pub fn entries(&self) -> u64 {
+        self.entries
     }
 
     /// Whether something has been queued that the kernel was not given yet.
@@ -235,23 +245,28 @@ impl Ring {
     /// As [`Ring::submit`].
     pub fn collect(&mut self) -> io::Result<()> {
         match self.deferred && self.uring.submission().taskrun() {
-            true => self.enter(0),
+            true => self.enter(0, None),
             false => Ok(()),
         }
     }
 
-    fn enter(&mut self, want: u32) -> io::Result<()> {
+    fn enter(&mut self, want: u32, at_most: Option<Duration>) -> io::Result<()> {
         const GETEVENTS: u32 = 1;
         let queued = self.uring.submission().len() as u32;
-        // SAFETY: no argument is passed, and queued entries are valid (`push`).
-        match unsafe {
-            self.uring
-                .submitter()
-                .enter::<libc::sigset_t>(queued, want, GETEVENTS, None)
-        } {
+        self.entries += 1;
+        let submitter = self.uring.submitter();
+        let entered = match at_most {
+            // SAFETY: no argument is passed, and queued entries are valid (`push`).
+            None => unsafe { submitter.enter::<libc::sigset_t>(queued, want, GETEVENTS, None) },
+            Some(time) => {
+                let time = Timespec::from(time);
+                submitter.submit_with_args(want as usize, &SubmitArgs::new().timespec(&time))
+            }
+        };
+        match entered {
             Ok(_) => Ok(()),
             Err(error) => match error.raw_os_error() {
-                Some(libc::EINTR | libc::EAGAIN | libc::EBUSY) => Ok(()),
+                Some(libc::EINTR | libc::EAGAIN | libc::EBUSY | libc::ETIME) => Ok(()),
                 _ => Err(error),
             },
         }
@@ -285,7 +300,7 @@ impl Drop for Ring {
     /// Waits for the kernel to be done with the buffers before they go.
     fn drop(&mut self) {
         while self.in_flight > 0 {
-            if self.wait().is_err() {
+            if self.wait(None).is_err() {
                 // The kernel still owns the buffers, and there is no way left
                 // to learn when it is done: leak them rather than reuse them.
                 if let Ok(empty) = Arena::new(1) {

@@ -55,6 +55,7 @@ fn the_defaults_are_the_documented_ones() {
         cache: Cache::Writeback,
         poll: Duration::from_micros(20),
         engine: Engine::default(),
+        limits: Default::default(),
         pid_file: None,
     };
     assert_eq!(serve, expected);

@@ -98,6 +98,6 @@ fn next(ring: &mut Ring) -> io::Result<Event> {
         if let Some(event) = ring.next_event() {
             return Ok(event);
         }
-        ring.wait()?;
+        ring.wait(None)?;
     }
 }
