@@ -116,6 +116,7 @@ fn disk(source: &mut Source<'_>) -> Disk {
         poll: Duration::from_micros(if flags & 0x40 == 0 { 0 } else { 20 }),
         stats: Stats::private(QUEUES as u16).expect("anonymous memory"),
         rate_limits: Default::default(),
+        cpus: vec![],
     })
 }
 

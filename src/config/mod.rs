@@ -8,6 +8,7 @@
 
 mod audit;
 mod choices;
+mod cpus;
 pub mod daemon;
 mod error;
 mod file;
@@ -29,6 +30,7 @@ mod vault;
 
 pub use audit::Audit;
 pub use choices::{Cache, Direct, Discard, LogFormat, LogLevel};
+pub use cpus::Cpus;
 pub use daemon::Daemon;
 pub use error::Error;
 pub use group::Group;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::choices::{Cache, Direct, Discard};
+use super::cpus::Cpus;
 use super::error::Error;
 use super::group::Group;
 use super::limits::Limits;
@@ -38,6 +39,14 @@ pub struct Options {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<u16>, minimum = 1, maximum = 64)]
     pub queues: Option<Queues>,
+
+    /// CPUs that the queues' threads run on, in turns, such as 2-5,8 [default: all]
+    ///
+    /// Each thread stays on its CPU, and takes memory from the node of that CPU.
+    #[arg(long, value_name = "LIST")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "2-5,8")]
+    pub cpus: Option<Cpus>,
 
     /// Largest size of a virtqueue, a power of two from 16 to 1024 [default: 1024]
     #[arg(long, value_name = "N")]
@@ -117,6 +126,7 @@ impl Options {
             socket_mode,
             socket_group,
             queues,
+            cpus,
             queue_size,
             read_only,
             discard,
@@ -132,6 +142,7 @@ impl Options {
             socket_mode: socket_mode.or(below.socket_mode),
             socket_group: socket_group.or(below.socket_group),
             queues: queues.or(below.queues),
+            cpus: cpus.or(below.cpus),
             queue_size: queue_size.or(below.queue_size),
             read_only: read_only.or(below.read_only),
             discard: discard.or(below.discard),

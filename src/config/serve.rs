@@ -26,6 +26,8 @@ pub struct Serve {
     pub socket_group: Option<Group>,
     /// How many virtqueues each disk offers, 1 to 64.
     pub queues: u16,
+    /// CPUs that the threads of the queues run on, in turns; none is any.
+    pub cpus: Vec<u16>,
     /// The largest size of each, a power of two from 16 to 1024.
     pub queue_size: u16,
     /// Whether the disks cannot be written.
@@ -128,6 +130,9 @@ impl Serve {
             disks,
             socket_mode,
             socket_group: options.socket_group,
+            cpus: options
+                .cpus
+                .map_or(Vec::new(), |cpus| cpus.numbers().to_vec()),
             queues: options.queues.unwrap_or_else(Queues::of_host).get(),
             queue_size: options.queue_size.unwrap_or_default().get(),
             read_only,

@@ -32,6 +32,8 @@ pub struct DiskParams {
     pub serial: [u8; SERIAL_BYTES],
     /// How many virtqueues are offered.
     pub num_queues: u16,
+    /// The CPUs that the threads of the queues run on, in turns. None is any.
+    pub cpus: Vec<u16>,
     /// The most entries that a virtqueue may have.
     pub queue_size: u16,
     /// Whether the guest finds the write cache switched on.
@@ -54,6 +56,7 @@ pub struct Disk {
     shape: Shape,
     limits: Limits,
     serial: [u8; SERIAL_BYTES],
+    cpus: Vec<u16>,
     queue_size: u16,
     initial_write_cache: bool,
     poll: Duration,
@@ -96,6 +99,7 @@ impl Disk {
             cipher: params.cipher,
             store: params.store,
             serial: params.serial,
+            cpus: params.cpus,
             queue_size: params.queue_size,
             initial_write_cache: params.write_cache,
             poll: params.poll,
@@ -143,6 +147,11 @@ impl Disk {
     /// The serial number.
     pub fn serial(&self) -> &[u8; SERIAL_BYTES] {
         &self.serial
+    }
+
+    /// The CPU that the thread of a queue shall run on.
+    pub fn cpu(&self, queue: usize) -> Option<u16> {
+        self.cpus.iter().copied().cycle().nth(queue)
     }
 
     /// The most entries that a virtqueue may have.
@@ -274,6 +283,7 @@ mod tests {
             discard: true,
             serial: [0; SERIAL_BYTES],
             num_queues: 1,
+            cpus: vec![],
             queue_size: 128,
             write_cache: true,
             poll: Duration::ZERO,

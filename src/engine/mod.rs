@@ -22,6 +22,7 @@
 mod disk;
 mod execute;
 mod meter;
+pub mod placement;
 mod poll;
 mod queue;
 mod slots;

@@ -13,6 +13,7 @@ use virtio_queue::{Queue, QueueT};
 
 use super::disk::Disk;
 use super::meter::{Account, Meter};
+use super::placement;
 use super::poll::Poll;
 use super::slots::{Op, Slots, Table};
 use super::throttle::{self, Gate, Watch};
@@ -138,6 +139,13 @@ fn run(
         call,
         err,
     } = start;
+    // First of all: what follows is allocated where the thread runs.
+    if let Some(cpu) = disk.cpu(index)
+        && let Err(error) = placement::settle(cpu)
+    {
+        // It was there when the disk was opened. To serve is more important.
+        tracing::warn!(%error, cpu, queue = index, "the queue cannot run on its CPU: it runs on any");
+    }
     let slots = queue.size();
     let mut vring = Vring::new(queue, memory, call, err);
     let ring =

@@ -41,6 +41,9 @@ pub struct Spec {
     pub serial: String,
     /// How many virtqueues are offered.
     pub queues: u16,
+    /// CPUs that their threads run on, in turns. None is any.
+    #[serde(default)]
+    pub cpus: Vec<u16>,
     /// The most entries of each.
     pub queue_size: u16,
     /// Whether the guest finds the write cache switched on.
@@ -115,6 +118,7 @@ pub(crate) mod tests {
             discard: true,
             serial: "a serial".into(),
             queues: 2,
+            cpus: vec![1, 0],
             queue_size: 128,
             write_cache: true,
             poll_us: 20,

@@ -41,6 +41,11 @@ impl Served {
     }
 
     pub fn with_limits(params: Params, discard: bool, limits: &Limits) -> Served {
+        Served::with(params, discard, limits, vec![])
+    }
+
+    /// With the threads of its queues on these CPUs.
+    pub fn with(params: Params, discard: bool, limits: &Limits, cpus: Vec<u16>) -> Served {
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let file = File::create_new(directory.path().join("disk")).unwrap();
         file.set_len(OFFSET + BYTES).unwrap();
@@ -61,6 +66,7 @@ impl Served {
             discard,
             serial: *b"in-process\0\0\0\0\0\0\0\0\0\0",
             num_queues: 2,
+            cpus,
             queue_size: 256,
             write_cache: true,
             poll: Duration::from_micros(20),
