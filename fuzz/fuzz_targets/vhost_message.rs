@@ -117,6 +117,7 @@ fn disk(source: &mut Source<'_>) -> Disk {
         stats: Stats::private(QUEUES as u16).expect("anonymous memory"),
         rate_limits: Default::default(),
         cpus: vec![],
+        rest_after: Duration::from_millis(50),
     })
 }
 

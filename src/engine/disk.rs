@@ -40,6 +40,8 @@ pub struct DiskParams {
     pub write_cache: bool,
     /// The longest time that a queue thread looks for work before it sleeps.
     pub poll: Duration,
+    /// How long a queue has nothing to do before it gives back its buffers.
+    pub rest_after: Duration,
     /// Where the queues write down what they do: one block for each.
     pub stats: Stats,
     /// What the guest may do per second.
@@ -60,6 +62,7 @@ pub struct Disk {
     queue_size: u16,
     initial_write_cache: bool,
     poll: Duration,
+    rest_after: Duration,
     stats: Arc<Stats>,
     throttle: Arc<Throttle>,
     /// Whether writes may complete before they are durable.
@@ -103,6 +106,7 @@ impl Disk {
             queue_size: params.queue_size,
             initial_write_cache: params.write_cache,
             poll: params.poll,
+            rest_after: params.rest_after,
             stats: Arc::new(params.stats),
             throttle: Arc::new(Throttle::new(&params.rate_limits)),
             write_cache: AtomicBool::new(params.write_cache),
@@ -167,6 +171,11 @@ impl Disk {
     /// The longest busy-poll.
     pub fn poll(&self) -> Duration {
         self.poll
+    }
+
+    /// How long a queue has nothing to do before it gives back its buffers.
+    pub fn rest_after(&self) -> Duration {
+        self.rest_after
     }
 
     /// What the queues have done, and do.
@@ -287,6 +296,7 @@ mod tests {
             queue_size: 128,
             write_cache: true,
             poll: Duration::ZERO,
+            rest_after: Duration::from_secs(1),
             stats: Stats::private(1).unwrap(),
             rate_limits: RateLimits::default(),
         })

@@ -132,8 +132,14 @@ impl QueueThread {
         let block = match work {
             Work::Punch => None,
             _ => match self.allocate(&mut piece.len) {
-                Some(block) => Some(block),
-                None => return Ok(false),
+                Ok(Some(block)) => Some(block),
+                Ok(None) => return Ok(false),
+                Err(error) => {
+                    let position = piece.sector.0 * SECTOR_BYTES;
+                    self.disk.note_error("taking memory for", position, &error);
+                    self.slots.get(number).failed = Some(Reject::IoError);
+                    return Ok(true);
+                }
             },
         };
         if let Some(block) = &block {
@@ -163,13 +169,13 @@ impl QueueThread {
     }
 
     /// A buffer for the piece, which is shortened where only a smaller one is free.
-    fn allocate(&mut self, len: &mut u64) -> Option<Block> {
+    fn allocate(&mut self, len: &mut u64) -> io::Result<Option<Block>> {
         loop {
-            if let Some(block) = self.ring.arena().allocate(*len as usize) {
-                return Some(block);
+            if let Some(block) = self.ring.allocate(*len as usize)? {
+                return Ok(Some(block));
             }
             if *len <= SMALLEST_SPLIT {
-                return None;
+                return Ok(None);
             }
             *len = (*len / 2).next_multiple_of(PAGE as u64);
         }

@@ -169,6 +169,8 @@ fn run(
                 waiting: VecDeque::with_capacity(slots.into()),
                 unsubmitted: 0,
                 unannounced: 0,
+                active: false,
+                alarm: false,
                 stopping: false,
             };
             let _ = ready.send(Ok(()));
@@ -214,6 +216,10 @@ pub(super) struct QueueThread {
     pub(super) gate: Gate,
     _watch: Watch,
     poll: Poll,
+    /// Requests were taken since the last alarm.
+    active: bool,
+    /// An alarm is set, to see whether there is still something to do.
+    alarm: bool,
     stopping: bool,
 }
 
@@ -274,6 +280,7 @@ impl QueueThread {
                 Event::Lost(KICK) => self
                     .vring
                     .break_down(&io::Error::other("the kick descriptor cannot be polled")),
+                Event::Alarm => self.alarmed(),
                 Event::Lost(_) => return Err(io::Error::other("the session is out of reach")),
             }
         }
@@ -281,6 +288,16 @@ impl QueueThread {
             self.meter.expire();
         }
         Ok(())
+    }
+
+    /// A while has passed: a queue that had nothing to do gives back its buffers.
+    /// No alarm is set then, so that a queue that rests is never woken.
+    fn alarmed(&mut self) {
+        self.alarm = false;
+        if !self.active && self.slots.all_free() {
+            self.ring.rest();
+        }
+        self.active = false;
     }
 
     /// Tells the driver what has been returned, if it wants to know.
@@ -349,6 +366,7 @@ impl QueueThread {
             let Some(parsed) = self.vring.pop(self.disk.limits(), &mut slot.segments) else {
                 return Ok(());
             };
+            self.active = true;
             let arrived = self.meter.taken();
             match parsed.request {
                 Ok(request) => {
@@ -378,6 +396,10 @@ impl QueueThread {
         self.unannounced = 0;
         self.meter.expire();
         let takes = self.can_take();
+        if !self.alarm && self.ring.has_memory() {
+            self.ring.alarm(self.disk.rest_after())?;
+            self.alarm = true;
+        }
         if self.poll.is_open() {
             if self.ring.has_unsubmitted() {
                 self.ring.submit()?;

@@ -70,6 +70,7 @@ impl Served {
             queue_size: 256,
             write_cache: true,
             poll: Duration::from_micros(20),
+            rest_after: Duration::from_millis(200),
             stats: Stats::attach(stats.as_fd(), 2).unwrap(),
             rate_limits: limits.clone(),
         });
