@@ -157,7 +157,7 @@ fn run(
     match ring {
         Ok(ring) => {
             let mut thread = QueueThread {
-                poll: Poll::new(disk.poll()),
+                polls: [Poll::new(disk.poll()), Poll::new(disk.poll())],
                 meter: Meter::new(disk.stats().clone(), index),
                 gate: Gate::new(slots),
                 _watch: disk.throttle().watch(wake.clone()),
@@ -215,7 +215,9 @@ pub(super) struct QueueThread {
     /// Where requests wait that the limits of the disk hold back.
     pub(super) gate: Gate,
     _watch: Watch,
-    poll: Poll,
+    /// How long it pays to look for the guest, and for the disk below: the two
+    /// answer in times of their own.
+    polls: [Poll; 2],
     /// Requests were taken since the last alarm.
     active: bool,
     /// An alarm is set, to see whether there is still something to do.
@@ -400,13 +402,15 @@ impl QueueThread {
             self.ring.alarm(self.disk.rest_after())?;
             self.alarm = true;
         }
-        if self.poll.is_open() {
+        let waits_for = usize::from(self.ring.in_flight() > 0);
+        let poll = &self.polls[waits_for];
+        if poll.is_open() {
             if self.ring.has_unsubmitted() {
                 self.ring.submit()?;
             }
             let start = self.meter.read();
             let (ring, vring, meter) = (&mut self.ring, &self.vring, &mut self.meter);
-            let found = self.poll.look(
+            let found = poll.look(
                 || meter.since(start),
                 || ring.has_events() || (takes && vring.has_work()),
             );
@@ -424,11 +428,11 @@ impl QueueThread {
             let left = due.0.saturating_sub(self.disk.throttle().now().0);
             Duration::from_nanos(left)
         });
-        if self.poll.is_on() {
+        if self.polls[waits_for].is_on() {
             let start = self.meter.now();
             self.ring.wait(due)?;
             let slept = self.meter.since(start);
-            self.poll.slept(slept);
+            self.polls[waits_for].slept(slept);
         } else {
             self.ring.wait(due)?;
             self.meter.expire();

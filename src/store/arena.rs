@@ -121,9 +121,8 @@ impl Arena {
     /// A block of at least `bytes` (at most [`MAX_BLOCK`]), if there is room.
     pub fn allocate(&mut self, bytes: usize) -> Option<Block> {
         debug_assert!(bytes > 0 && bytes <= MAX_BLOCK);
-        if self.memory.is_none() {
-            return None;
-        }
+        // Without memory there are no blocks.
+        self.memory.as_ref()?;
         let pages = bytes.div_ceil(PAGE) as u32;
         let words = self.free.len();
         for step in 0..words {
