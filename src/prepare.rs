@@ -11,6 +11,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use crate::config;
+use crate::engine::placement;
 use crate::error::{Explain, Kind};
 use crate::keys::{self, KeySets, Opened};
 use crate::plane::Spec;
@@ -41,6 +42,9 @@ pub enum Error {
         #[source]
         source: keys::Error,
     },
+    /// Queues cannot run where they shall.
+    #[error("queues shall run on CPU {0}, which this process may not use")]
+    NoCpu(u16),
     /// The data cannot be read.
     #[error("cannot serve {path}")]
     Store {
@@ -55,7 +59,7 @@ pub enum Error {
 impl Explain for Error {
     fn kind(&self) -> Kind {
         match self {
-            Error::NoZeroUnits(_) => Kind::Usage,
+            Error::NoZeroUnits(_) | Error::NoCpu(_) => Kind::Usage,
             Error::Volume(source) | Error::NotWritable(source) => source.kind(),
             Error::Key { source, .. } => source.kind(),
             Error::Store { source, .. } => source.kind(),
@@ -70,6 +74,9 @@ impl Explain for Error {
             }
             Error::Key { source, .. } => return source.help(),
             Error::Store { source, .. } => return source.help(),
+            Error::NoCpu(_) => "name other CPUs with --cpus: `grep Cpus_allowed_list \
+                 /proc/PID/status` has those of a process"
+                .into(),
             Error::NoZeroUnits(_) => "serve it with --discard ignore, or make a volume with \
                  `sealblk volume create --zero-units` and copy the data"
                 .into(),
@@ -83,6 +90,10 @@ impl Explain for Error {
 /// # Errors
 /// See [`Error`].
 pub fn open_volume(disk: &config::Disk, config: &config::Serve) -> Result<Volume, Error> {
+    // A kernel that does not say where we may run has no say in it either.
+    if let Ok(Some(cpu)) = placement::not_permitted(&config.cpus) {
+        return Err(Error::NoCpu(cpu));
+    }
     let access = match config.read_only {
         true => Access::ReadOnly,
         false => Access::ReadWrite,
@@ -160,9 +171,11 @@ pub fn spec(disk: &config::Disk, config: &config::Serve, volume: &Volume) -> Spe
             None => volume.uuid().simple().to_string(),
         },
         queues: config.queues,
+        cpus: config.cpus.clone(),
         queue_size: config.queue_size,
         write_cache: config.cache == config::Cache::Writeback,
         poll_us: u64::try_from(config.poll.as_micros()).unwrap_or(u64::MAX),
+        limits: config.limits.clone(),
     }
 }
 

@@ -11,6 +11,8 @@ mod crash;
 mod impostor;
 #[path = "manager_disks/lab.rs"]
 mod lab;
+#[path = "manager_disks/limits.rs"]
+mod limits;
 #[path = "manager_disks/managers.rs"]
 mod managers;
 #[path = "manager_disks/process.rs"]

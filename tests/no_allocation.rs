@@ -78,6 +78,11 @@ fn requests_cost_no_heap_allocation() {
     });
     WATCHED.store(queue_thread, Ordering::SeqCst);
     work(&mut front);
+    // And with limits, behind which many have to wait.
+    let limits: sealblk::config::Limits = toml::from_str("iops_total = 5000").unwrap();
+    let limits = limits.resolve().unwrap();
+    served.disk.throttle().set(&limits);
+    work(&mut front);
     WATCHED.store(0, Ordering::SeqCst);
     assert_eq!(ALLOCATIONS.load(Ordering::SeqCst), 0);
 }

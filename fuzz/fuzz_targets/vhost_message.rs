@@ -115,6 +115,9 @@ fn disk(source: &mut Source<'_>) -> Disk {
         write_cache: flags & 0x20 == 0,
         poll: Duration::from_micros(if flags & 0x40 == 0 { 0 } else { 20 }),
         stats: Stats::private(QUEUES as u16).expect("anonymous memory"),
+        rate_limits: Default::default(),
+        cpus: vec![],
+        rest_after: Duration::from_millis(50),
     })
 }
 

@@ -42,6 +42,18 @@ pub enum Event<'a> {
         #[serde(skip_serializing_if = "no")]
         force: bool,
     },
+    /// The guest of a disk was given other limits.
+    Limit {
+        /// The name of the disk.
+        #[serde(serialize_with = "text")]
+        disk: &'a str,
+        /// Its volume.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        volume: Option<Uuid>,
+        /// Those that were asked for.
+        #[serde(serialize_with = "text")]
+        limits: &'a str,
+    },
     /// A key was wrapped.
     Wrap(KeyEvent<'a>),
     /// A key was unwrapped.

@@ -164,6 +164,9 @@ impl fmt::Display for Details<'_> {
         if let Some(engine) = &disk.engine {
             line("engine", engine)?;
         }
+        if !disk.limits.is_unset() {
+            line("limits", &disk.limits)?;
+        }
         if let Some(key_set) = &disk.key_set {
             line("key set", key_set)?;
         }
@@ -178,6 +181,7 @@ impl fmt::Display for Details<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Limits;
     use crate::manager::model::DiskState;
 
     fn disk(name: &str, volume: &str) -> DiskInfo {
@@ -201,6 +205,7 @@ mod tests {
             restarts: 0,
             last_error: None,
             front_end: false,
+            limits: Limits::default(),
         }
     }
 

@@ -17,6 +17,7 @@ pub mod doctor;
 pub mod generate;
 pub mod key;
 pub mod keyset;
+pub mod limit;
 pub mod list;
 pub mod serve;
 pub mod show;
@@ -137,6 +138,8 @@ pub enum Command {
     Attach(attach::Args),
     /// Let the daemon serve a volume no longer
     Detach(detach::Args),
+    /// Limit what the guest of one of the daemon's disks may do per second
+    Limit(limit::Args),
     /// List the daemon's disks
     List(list::Args),
     /// Show one of the daemon's disks
@@ -204,6 +207,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Broker(args) => broker::run(args, named.as_deref(), overrides, config, log),
         Command::Attach(args) => attach::run(args, &Ask::of(&config)),
         Command::Detach(args) => detach::run(args, &Ask::of(&config)),
+        Command::Limit(args) => limit::run(args, &Ask::of(&config)),
         Command::List(args) => list::run(args, &Ask::of(&config)),
         Command::Show(args) => show::run(args, &Ask::of(&config)),
         Command::Status(args) => status::run(args, &Ask::of(&config)),

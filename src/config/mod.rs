@@ -16,6 +16,7 @@ pub mod broker;
 #[cfg(feature = "broker")]
 mod broker_key_set;
 mod choices;
+mod cpus;
 pub mod daemon;
 mod error;
 mod file;
@@ -27,6 +28,7 @@ mod k8s;
 mod key_set_files;
 mod key_stores;
 mod kmip;
+mod limits;
 mod options;
 #[cfg(feature = "pkcs11")]
 mod pkcs11;
@@ -39,12 +41,14 @@ mod vault;
 
 pub use audit::Audit;
 pub use choices::{Cache, Direct, Discard, LogFormat, LogLevel};
+pub use cpus::Cpus;
 pub use daemon::Daemon;
 pub use error::Error;
 #[cfg(feature = "broker")]
 pub(crate) use file::text_of;
 pub use group::Group;
 pub use key_set_files::KeySetFiles;
+pub use limits::Limits;
 pub use options::Options;
 pub(crate) use options::path_parser;
 pub use serve::{Disk, Serve};

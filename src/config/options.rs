@@ -6,8 +6,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::choices::{Cache, Direct, Discard};
+use super::cpus::Cpus;
 use super::error::Error;
 use super::group::Group;
+use super::limits::Limits;
 use super::values::{Engine, FilePath, Poll, QueueSize, Queues, Serial, SocketMode};
 
 /// What `[serve]` in the file and the flags of `sealblk serve` can set. What
@@ -37,6 +39,14 @@ pub struct Options {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<u16>, minimum = 1, maximum = 64)]
     pub queues: Option<Queues>,
+
+    /// CPUs that the queues' threads run on, in turns, such as 2-5,8 [default: all]
+    ///
+    /// Each thread stays on its CPU, and takes memory from the node of that CPU.
+    #[arg(long, value_name = "LIST")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "2-5,8")]
+    pub cpus: Option<Cpus>,
 
     /// Largest size of a virtqueue, a power of two from 16 to 1024 [default: 1024]
     #[arg(long, value_name = "N")]
@@ -87,6 +97,11 @@ pub struct Options {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, example = "/run/sealblk/disk.pid")]
     pub pid_file: Option<FilePath>,
+
+    /// What the guest may do per second. Limits of a kind are set together.
+    #[command(flatten)]
+    #[serde(default, skip_serializing_if = "Limits::is_unset")]
+    pub limits: Limits,
 }
 
 /// Reads a flag as a path, in whatever encoding the file system has.
@@ -103,11 +118,15 @@ impl Options {
     pub(super) fn over(self, below: Options) -> Result<Options, Error> {
         self.check("--read-only", "--discard", "--cache")?;
         below.check("read_only", "discard", "cache")?;
+        // Also where it is overridden: it is wrong where it stands.
+        self.limits.resolve()?;
+        below.limits.resolve()?;
         // Taken apart, so that a new option cannot be forgotten here.
         let Options {
             socket_mode,
             socket_group,
             queues,
+            cpus,
             queue_size,
             read_only,
             discard,
@@ -117,11 +136,13 @@ impl Options {
             engine,
             serial,
             pid_file,
+            limits,
         } = self;
         Ok(Options {
             socket_mode: socket_mode.or(below.socket_mode),
             socket_group: socket_group.or(below.socket_group),
             queues: queues.or(below.queues),
+            cpus: cpus.or(below.cpus),
             queue_size: queue_size.or(below.queue_size),
             read_only: read_only.or(below.read_only),
             discard: discard.or(below.discard),
@@ -131,6 +152,7 @@ impl Options {
             engine: engine.or(below.engine),
             serial: serial.or(below.serial),
             pid_file: pid_file.or(below.pid_file),
+            limits: limits.over(below.limits),
         })
     }
 

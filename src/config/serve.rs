@@ -10,6 +10,7 @@ use super::error::Error;
 use super::group::Group;
 use super::options::Options;
 use super::values::{Engine, Queues, Serial, SocketMode};
+use crate::engine::throttle;
 
 /// The longest path that fits into a socket address with its final zero.
 pub(super) const SOCKET_PATH_MAX: usize = 107;
@@ -25,6 +26,8 @@ pub struct Serve {
     pub socket_group: Option<Group>,
     /// How many virtqueues each disk offers, 1 to 64.
     pub queues: u16,
+    /// CPUs that the threads of the queues run on, in turns; none is any.
+    pub cpus: Vec<u16>,
     /// The largest size of each, a power of two from 16 to 1024.
     pub queue_size: u16,
     /// Whether the disks cannot be written.
@@ -39,6 +42,8 @@ pub struct Serve {
     pub poll: Duration,
     /// The cipher engine.
     pub engine: Engine,
+    /// What the guest of each disk may do per second.
+    pub limits: throttle::Limits,
     /// Where to write the process id.
     pub pid_file: Option<PathBuf>,
     /// Whether wraps of other key sets than a volume's own may open it. Never
@@ -125,6 +130,9 @@ impl Serve {
             disks,
             socket_mode,
             socket_group: options.socket_group,
+            cpus: options
+                .cpus
+                .map_or(Vec::new(), |cpus| cpus.numbers().to_vec()),
             queues: options.queues.unwrap_or_else(Queues::of_host).get(),
             queue_size: options.queue_size.unwrap_or_default().get(),
             read_only,
@@ -136,6 +144,7 @@ impl Serve {
             cache: options.cache.unwrap_or_default(),
             poll: options.poll_us.unwrap_or_default().get(),
             engine: options.engine.unwrap_or_default(),
+            limits: options.limits.resolve()?,
             pid_file,
             break_glass: false,
         })

@@ -40,6 +40,7 @@ fn everything_can_be_set() {
         socket_mode = "0660"
         socket_group = "0"
         queues = 3
+        cpus = "4-5,1"
         queue_size = 128
         read_only = false
         discard = "pass"
@@ -49,6 +50,7 @@ fn everything_can_be_set() {
         engine = "portable"
         serial = "disk-1"
         pid_file = "/run/x.pid"
+        limits = { iops_total = 500, bps_write = "10M" }
         "#,
     )
     .unwrap();
@@ -71,6 +73,7 @@ fn everything_can_be_set() {
     assert_eq!(serve.socket_mode.bits(), 0o660);
     assert_eq!(serve.socket_group.unwrap().gid, 0);
     assert_eq!((serve.queues, serve.queue_size), (3, 128));
+    assert_eq!(serve.cpus, [4, 5, 1]);
     assert!(!serve.read_only);
     assert_eq!(serve.discard, Discard::Pass);
     assert_eq!(serve.direct, Direct::Never);
@@ -79,6 +82,8 @@ fn everything_can_be_set() {
     assert_eq!(serve.engine.resolve(), crate::crypt::Engine::Portable);
     assert_eq!(serve.disks[0].serial.as_ref().unwrap().as_str(), "disk-1");
     assert_eq!(serve.pid_file.as_deref(), Some(Path::new("/run/x.pid")));
+    assert_eq!(serve.limits.operations.total.unwrap().per_second, 500);
+    assert_eq!(serve.limits.bytes.write.unwrap().per_second, 10 << 20);
 }
 
 /// What every key set at Vault needs, in one line.
@@ -262,6 +267,10 @@ fn each_fault_is_told_with_its_place() {
         ("[serve]\nqueue_size = 100", (2, 14), "100 is not a queue size: write 16, 32"),
         ("[serve]\nqueue_size = 2048", (2, 14), "is not a queue size"),
         ("[serve]\npoll_us = 1001", (2, 11), "write 0 (off) to 1000 microseconds"),
+        ("[serve]\ncpus = \"5-2\"", (2, 8), "such as 2-5,8"),
+        ("[serve]\ncpus = 2", (2, 8), "in quotes"),
+        ("[serve.limits]\niops_total = -1", (2, 14), "a number up to"),
+        ("[serve.limits]\nbps = 1", (2, 1), "bps"),
         ("[serve]\npoll_us = -1", (2, 11), "write 0 (off) to 1000 microseconds"),
         ("[serve]\nread_only = \"yes\"", (2, 13), "expected a boolean"),
         ("[serve]\ndiscard = \"drop\"", (2, 11), "expected `ignore` or `pass`"),
@@ -614,6 +623,7 @@ fn options_are_written_as_they_are_read() {
         socket_mode = "0660"
         socket_group = "0"
         queues = 3
+        cpus = "4-5,1"
         queue_size = 128
         read_only = false
         discard = "pass"
@@ -623,10 +633,11 @@ fn options_are_written_as_they_are_read() {
         engine = "portable"
         serial = "disk-1"
         pid_file = "/run/x.pid"
+        limits = { iops_total = 500, bps_write = "10M" }
         "#;
     let options: Options = toml::from_str(text).unwrap();
     let json = serde_json::to_value(&options).unwrap();
-    assert_eq!(json.as_object().unwrap().len(), 12, "{json}");
+    assert_eq!(json.as_object().unwrap().len(), 14, "{json}");
     assert_eq!(json["poll_us"], 1000);
     assert_eq!(serde_json::from_value::<Options>(json).unwrap(), options);
     let none = serde_json::to_value(Options::default()).unwrap();

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use serde::ser::{Serialize, Serializer};
 
+use super::cpus::Cpus;
 use super::group::Group;
 use crate::crypt;
 use crate::error::Explain as _;
@@ -179,9 +180,13 @@ impl Queues {
         self.0
     }
 
-    /// One for each core that this process may run on.
+    /// One for each core of this host, whichever of them this process may use:
+    /// QEMU wants as many as the guest has, and does not start with fewer.
     pub fn of_host() -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let cores = match Cpus::online() {
+            Some(online) => online.numbers().len(),
+            None => std::thread::available_parallelism().map_or(1, usize::from),
+        };
         Queues(u16::try_from(cores).unwrap_or(Self::MAX).min(Self::MAX))
     }
 }

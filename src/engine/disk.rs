@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::stats::Stats;
+use super::throttle::{Limits as RateLimits, Throttle};
 use crate::crypt::SectorCipher;
 use crate::store::Store;
 use crate::units::SECTOR_BYTES;
@@ -31,14 +32,20 @@ pub struct DiskParams {
     pub serial: [u8; SERIAL_BYTES],
     /// How many virtqueues are offered.
     pub num_queues: u16,
+    /// The CPUs that the threads of the queues run on, in turns. None is any.
+    pub cpus: Vec<u16>,
     /// The most entries that a virtqueue may have.
     pub queue_size: u16,
     /// Whether the guest finds the write cache switched on.
     pub write_cache: bool,
     /// The longest time that a queue thread looks for work before it sleeps.
     pub poll: Duration,
+    /// How long a queue has nothing to do before it gives back its buffers.
+    pub rest_after: Duration,
     /// Where the queues write down what they do: one block for each.
     pub stats: Stats,
+    /// What the guest may do per second.
+    pub rate_limits: RateLimits,
 }
 
 /// Is told that an fdatasync has failed.
@@ -51,10 +58,13 @@ pub struct Disk {
     shape: Shape,
     limits: Limits,
     serial: [u8; SERIAL_BYTES],
+    cpus: Vec<u16>,
     queue_size: u16,
     initial_write_cache: bool,
     poll: Duration,
+    rest_after: Duration,
     stats: Arc<Stats>,
+    throttle: Arc<Throttle>,
     /// Whether writes may complete before they are durable.
     write_cache: AtomicBool,
     /// An fdatasync failed: nobody knows what is durable, so that no later
@@ -92,10 +102,13 @@ impl Disk {
             cipher: params.cipher,
             store: params.store,
             serial: params.serial,
+            cpus: params.cpus,
             queue_size: params.queue_size,
             initial_write_cache: params.write_cache,
             poll: params.poll,
+            rest_after: params.rest_after,
             stats: Arc::new(params.stats),
+            throttle: Arc::new(Throttle::new(&params.rate_limits)),
             write_cache: AtomicBool::new(params.write_cache),
             sync_failed: AtomicBool::new(false),
             on_sync_failure: None,
@@ -140,6 +153,11 @@ impl Disk {
         &self.serial
     }
 
+    /// The CPU that the thread of a queue shall run on.
+    pub fn cpu(&self, queue: usize) -> Option<u16> {
+        self.cpus.iter().copied().cycle().nth(queue)
+    }
+
     /// The most entries that a virtqueue may have.
     pub fn queue_size(&self) -> u16 {
         self.queue_size
@@ -155,9 +173,19 @@ impl Disk {
         self.poll
     }
 
+    /// How long a queue has nothing to do before it gives back its buffers.
+    pub fn rest_after(&self) -> Duration {
+        self.rest_after
+    }
+
     /// What the queues have done, and do.
     pub fn stats(&self) -> &Arc<Stats> {
         &self.stats
+    }
+
+    /// What keeps the guest to its limits.
+    pub fn throttle(&self) -> &Arc<Throttle> {
+        &self.throttle
     }
 
     /// Whether writes may complete before they are durable.
@@ -264,10 +292,13 @@ mod tests {
             discard: true,
             serial: [0; SERIAL_BYTES],
             num_queues: 1,
+            cpus: vec![],
             queue_size: 128,
             write_cache: true,
             poll: Duration::ZERO,
+            rest_after: Duration::from_secs(1),
             stats: Stats::private(1).unwrap(),
+            rate_limits: RateLimits::default(),
         })
     }
 

@@ -5,6 +5,7 @@ use std::io;
 use super::queue::QueueThread;
 use super::slots::{Op, OpKind, Piece, Work};
 use super::stats::{Direction, Operation};
+use super::throttle::{Cost, Lane};
 use crate::segment::SegmentCursor;
 use crate::store::Block;
 use crate::store::arena::{MAX_BLOCK, PAGE};
@@ -46,10 +47,33 @@ impl QueueThread {
                 return Ok(());
             }
         }
-        if !self.waiting.is_empty() || !self.advance(number)? {
-            self.waiting.push_back(number);
+        match self.is_held_back(number) {
+            true => Ok(()),
+            false => self.go_on(number),
         }
-        Ok(())
+    }
+
+    /// Whether a request has to wait for the limits of the disk. A flush never
+    /// does; space that is given back counts as a request without data.
+    fn is_held_back(&mut self, number: u16) -> bool {
+        let throttle = self.disk.throttle();
+        if !throttle.is_on() && self.gate.is_empty() {
+            return false;
+        }
+        let slot = self.slots.get(number);
+        let (lane, moves) = match slot.work {
+            Work::Read => (Lane::Read, true),
+            Work::Write | Work::Zero => (Lane::Write, true),
+            Work::Punch => (Lane::Write, false),
+            Work::Sync => return false,
+        };
+        let bytes = match moves {
+            true => slot.extents.iter().map(|extent| extent.bytes).sum(),
+            false => 0,
+        };
+        let now = throttle.now();
+        let request = (number, lane, Cost { bytes });
+        !self.gate.admit(throttle, request, now)
     }
 
     /// Starts as much of the request as there is room for. False when
@@ -108,8 +132,14 @@ impl QueueThread {
         let block = match work {
             Work::Punch => None,
             _ => match self.allocate(&mut piece.len) {
-                Some(block) => Some(block),
-                None => return Ok(false),
+                Ok(Some(block)) => Some(block),
+                Ok(None) => return Ok(false),
+                Err(error) => {
+                    let position = piece.sector.0 * SECTOR_BYTES;
+                    self.disk.note_error("taking memory for", position, &error);
+                    self.slots.get(number).failed = Some(Reject::IoError);
+                    return Ok(true);
+                }
             },
         };
         if let Some(block) = &block {
@@ -139,13 +169,13 @@ impl QueueThread {
     }
 
     /// A buffer for the piece, which is shortened where only a smaller one is free.
-    fn allocate(&mut self, len: &mut u64) -> Option<Block> {
+    fn allocate(&mut self, len: &mut u64) -> io::Result<Option<Block>> {
         loop {
-            if let Some(block) = self.ring.arena().allocate(*len as usize) {
-                return Some(block);
+            if let Some(block) = self.ring.allocate(*len as usize)? {
+                return Ok(Some(block));
             }
             if *len <= SMALLEST_SPLIT {
-                return None;
+                return Ok(None);
             }
             *len = (*len / 2).next_multiple_of(PAGE as u64);
         }
@@ -308,9 +338,9 @@ impl QueueThread {
         Ok(())
     }
 
-    /// The next step of a request whose first has ended: at once, or behind
-    /// those that wait already.
-    fn go_on(&mut self, number: u16) -> io::Result<()> {
+    /// The first step of a request, or the next one: at once, or behind those
+    /// that wait for room already.
+    pub(super) fn go_on(&mut self, number: u16) -> io::Result<()> {
         if !self.waiting.is_empty() || !self.advance(number)? {
             self.waiting.push_back(number);
         }

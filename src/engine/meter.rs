@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::stats::{Direction, Kind, Operation, QueueStats, Stats};
+use super::throttle::Lane;
 use crate::virtio::Request;
 
 /// After so many bytes the cipher is timed again. What it did between is taken
@@ -78,6 +79,8 @@ pub struct Meter {
     /// The time, if it was asked for lately.
     now: Option<Moment>,
     untimed: [Untimed; 2],
+    /// Times that the kernel was entered, as was told last.
+    entries: u64,
 }
 
 impl Meter {
@@ -90,6 +93,7 @@ impl Meter {
             epoch: Instant::now(),
             now: None,
             untimed: Default::default(),
+            entries: 0,
         }
     }
 
@@ -186,6 +190,18 @@ impl Meter {
     /// The guest was signalled.
     pub fn notified(&mut self) {
         self.counters().notifications.add(1);
+    }
+
+    /// A request was held back for so long by the limits of the disk.
+    pub fn throttled(&mut self, lane: Lane, nanoseconds: u64) {
+        self.counters().throttled(lane, nanoseconds);
+    }
+
+    /// The thread has entered the kernel so many times in all.
+    #[inline]
+    pub fn entered(&mut self, times: u64) {
+        self.counters().entries.add(times - self.entries);
+        self.entries = times;
     }
 
     /// The thread goes to sleep.

@@ -14,17 +14,20 @@
 //! A request is cut into operations of at most [`MAX_BLOCK`] bytes, so that
 //! what a queue can have in flight is bounded by its arena, whatever the
 //! guest asks for. No lock is taken and nothing is allocated per request.
-//! What was done is written down in [`stats`], where others may read it.
+//! What was done is written down in [`stats`], where others may read it; what
+//! the guest may do per second is kept by [`throttle`].
 //!
 //! [`MAX_BLOCK`]: crate::store::arena::MAX_BLOCK
 
 mod disk;
 mod execute;
 mod meter;
+pub mod placement;
 mod poll;
 mod queue;
 mod slots;
 pub mod stats;
+pub mod throttle;
 mod vring;
 
 pub use disk::{Disk, DiskParams, SERIAL_BYTES};

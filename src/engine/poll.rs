@@ -1,4 +1,10 @@
 //! How long to look for work before sleeping.
+//!
+//! To sleep and be woken costs a switch of contexts and, where a CPU has halted,
+//! its waking: some microseconds to some tens of them. Looking for at most that
+//! long (`--poll-us`) costs at most twice what the better choice would have.
+//! Sleeps of a kind have their own window each: a guest that answers at once is
+//! looked for though its disk below is slow, and the other way round.
 #![forbid(unsafe_code)]
 
 use std::time::Duration;

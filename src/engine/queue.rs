@@ -3,18 +3,20 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use rustix::event::{EventfdFlags, eventfd};
 use virtio_queue::{Queue, QueueT};
 
 use super::disk::Disk;
 use super::meter::{Account, Meter};
+use super::placement;
 use super::poll::Poll;
 use super::slots::{Op, Slots, Table};
+use super::throttle::{self, Gate, Watch};
 use super::vring::Vring;
 use crate::store::{Event, Ring};
 use crate::virtio::Memory;
@@ -64,7 +66,7 @@ enum Control {
 /// A queue thread that is running.
 pub struct RunningQueue {
     control: Sender<Control>,
-    wake: OwnedFd,
+    wake: Arc<OwnedFd>,
     thread: JoinHandle<QueueStart>,
 }
 
@@ -75,8 +77,8 @@ pub struct RunningQueue {
 pub fn start_queue(disk: Arc<Disk>, start: QueueStart) -> Result<RunningQueue, io::Error> {
     let (control, receiver) = mpsc::channel();
     let (ready, started) = mpsc::sync_channel(1);
-    let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-    let wake_in_thread = wake.try_clone()?;
+    let wake = throttle::wake()?;
+    let wake_in_thread = wake.clone();
     // So that what the thread logs says which disk it is about.
     let span = tracing::Span::current();
     let thread = std::thread::Builder::new()
@@ -117,7 +119,7 @@ impl RunningQueue {
     fn tell(&self, message: Control) {
         if self.control.send(message).is_ok() {
             // An eventfd takes 2^64 - 2 messages before this fails.
-            let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+            let _ = rustix::io::write(&*self.wake, &1u64.to_ne_bytes());
         }
     }
 }
@@ -125,7 +127,7 @@ impl RunningQueue {
 fn run(
     disk: Arc<Disk>,
     start: QueueStart,
-    wake: OwnedFd,
+    wake: Arc<OwnedFd>,
     control: Receiver<Control>,
     ready: SyncSender<io::Result<()>>,
 ) -> QueueStart {
@@ -137,6 +139,13 @@ fn run(
         call,
         err,
     } = start;
+    // First of all: what follows is allocated where the thread runs.
+    if let Some(cpu) = disk.cpu(index)
+        && let Err(error) = placement::settle(cpu)
+    {
+        // It was there when the disk was opened. To serve is more important.
+        tracing::warn!(%error, cpu, queue = index, "the queue cannot run on its CPU: it runs on any");
+    }
     let slots = queue.size();
     let mut vring = Vring::new(queue, memory, call, err);
     let ring =
@@ -148,8 +157,10 @@ fn run(
     match ring {
         Ok(ring) => {
             let mut thread = QueueThread {
-                poll: Poll::new(disk.poll()),
+                polls: [Poll::new(disk.poll()), Poll::new(disk.poll())],
                 meter: Meter::new(disk.stats().clone(), index),
+                gate: Gate::new(slots),
+                _watch: disk.throttle().watch(wake.clone()),
                 disk,
                 vring,
                 ring,
@@ -158,10 +169,12 @@ fn run(
                 waiting: VecDeque::with_capacity(slots.into()),
                 unsubmitted: 0,
                 unannounced: 0,
+                active: false,
+                alarm: false,
                 stopping: false,
             };
             let _ = ready.send(Ok(()));
-            if let Err(error) = thread.serve(&kick, &wake, &control) {
+            if let Err(error) = thread.serve(&kick, wake.as_fd(), &control) {
                 thread.fail_all();
                 thread.vring.break_down(&error);
                 // Without its ring the thread can only wait to be ended.
@@ -199,7 +212,16 @@ pub(super) struct QueueThread {
     /// Bytes given to the guest since it was last told.
     pub(super) unannounced: u64,
     pub(super) meter: Meter,
-    poll: Poll,
+    /// Where requests wait that the limits of the disk hold back.
+    pub(super) gate: Gate,
+    _watch: Watch,
+    /// How long it pays to look for the guest, and for the disk below: the two
+    /// answer in times of their own.
+    polls: [Poll; 2],
+    /// Requests were taken since the last alarm.
+    active: bool,
+    /// An alarm is set, to see whether there is still something to do.
+    alarm: bool,
     stopping: bool,
 }
 
@@ -207,23 +229,30 @@ impl QueueThread {
     fn serve(
         &mut self,
         kick: &File,
-        wake: &OwnedFd,
+        wake: BorrowedFd<'_>,
         control: &Receiver<Control>,
     ) -> io::Result<()> {
         loop {
             self.reap(kick, wake, control)?;
             self.resume_waiting()?;
+            self.release_throttled()?;
             self.take_requests()?;
             self.notify();
             if self.stopping && self.slots.all_free() {
                 return Ok(());
             }
             self.sleep()?;
+            self.meter.entered(self.ring.entries());
         }
     }
 
     /// Handles everything that the kernel has reported.
-    fn reap(&mut self, kick: &File, wake: &OwnedFd, control: &Receiver<Control>) -> io::Result<()> {
+    fn reap(
+        &mut self,
+        kick: &File,
+        wake: BorrowedFd<'_>,
+        control: &Receiver<Control>,
+    ) -> io::Result<()> {
         self.ring.collect()?;
         let mut ended = false;
         while let Some(event) = self.ring.next_event() {
@@ -247,12 +276,13 @@ impl QueueThread {
                 Event::Ready { more, .. } => {
                     self.obey(control);
                     if !more {
-                        self.ring.poll(CONTROL, wake.as_fd())?;
+                        self.ring.poll(CONTROL, wake)?;
                     }
                 }
                 Event::Lost(KICK) => self
                     .vring
                     .break_down(&io::Error::other("the kick descriptor cannot be polled")),
+                Event::Alarm => self.alarmed(),
                 Event::Lost(_) => return Err(io::Error::other("the session is out of reach")),
             }
         }
@@ -260,6 +290,16 @@ impl QueueThread {
             self.meter.expire();
         }
         Ok(())
+    }
+
+    /// A while has passed: a queue that had nothing to do gives back its buffers.
+    /// No alarm is set then, so that a queue that rests is never woken.
+    fn alarmed(&mut self) {
+        self.alarm = false;
+        if !self.active && self.slots.all_free() {
+            self.ring.rest();
+        }
+        self.active = false;
     }
 
     /// Tells the driver what has been returned, if it wants to know.
@@ -290,6 +330,25 @@ impl QueueThread {
         Ok(())
     }
 
+    /// Goes on with requests that the limits of the disk held back. A queue that
+    /// is to stop holds nothing back: whoever stops it waits for that.
+    fn release_throttled(&mut self) -> io::Result<()> {
+        while !self.gate.is_empty() {
+            let throttle = self.disk.throttle();
+            let now = throttle.now();
+            let released = match self.stopping {
+                true => self.gate.release_any(throttle, now),
+                false => self.gate.release(throttle, now),
+            };
+            let Some(released) = released else {
+                return Ok(());
+            };
+            self.meter.throttled(released.lane, released.waited);
+            self.go_on(released.number)?;
+        }
+        Ok(())
+    }
+
     /// Whether a new request could be started.
     fn can_take(&mut self) -> bool {
         !self.stopping && self.waiting.is_empty() && self.slots.peek_free().is_some()
@@ -309,6 +368,7 @@ impl QueueThread {
             let Some(parsed) = self.vring.pop(self.disk.limits(), &mut slot.segments) else {
                 return Ok(());
             };
+            self.active = true;
             let arrived = self.meter.taken();
             match parsed.request {
                 Ok(request) => {
@@ -338,13 +398,19 @@ impl QueueThread {
         self.unannounced = 0;
         self.meter.expire();
         let takes = self.can_take();
-        if self.poll.is_open() {
+        if !self.alarm && self.ring.has_memory() {
+            self.ring.alarm(self.disk.rest_after())?;
+            self.alarm = true;
+        }
+        let waits_for = usize::from(self.ring.in_flight() > 0);
+        let poll = &self.polls[waits_for];
+        if poll.is_open() {
             if self.ring.has_unsubmitted() {
                 self.ring.submit()?;
             }
             let start = self.meter.read();
             let (ring, vring, meter) = (&mut self.ring, &self.vring, &mut self.meter);
-            let found = self.poll.look(
+            let found = poll.look(
                 || meter.since(start),
                 || ring.has_events() || (takes && vring.has_work()),
             );
@@ -358,13 +424,17 @@ impl QueueThread {
             return Ok(());
         }
         self.meter.sleeps();
-        if self.poll.is_on() {
+        let due = self.gate.due().map(|due| {
+            let left = due.0.saturating_sub(self.disk.throttle().now().0);
+            Duration::from_nanos(left)
+        });
+        if self.polls[waits_for].is_on() {
             let start = self.meter.now();
-            self.ring.wait()?;
+            self.ring.wait(due)?;
             let slept = self.meter.since(start);
-            self.poll.slept(slept);
+            self.polls[waits_for].slept(slept);
         } else {
-            self.ring.wait()?;
+            self.ring.wait(due)?;
             self.meter.expire();
         }
         if takes {

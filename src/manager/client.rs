@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use super::api::{CORRELATION, ProblemDetails};
 use super::model::{
-    Attach, DiskInfo, DiskList, KeySetCheck, KeySetInfo, NewKeySet, Reloaded, Status,
+    Attach, DiskChange, DiskInfo, DiskList, KeySetCheck, KeySetInfo, NewKeySet, Reloaded, Status,
 };
 use crate::error::{Failure, Kind};
 
@@ -118,6 +118,15 @@ impl Client {
         let query = [("force", force.to_string())];
         let url = self.url(&["v1", "disks", name], &query);
         self.done(Method::DELETE, url).await
+    }
+
+    /// Changes an attached disk.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn change_disk(&self, name: &str, change: &DiskChange) -> Result<DiskInfo, Failure> {
+        let url = self.url(&["v1", "disks", name], &[]);
+        self.call(Method::PATCH, url, Some(change)).await
     }
 
     /// All key sets.

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::config::Options;
+use crate::config::{Limits, Options};
 use crate::error::{Failure, Kind};
 
 /// The most characters that the name of a disk has.
@@ -67,6 +67,17 @@ pub struct Detach {
     pub force: bool,
 }
 
+/// What is to change of an attached disk.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DiskChange {
+    /// What its guest may do per second. Limits of a kind, of requests or of
+    /// bytes, are set together: who sets one of them sets all, and lifts those
+    /// that are left out. 0 lifts a limit.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
 /// What is known of an attached disk.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct DiskInfo {
@@ -112,6 +123,8 @@ pub struct DiskInfo {
     pub last_error: Option<Problem>,
     /// Whether a front end is connected.
     pub front_end: bool,
+    /// What its guest may do per second: nothing is limited that is not here.
+    pub limits: Limits,
 }
 
 /// What a disk is doing.

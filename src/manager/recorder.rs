@@ -71,6 +71,7 @@ impl Witness for Recorder {
 impl services::Audit for Recorder {
     async fn record(&self, event: &services::Event<'_>) -> Result<(), Failure> {
         let needs;
+        let changed_limits;
         let what = match event.act {
             Act::Attach {
                 disk,
@@ -92,6 +93,18 @@ impl services::Audit for Recorder {
                 volume: *volume,
                 force: *force,
             },
+            Act::Limit {
+                disk,
+                volume,
+                limits,
+            } => {
+                changed_limits = limits.to_string();
+                Event::Limit {
+                    disk,
+                    volume: *volume,
+                    limits: &changed_limits,
+                }
+            }
             Act::KeySetCreate { key_set, provider } => Event::KeySetCreated {
                 key_set,
                 provider: provider.as_deref().unwrap_or_default(),

@@ -22,7 +22,7 @@ use crate::config::{Group, user};
 pub enum Role {
     /// May look.
     Reader,
-    /// May attach and detach, and look.
+    /// May attach, detach and limit, and look.
     Operator,
     /// May change and check key sets, and look.
     KeyAdmin,
@@ -57,6 +57,8 @@ pub enum Operation {
     Attach,
     /// To detach one.
     Detach,
+    /// To limit what its guest may do per second.
+    Limit,
     /// To make a key set.
     KeySetCreate,
     /// To change one.
@@ -71,10 +73,11 @@ pub enum Operation {
 
 impl Operation {
     /// Every operation.
-    pub const ALL: [Operation; 8] = [
+    pub const ALL: [Operation; 9] = [
         Operation::Look,
         Operation::Attach,
         Operation::Detach,
+        Operation::Limit,
         Operation::KeySetCreate,
         Operation::KeySetEdit,
         Operation::KeySetRemove,
@@ -88,6 +91,7 @@ impl Operation {
             Operation::Look => "look",
             Operation::Attach => "attach",
             Operation::Detach => "detach",
+            Operation::Limit => "limit",
             Operation::KeySetCreate => "key-set-create",
             Operation::KeySetEdit => "key-set-edit",
             Operation::KeySetRemove => "key-set-remove",
@@ -100,7 +104,7 @@ impl Operation {
     pub fn roles(self) -> &'static [Role] {
         match self {
             Operation::Look => &Role::ALL,
-            Operation::Attach | Operation::Detach => &[Role::Operator],
+            Operation::Attach | Operation::Detach | Operation::Limit => &[Role::Operator],
             Operation::KeySetCreate
             | Operation::KeySetEdit
             | Operation::KeySetRemove
@@ -260,6 +264,7 @@ mod tests {
         Operation::Look,
         Operation::Attach,
         Operation::Detach,
+        Operation::Limit,
         Operation::Reload,
     ];
     const KEY_ADMIN: &[Operation] = &[

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::model::{Attach, Detach, DiskInfo, KeySetCheck, KeySetInfo, Reloaded};
 use super::roles::{Operation, Role};
-use crate::config::Config;
+use crate::config::{Config, Limits};
 use crate::error::Failure;
 use crate::keys::Context;
 use crate::timestamp::Timestamp;
@@ -36,6 +36,18 @@ pub trait Disks: fmt::Debug + Send + Sync {
     /// # Errors
     /// When there is none of that name, or it does not end.
     async fn detach(&self, context: &Context, name: &str, how: Detach) -> Result<(), Failure>;
+
+    /// Keeps the guest of a disk to other limits: those of a kind that `limits`
+    /// sets are set, all others stay.
+    ///
+    /// # Errors
+    /// When there is none of that name, or the limits cannot be.
+    async fn limit(
+        &self,
+        context: &Context,
+        name: &str,
+        limits: Limits,
+    ) -> Result<DiskInfo, Failure>;
 
     /// All disks, sorted by name.
     fn list(&self) -> Vec<DiskInfo>;
@@ -177,6 +189,15 @@ pub enum Act {
         volume: Option<Uuid>,
         /// Whether it was not to wait.
         force: bool,
+    },
+    /// Gave a disk other limits.
+    Limit {
+        /// Its name.
+        disk: String,
+        /// Its volume.
+        volume: Option<Uuid>,
+        /// Those that were asked for.
+        limits: Box<Limits>,
     },
     /// Made a key set.
     KeySetCreate {

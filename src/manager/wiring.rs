@@ -17,7 +17,7 @@ use super::model::{Attach, Detach, DiskInfo};
 use super::poll;
 use super::recorder::Recorder;
 use super::services::{Disks, Metrics, Services};
-use crate::config::Config;
+use crate::config::{Config, Limits};
 use crate::engine::stats::Reader;
 use crate::error::Failure;
 use crate::key_store::KeyStores;
@@ -139,6 +139,15 @@ impl Disks for Attached {
 
     async fn detach(&self, context: &Context, name: &str, how: Detach) -> Result<(), Failure> {
         self.disks.detach(context, name, how).await
+    }
+
+    async fn limit(
+        &self,
+        context: &Context,
+        name: &str,
+        limits: Limits,
+    ) -> Result<DiskInfo, Failure> {
+        self.disks.limit(context, name, limits).await
     }
 
     fn list(&self) -> Vec<DiskInfo> {

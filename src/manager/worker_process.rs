@@ -18,7 +18,9 @@ use super::held::{Baggage, FrontEnds, Held, KeyFacts};
 use super::link::{self, Link};
 use super::state::Record;
 use super::watched::watched;
+use crate::engine::throttle::Limits;
 use crate::error::{Failure, Kind};
+use crate::plane::Spec;
 use crate::prepare;
 use crate::secret::Dek;
 use crate::worker::parcel::{Parcel, Role};
@@ -97,6 +99,8 @@ pub struct Plan {
     pub held: Arc<Held>,
     /// What the volume says about its key.
     pub key: KeyFacts,
+    /// What the guest may do per second, which the volume does not say.
+    pub limits: Limits,
     /// The socket.
     pub front_ends: Arc<FrontEnds>,
     /// The key.
@@ -213,7 +217,10 @@ fn prepare(plan: &Plan, settings: &Settings) -> Result<Spawned, Failure> {
     let start = Start {
         name: record.name.clone(),
         volume: record.volume.clone(),
-        spec: held.spec.clone(),
+        spec: Spec {
+            limits: plan.limits.clone(),
+            ..held.spec.clone()
+        },
         direct: store.is_direct(),
         socket: plan.front_ends.file.clone(),
         log: settings.log,

@@ -12,6 +12,7 @@ use prometheus_client::metrics::MetricType;
 use super::disks::Labels;
 use super::encode::About;
 use crate::engine::stats::{Direction, Kind, Latency, Operation, Requests, Snapshot};
+use crate::engine::throttle::Lane;
 
 /// Latencies up to this bound are in the first bucket: 8 µs. No disk is faster
 /// than that, and each bucket costs a line for each disk and operation.
@@ -25,6 +26,7 @@ pub fn encode(encoder: &mut DescriptorEncoder<'_>, disks: &[(Labels, Snapshot)])
     requests(encoder, disks)?;
     cipher(encoder, disks)?;
     device(encoder, disks)?;
+    throttled(encoder, disks)?;
     let of_disk = |value: fn(&Snapshot) -> u64| {
         disks
             .iter()
@@ -48,6 +50,12 @@ pub fn encode(encoder: &mut DescriptorEncoder<'_>, disks: &[(Labels, Snapshot)])
         None,
     )
     .counters(encoder, of_disk(|seen| seen.sleeps))?;
+    About(
+        "disk_kernel_entries",
+        "Times that a queue thread entered the kernel for operations or to sleep.",
+        None,
+    )
+    .counters(encoder, of_disk(|seen| seen.entries))?;
     let polled = disks
         .iter()
         .map(|(labels, seen)| (labels.as_slice(), seen.polled.as_secs_f64()));
@@ -163,6 +171,35 @@ fn cipher(encoder: &mut DescriptorEncoder<'_>, disks: &[(Labels, Snapshot)]) -> 
     About(
         "disk_crypto",
         "CPU time that the cipher took.",
+        Some("seconds"),
+    )
+    .seconds(encoder, seconds)
+}
+
+fn throttled(encoder: &mut DescriptorEncoder<'_>, disks: &[(Labels, Snapshot)]) -> fmt::Result {
+    let of_lane = disks.iter().flat_map(|(labels, seen)| {
+        Lane::ALL.map(|lane| {
+            let name = match lane {
+                Lane::Read => "read",
+                Lane::Write => "write",
+            };
+            let labels = (labels.as_slice(), [("direction", name)]);
+            (labels, seen.throttled(lane))
+        })
+    });
+    let requests = of_lane
+        .clone()
+        .map(|(labels, throttled)| (labels, throttled.requests));
+    About(
+        "disk_throttled_requests",
+        "Requests that the limits of the disk held back, and that have gone on.",
+        None,
+    )
+    .counters(encoder, requests)?;
+    let seconds = of_lane.map(|(labels, throttled)| (labels, throttled.time.as_secs_f64()));
+    About(
+        "disk_throttled",
+        "Time that the limits of the disk held requests back, added up.",
         Some("seconds"),
     )
     .seconds(encoder, seconds)

@@ -16,6 +16,7 @@ pub(crate) use spec::tests::sample as sample_spec;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::crypt::{self, SectorCipher};
 use crate::engine::stats::{self, Stats};
@@ -25,6 +26,10 @@ use crate::secret::Dek;
 use crate::store::Store;
 use crate::units::Bytes;
 use crate::vhost::{Server, Stopper};
+
+/// A queue without work for so long gives back its buffers. To take them again
+/// takes some tenths of a millisecond.
+const REST_AFTER: Duration = Duration::from_secs(30);
 
 /// Why a disk is not served any more, or was not served well.
 #[derive(Debug, thiserror::Error)]
@@ -79,10 +84,13 @@ pub fn disk(spec: &Spec, store: Store, dek: &Dek, stats: Stats) -> Result<Disk, 
         discard: spec.discard,
         serial: spec.serial_bytes(),
         num_queues: spec.queues,
+        cpus: spec.cpus.clone(),
         queue_size: spec.queue_size,
         write_cache: spec.write_cache,
         poll: spec.poll(),
+        rest_after: REST_AFTER,
         stats,
+        rate_limits: spec.limits.clone(),
     }))
 }
 

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::crypt::Engine;
 use crate::engine::SERIAL_BYTES;
+use crate::engine::throttle::Limits;
 use crate::store::DirectMode;
 use crate::units::SectorSize;
 
@@ -40,12 +41,18 @@ pub struct Spec {
     pub serial: String,
     /// How many virtqueues are offered.
     pub queues: u16,
+    /// CPUs that their threads run on, in turns. None is any.
+    #[serde(default)]
+    pub cpus: Vec<u16>,
     /// The most entries of each.
     pub queue_size: u16,
     /// Whether the guest finds the write cache switched on.
     pub write_cache: bool,
     /// How long an idle queue looks for work, in microseconds.
     pub poll_us: u64,
+    /// What the guest may do per second.
+    #[serde(default)]
+    pub limits: Limits,
 }
 
 impl Spec {
@@ -111,9 +118,11 @@ pub(crate) mod tests {
             discard: true,
             serial: "a serial".into(),
             queues: 2,
+            cpus: vec![1, 0],
             queue_size: 128,
             write_cache: true,
             poll_us: 20,
+            limits: Limits::default(),
         }
     }
 

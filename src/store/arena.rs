@@ -1,5 +1,5 @@
-//! The buffers of one queue: a few megabytes that are allocated once, and
-//! handed out in runs of 4 KiB pages.
+//! The buffers of one queue: a few megabytes that are taken at once, and handed
+//! out in runs of 4 KiB pages.
 //!
 //! Everything that goes to or comes from the disk passes through here, so
 //! the size of the arena bounds what a queue can have in flight, whatever the
@@ -7,6 +7,8 @@
 
 use std::io;
 use std::ptr::NonNull;
+
+use super::mapping::Mapping;
 
 /// The granularity, and the alignment that O_DIRECT may ask for.
 pub const PAGE: usize = 4096;
@@ -40,9 +42,10 @@ impl Block {
     }
 }
 
-/// Page-aligned memory with a bit per page.
+/// Page-aligned memory with a bit per page. It may be given back while no block
+/// is in use: an arena without memory hands out nothing.
 pub struct Arena {
-    start: NonNull<u8>,
+    memory: Option<Mapping>,
     len: usize,
     /// A set bit is a free page.
     free: Vec<u64>,
@@ -50,45 +53,76 @@ pub struct Arena {
     hint: usize,
 }
 
-// SAFETY: the mapping belongs to this value alone and has no thread affinity.
-unsafe impl Send for Arena {}
-
 impl Arena {
     /// An arena of at least `bytes`, rounded up to whole words of pages.
     ///
     /// # Errors
     /// When the memory cannot be mapped.
     pub fn new(bytes: usize) -> io::Result<Self> {
+        let mut arena = Self::without_memory(bytes);
+        arena.fill()?;
+        Ok(arena)
+    }
+
+    /// An arena that has to be [filled](Arena::fill) before it is of any use.
+    pub fn without_memory(bytes: usize) -> Self {
         let len = bytes.max(1).next_multiple_of(MAX_BLOCK);
-        // SAFETY: a fresh anonymous mapping at an address of the kernel's choice.
-        let start = unsafe {
-            rustix::mm::mmap_anonymous(
-                std::ptr::null_mut(),
-                len,
-                rustix::mm::ProtFlags::READ | rustix::mm::ProtFlags::WRITE,
-                rustix::mm::MapFlags::PRIVATE,
-            )?
-        };
-        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Arena {
-            start,
+        Arena {
+            memory: None,
             len,
             free: vec![u64::MAX; len / MAX_BLOCK],
             hint: 0,
-        })
+        }
     }
 
-    /// The whole arena, for registration with the kernel.
+    /// Takes memory, if it has none.
+    ///
+    /// # Errors
+    /// When the memory cannot be mapped.
+    pub fn fill(&mut self) -> io::Result<()> {
+        if self.memory.is_none() {
+            self.memory = Some(Mapping::new(self.len)?);
+        }
+        Ok(())
+    }
+
+    /// Whether there is memory.
+    pub fn is_filled(&self) -> bool {
+        self.memory.is_some()
+    }
+
+    /// Gives the memory back, if nobody owns a block of it. The kernel must not
+    /// have it registered any more.
+    pub fn clear(&mut self) {
+        if self.is_whole() {
+            self.memory = None;
+        }
+    }
+
+    /// Leaves the memory to the kernel for good: it may write to it at any time.
+    pub fn forget(&mut self) {
+        std::mem::forget(self.memory.take());
+    }
+
+    /// The whole arena, for registration with the kernel. Empty without memory.
     pub fn as_iovec(&self) -> libc::iovec {
         libc::iovec {
-            iov_base: self.start.as_ptr().cast(),
-            iov_len: self.len,
+            iov_base: self.start().as_ptr().cast(),
+            iov_len: self.memory.as_ref().map_or(0, Mapping::len),
         }
+    }
+
+    fn start(&self) -> NonNull<u8> {
+        self.memory
+            .as_ref()
+            .map_or(NonNull::dangling(), Mapping::start)
     }
 
     /// A block of at least `bytes` (at most [`MAX_BLOCK`]), if there is room.
     pub fn allocate(&mut self, bytes: usize) -> Option<Block> {
         debug_assert!(bytes > 0 && bytes <= MAX_BLOCK);
+        // Without memory there are no blocks.
+        self.memory.as_ref()?;
         let pages = bytes.div_ceil(PAGE) as u32;
         let words = self.free.len();
         for step in 0..words {
@@ -115,8 +149,10 @@ impl Arena {
 
     /// The first byte of a block.
     pub fn pointer(&self, block: &Block) -> NonNull<u8> {
-        // SAFETY: blocks are made by `allocate`, within the mapping.
-        unsafe { self.start.add(block.offset()) }
+        debug_assert!(self.is_filled(), "memory stays while there is a block");
+        // SAFETY: blocks are made by `allocate`, within the mapping, which stays
+        // as long as there are any.
+        unsafe { self.start().add(block.offset()) }
     }
 
     /// The first `len` bytes of a block.
@@ -148,14 +184,6 @@ impl Arena {
     }
 }
 
-impl Drop for Arena {
-    fn drop(&mut self) {
-        // SAFETY: the mapping is ours and nothing refers to it any more. An
-        // unmapping that fails leaks memory, which is all it can do.
-        let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.len) };
-    }
-}
-
 /// `pages` low bits.
 fn mask(pages: u32) -> u64 {
     u64::MAX >> (64 - pages)
@@ -182,6 +210,28 @@ mod tests {
 
     fn find_run_slowly(word: u64, pages: u32) -> Option<u32> {
         (0..=64 - pages).find(|bit| word >> bit & mask(pages) == mask(pages))
+    }
+
+    #[test]
+    fn memory_comes_and_goes_while_no_block_is_in_use() {
+        let mut arena = Arena::without_memory(2 << 20);
+        assert!(!arena.is_filled() && arena.allocate(1).is_none());
+        assert_eq!(arena.as_iovec().iov_len, 0);
+        arena.fill().unwrap();
+        let block = arena.allocate(5000).unwrap();
+        // SAFETY: no ring knows this arena.
+        unsafe { arena.bytes(&block, 5000) }.fill(7);
+        arena.clear();
+        // SAFETY: the same.
+        assert_eq!(unsafe { arena.bytes(&block, 5000) }, [7; 5000]);
+        arena.release(block);
+        arena.clear();
+        assert!(!arena.is_filled() && arena.allocate(1).is_none());
+        arena.fill().unwrap();
+        let block = arena.allocate(MAX_BLOCK).unwrap();
+        // SAFETY: the same.
+        assert_eq!(unsafe { arena.bytes(&block, 5000) }, [0; 5000]);
+        arena.release(block);
     }
 
     proptest! {

@@ -7,6 +7,7 @@
 
 pub mod arena;
 pub mod file;
+mod mapping;
 pub mod ring;
 
 pub use arena::{Arena, Block};

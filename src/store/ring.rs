@@ -1,14 +1,18 @@
 //! One io_uring: the disk's operations, and everything else that a queue
 //! thread waits for.
 //!
+//! The memory of the arena is taken when the first block is, and can be given
+//! back when there is nothing to do: a queue that rests costs hardly any.
+//!
 //! The file and the arena are registered with the ring, so that the kernel
 //! looks neither of them up per operation. Kicks and control messages arrive
 //! as completions of a poll in the same ring: there is one place to wait.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
 
-use io_uring::types::{Fd, Fixed, FsyncFlags};
+use io_uring::types::{Fd, Fixed, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use super::arena::{Arena, Block};
@@ -22,6 +26,9 @@ const ARENA: u16 = 0;
 
 /// User data of polls: the high bit, and which descriptor it is.
 const POLL: u64 = 1 << 63;
+
+/// User data of the alarm.
+const ALARM: u64 = 1 << 62;
 
 /// Something that happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +46,8 @@ pub enum Event {
     },
     /// The descriptor of this number cannot be polled.
     Lost(u32),
+    /// The time of [`Ring::alarm`] is over.
+    Alarm,
 }
 
 /// The ring of one queue thread, with its buffers.
@@ -49,6 +58,10 @@ pub struct Ring {
     /// Whether completions are delivered when we enter the kernel only.
     deferred: bool,
     in_flight: usize,
+    /// How often the kernel was entered.
+    entries: u64,
+    /// What the kernel reads when it is given an alarm.
+    alarm: Box<Timespec>,
 }
 
 impl Ring {
@@ -63,31 +76,84 @@ impl Ring {
         operations: u32,
         arena_bytes: usize,
     ) -> io::Result<Self> {
-        let arena = Arena::new(arena_bytes)?;
-        // Two more for the polls of kick and control.
-        let entries = operations + 2;
+        // Three more for the polls of kick and control, and the alarm.
+        let entries = operations + 3;
         let (uring, deferred) = build(entries)?;
         uring
             .submitter()
             .register_files(&[store.descriptor(queue).as_raw_fd()])?;
-        // SAFETY: the arena lives as long as the ring: both belong to `Ring`,
-        // whose drop waits for the kernel to be done with it.
-        let fixed_buffers = unsafe { uring.submitter().register_buffers(&[arena.as_iovec()]) };
-        if let Err(error) = &fixed_buffers {
-            tracing::debug!(%error, "buffers are not registered (RLIMIT_MEMLOCK?)");
-        }
         Ok(Ring {
             uring,
-            arena,
-            fixed_buffers: fixed_buffers.is_ok(),
+            arena: Arena::without_memory(arena_bytes),
+            fixed_buffers: false,
             deferred,
             in_flight: 0,
+            entries: 0,
+            alarm: Box::default(),
         })
     }
 
     /// The buffers.
     pub fn arena(&mut self) -> &mut Arena {
         &mut self.arena
+    }
+
+    /// A block of at least `bytes` (at most [`MAX_BLOCK`](super::arena::MAX_BLOCK)),
+    /// if there is room.
+    ///
+    /// # Errors
+    /// When there is no memory for any block.
+    #[inline]
+    pub fn allocate(&mut self, bytes: usize) -> io::Result<Option<Block>> {
+        if !self.arena.is_filled() {
+            self.take_memory()?;
+        }
+        Ok(self.arena.allocate(bytes))
+    }
+
+    #[cold]
+    fn take_memory(&mut self) -> io::Result<()> {
+        self.arena.fill()?;
+        let buffers = [self.arena.as_iovec()];
+        // SAFETY: the memory stays until it is not registered any more (`rest`),
+        // or the ring is dropped, which waits for the kernel to be done with it.
+        let registered = unsafe { self.uring.submitter().register_buffers(&buffers) };
+        if let Err(error) = &registered {
+            tracing::debug!(%error, "buffers are not registered (RLIMIT_MEMLOCK?)");
+        }
+        self.fixed_buffers = registered.is_ok();
+        Ok(())
+    }
+
+    /// Whether there is memory for blocks.
+    pub fn has_memory(&self) -> bool {
+        self.arena.is_filled()
+    }
+
+    /// Gives back the memory of all blocks, if none is in use, until the next
+    /// one is.
+    pub fn rest(&mut self) {
+        if self.in_flight > 0 || !self.arena.is_whole() {
+            return;
+        }
+        if self.fixed_buffers && self.uring.submitter().unregister_buffers().is_err() {
+            // It stays as it is.
+            return;
+        }
+        self.fixed_buffers = false;
+        self.arena.clear();
+    }
+
+    /// Reports [`Event::Alarm`] once, after that time.
+    ///
+    /// # Errors
+    /// As [`Ring::poll`].
+    pub fn alarm(&mut self, after: Duration) -> io::Result<()> {
+        *self.alarm = Timespec::from(after);
+        let entry = opcode::Timeout::new(&raw const *self.alarm)
+            .build()
+            .user_data(ALARM);
+        self.push(entry)
     }
 
     /// How many operations have been started and not yet seen to end.
@@ -197,7 +263,7 @@ impl Ring {
 
     fn push(&mut self, entry: squeue::Entry) -> io::Result<()> {
         // SAFETY: buffers are blocks of the arena, which outlive the operation
-        // (see `Drop`); files are registered, or outlive the poll by the
+        // (see `Drop`); the time of an alarm is ours, and lives as long; files are registered, or outlive the poll by the
         // contract of the queue thread, which drops the ring first.
         while unsafe { self.uring.submission().push(&entry) }.is_err() {
             // Full is back-pressure: hand over what is there and go on.
@@ -212,15 +278,21 @@ impl Ring {
     /// What `io_uring_enter(2)` says, interruptions and a busy completion
     /// queue excepted.
     pub fn submit(&mut self) -> io::Result<()> {
-        self.enter(0)
+        self.enter(0, None)
     }
 
-    /// Hands over what has been queued, and waits until something happened.
+    /// Hands over what has been queued, and waits until something happened, or
+    /// for so long.
     ///
     /// # Errors
     /// As [`Ring::submit`].
-    pub fn wait(&mut self) -> io::Result<()> {
-        self.enter(1)
+    pub fn wait(&mut self, at_most: Option<Duration>) -> io::Result<()> {
+        self.enter(1, at_most)
+    }
+
+    /// How often the kernel was entered, in all.
+    pub fn entries(&self) -> u64 {
+        self.entries
     }
 
     /// Whether something has been queued that the kernel was not given yet.
@@ -235,23 +307,28 @@ impl Ring {
     /// As [`Ring::submit`].
     pub fn collect(&mut self) -> io::Result<()> {
         match self.deferred && self.uring.submission().taskrun() {
-            true => self.enter(0),
+            true => self.enter(0, None),
             false => Ok(()),
         }
     }
 
-    fn enter(&mut self, want: u32) -> io::Result<()> {
+    fn enter(&mut self, want: u32, at_most: Option<Duration>) -> io::Result<()> {
         const GETEVENTS: u32 = 1;
         let queued = self.uring.submission().len() as u32;
-        // SAFETY: no argument is passed, and queued entries are valid (`push`).
-        match unsafe {
-            self.uring
-                .submitter()
-                .enter::<libc::sigset_t>(queued, want, GETEVENTS, None)
-        } {
+        self.entries += 1;
+        let submitter = self.uring.submitter();
+        let entered = match at_most {
+            // SAFETY: no argument is passed, and queued entries are valid (`push`).
+            None => unsafe { submitter.enter::<libc::sigset_t>(queued, want, GETEVENTS, None) },
+            Some(time) => {
+                let time = Timespec::from(time);
+                submitter.submit_with_args(want as usize, &SubmitArgs::new().timespec(&time))
+            }
+        };
+        match entered {
             Ok(_) => Ok(()),
             Err(error) => match error.raw_os_error() {
-                Some(libc::EINTR | libc::EAGAIN | libc::EBUSY) => Ok(()),
+                Some(libc::EINTR | libc::EAGAIN | libc::EBUSY | libc::ETIME) => Ok(()),
                 _ => Err(error),
             },
         }
@@ -276,6 +353,9 @@ impl Ring {
                 _ => Event::Lost(number),
             });
         }
+        if data & ALARM != 0 {
+            return Some(Event::Alarm);
+        }
         self.in_flight -= 1;
         Some(Event::Done(data as u32, entry.result()))
     }
@@ -285,12 +365,10 @@ impl Drop for Ring {
     /// Waits for the kernel to be done with the buffers before they go.
     fn drop(&mut self) {
         while self.in_flight > 0 {
-            if self.wait().is_err() {
+            if self.wait(None).is_err() {
                 // The kernel still owns the buffers, and there is no way left
                 // to learn when it is done: leak them rather than reuse them.
-                if let Ok(empty) = Arena::new(1) {
-                    std::mem::forget(std::mem::replace(&mut self.arena, empty));
-                }
+                self.arena.forget();
                 return;
             }
             while self.next_event().is_some() {}

@@ -191,6 +191,12 @@ impl Control {
                 let start = Box::new(self.estate.start.clone());
                 manager.answer(call.id, Answer::Adopted { start, status }, &parcel)
             }
+            Request::Limit { limits } => {
+                self.disk.throttle().set(&limits);
+                // For the managers that come later.
+                self.estate.start.spec.limits = limits;
+                manager.answer(call.id, Answer::Status { status }, &none)
+            }
             Request::Stop => {
                 tracing::info!("stopping: requests in flight are completed first");
                 self.stop_call = Some(call.id);

@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use super::parcel::Role;
 use crate::config::Log;
+use crate::engine::throttle::Limits;
 use crate::error::{Explain, Failure, Kind};
 use crate::plane::Spec;
 use crate::vhost::SocketFile;
@@ -47,6 +48,11 @@ pub enum Request {
     Adopt,
     /// Tell how it goes.
     Status,
+    /// Keep the guest to other limits from now on. Answered with the status.
+    Limit {
+        /// All of them.
+        limits: Limits,
+    },
     /// Complete the requests in flight, make everything durable, and end.
     Stop,
     /// Something that a later version may ask for.

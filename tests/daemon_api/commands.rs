@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use super::support::daemon::Daemon;
+use super::support::daemon::{Daemon, command, configure};
 use super::support::home::{Guard, Home, refused};
 use super::support::server::succeed;
 
@@ -16,6 +16,7 @@ fn without_a_daemon_it_is_said_how_to_have_one() {
         vec![
             vec!["attach", "/v", "--socket", "/s"],
             vec!["detach", "a"],
+            vec!["limit", "a", "--iops-total", "9"],
             vec!["list"],
             vec!["list", "--watch"],
             vec!["show", "a"],
@@ -98,6 +99,55 @@ fn commands_show_for_people_and_for_scripts() {
         succeed(&mut daemon.sealblk(&["reload"])),
         "nothing has changed\n"
     );
+}
+
+#[test]
+fn limits_are_set_shown_recorded_and_lifted() {
+    let home = Home::new();
+    let key = home.path("platform.key");
+    let rest = format!(
+        "[key_sets.default]\nprovider = \"file\"\nkey_file = {key:?}\n\
+         [serve.limits]\niops_total = 500\n"
+    );
+    configure(&home, "", &rest);
+    let command = command(&home);
+    let daemon = Daemon::run(home, command);
+    let sealblk = |arguments: &[&str]| daemon.sealblk(arguments);
+    succeed(&mut sealblk(&["volume", "create", "a.img", "--size", "4M"]));
+    let attach = ["attach", "a.img", "--socket", "a.sock", "--name", "a"];
+    succeed(sealblk(&attach).args(["--bps-write", "10M", "--json"]));
+    let limits = |arguments: &[&str]| -> Value {
+        let mut command = daemon.sealblk(arguments);
+        let disk: Value = serde_json::from_str(&succeed(command.arg("--json"))).unwrap();
+        disk["limits"].clone()
+    };
+    let json = |text: &str| -> Value { serde_json::from_str(text).unwrap() };
+    assert_eq!(
+        limits(&["show", "a"]),
+        json(r#"{"iops_total": 500, "bps_write": 10485760}"#)
+    );
+    assert_eq!(
+        limits(&["limit", "a", "--iops-read", "9", "--iops-read-max", "20"]),
+        json(
+            r#"{"iops_read": 9, "iops_read_max": 20, "iops_read_max_length": 1, "bps_write": 10485760}"#
+        )
+    );
+    assert_eq!(limits(&["limit", "a", "--none"]), json("{}"));
+    assert_eq!(limits(&["limit", "a"]), json("{}"));
+    let both = ["limit", "a", "--bps-total", "1M", "--bps-read", "1M"];
+    refused(&mut daemon.sealblk(&both)).expect(2, &["bps_total and bps_read"], "apart");
+    let text = succeed(&mut daemon.sealblk(&["limit", "a", "--bps-total", "1M"]));
+    assert!(
+        text.contains("limits         bps_total=1048576\n"),
+        "{text}"
+    );
+    let log = std::fs::read_to_string(daemon.home.path("audit.jsonl")).unwrap();
+    let lines = log.lines().map(json);
+    let recorded: Vec<Value> = lines.filter(|line| line["event"] == "limit").collect();
+    assert_eq!(recorded.len(), 3, "{recorded:?}");
+    assert_eq!(recorded[0]["limits"], "iops_read=9 iops_read_max=20");
+    assert_eq!(recorded[0]["disk"], "a");
+    succeed(&mut daemon.sealblk(&["detach", "a", "--force"]));
 }
 
 #[test]

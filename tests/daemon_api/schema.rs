@@ -66,7 +66,7 @@ type Question = (
     Option<&'static str>,
 );
 
-const QUESTIONS: [Question; 20] = [
+const QUESTIONS: [Question; 22] = [
     ("GET", "/v1/status", "/v1/status", None),
     ("GET", "/v1/openapi.json", "/v1/openapi.json", None),
     ("GET", "/metrics", "/metrics", None),
@@ -83,6 +83,18 @@ const QUESTIONS: [Question; 20] = [
         "/v1/disks",
         "/v1/disks",
         Some(r#"{"volume": "/nowhere", "socket": "/nowhere.sock"}"#),
+    ),
+    (
+        "PATCH",
+        "/v1/disks/{name}",
+        "/v1/disks/none",
+        Some(r#"{"limits": {"iops_total": 100}}"#),
+    ),
+    (
+        "PATCH",
+        "/v1/disks/{name}",
+        "/v1/disks/none",
+        Some(r#"{"limits": {"iops": 100}}"#),
     ),
     ("DELETE", "/v1/disks/{name}", "/v1/disks/none", None),
     ("GET", "/v1/key-sets", "/v1/key-sets", None),

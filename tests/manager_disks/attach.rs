@@ -6,7 +6,7 @@ use sealblk::error::{Failure, Kind};
 use sealblk::manager::model::{Attach, DiskState};
 use uuid::Uuid;
 
-use super::lab::{BY_FORCE, GENTLY, Lab, run, us};
+use super::lab::{BY_FORCE, GENTLY, Lab, run, until, us};
 use super::support::home::SIZE;
 
 /// It is refused for this reason, and the next step mentions `next`.
@@ -219,6 +219,8 @@ fn a_disk_in_use_is_detached_by_force_alone() {
         disks.attach(&us(), lab.request("a.img")).await.unwrap();
         let mut front_end = lab.connect("a.img").await;
         front_end.write(0, &[7; 4096]);
+        // The worker tells of it, and may take a moment.
+        until(&disks, &name, "a front end", |info| info.front_end).await;
         let gently = disks.detach(&us(), &name, GENTLY).await;
         assert_refused(gently, Kind::Busy, &name, "--force");
         assert!(front_end.read(0, 4096) == [7; 4096], "it serves on");

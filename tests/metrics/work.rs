@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::time::{Duration, Instant, SystemTime};
 
+use sealblk::config;
 use sealblk::crypt::Params;
 use sealblk::key_store::{self, directory};
 use sealblk::keys::{Actor, Context, KeySets, KeyUse, Operation, Witness};
@@ -80,6 +81,16 @@ fn disk(metrics: &Metrics) -> Families {
         let in_flight = seen["sealblk_disk_io_in_flight"].samples[0].value;
         (in_flight > 0.0).then_some(seen)
     });
+    // More than the disk's limits permit at once.
+    let slow: config::Limits = toml::from_str("iops_total = 50").unwrap();
+    served.disk.throttle().set(&slow.resolve().unwrap());
+    for _ in 0..15 {
+        front.submit(0, Request::write(0, &[2; 512])).unwrap();
+        front.submit(0, Request::read(0, 512)).unwrap();
+    }
+    while front.in_flight(0) > 0 {
+        front.complete(0).unwrap();
+    }
     // A data file that has lost its end.
     let file = std::fs::File::options()
         .write(true)

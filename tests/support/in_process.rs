@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use sealblk::crypt::{Engine, Params, SectorCipher};
 use sealblk::engine::stats::{self, Reader, Stats};
+use sealblk::engine::throttle::Limits;
 use sealblk::engine::{Disk, DiskParams};
 use sealblk::secret::Dek;
 use sealblk::store::{DirectMode, Store};
@@ -26,6 +27,7 @@ pub const OFFSET: u64 = 1 << 20;
 
 pub struct Served {
     directory: TempDir,
+    pub disk: Arc<Disk>,
     dek: Dek,
     params: Params,
     stats: OwnedFd,
@@ -35,6 +37,15 @@ pub struct Served {
 
 impl Served {
     pub fn new(params: Params, discard: bool) -> Served {
+        Served::with_limits(params, discard, &Limits::default())
+    }
+
+    pub fn with_limits(params: Params, discard: bool, limits: &Limits) -> Served {
+        Served::with(params, discard, limits, vec![])
+    }
+
+    /// With the threads of its queues on these CPUs.
+    pub fn with(params: Params, discard: bool, limits: &Limits, cpus: Vec<u16>) -> Served {
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let file = File::create_new(directory.path().join("disk")).unwrap();
         file.set_len(OFFSET + BYTES).unwrap();
@@ -55,19 +66,24 @@ impl Served {
             discard,
             serial: *b"in-process\0\0\0\0\0\0\0\0\0\0",
             num_queues: 2,
+            cpus,
             queue_size: 256,
             write_cache: true,
             poll: Duration::from_micros(20),
+            rest_after: Duration::from_millis(200),
             stats: Stats::attach(stats.as_fd(), 2).unwrap(),
+            rate_limits: limits.clone(),
         });
         let listener = Listener::bind(&SocketParams {
             path: directory.path().join("socket"),
             mode: 0o600,
             group: None,
         });
-        let server = Server::new(Arc::new(disk), listener.unwrap()).unwrap();
+        let disk = Arc::new(disk);
+        let server = Server::new(disk.clone(), listener.unwrap()).unwrap();
         Served {
             directory,
+            disk,
             dek,
             params,
             stats,
@@ -82,6 +98,14 @@ impl Served {
             ..Options::default()
         };
         FrontEnd::connect(&self.path("socket"), &options).unwrap()
+    }
+
+    /// Ends the server, as a signal would.
+    pub fn stop(&mut self) {
+        self.stopper.stop();
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -105,7 +129,6 @@ impl Served {
 
 impl Drop for Served {
     fn drop(&mut self) {
-        self.stopper.stop();
-        self.thread.take().unwrap().join().unwrap();
+        self.stop();
     }
 }

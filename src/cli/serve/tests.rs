@@ -36,7 +36,8 @@ fn options(flags: &str) -> Options {
 #[test]
 fn the_defaults_are_the_documented_ones() {
     let serve = resolve("/v --socket /s", Options::default()).unwrap();
-    let cores = std::thread::available_parallelism().unwrap().get();
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap();
+    let cores = info.lines().filter(|line| line.starts_with("processor"));
     let expected = Serve {
         break_glass: false,
         disks: vec![config::Disk {
@@ -47,7 +48,8 @@ fn the_defaults_are_the_documented_ones() {
         }],
         socket_mode: SocketMode::OWNER,
         socket_group: None,
-        queues: u16::try_from(cores.min(64)).unwrap(),
+        queues: u16::try_from(cores.count().min(64)).unwrap(),
+        cpus: vec![],
         queue_size: 1024,
         read_only: false,
         discard: Discard::Ignore,
@@ -55,6 +57,7 @@ fn the_defaults_are_the_documented_ones() {
         cache: Cache::Writeback,
         poll: Duration::from_micros(20),
         engine: Engine::default(),
+        limits: Default::default(),
         pid_file: None,
     };
     assert_eq!(serve, expected);

@@ -53,8 +53,8 @@ fn run() -> Result<(), (&'static str, io::Error)> {
     let mut ring = Ring::new(&store, 0, 4, 64 << 10).map_err(at("setting it up"))?;
     let no_memory = || ("its buffer", io::Error::from(io::ErrorKind::OutOfMemory));
     let block = ring
-        .arena()
         .allocate(BYTES as usize)
+        .map_err(at("its buffer"))?
         .ok_or_else(no_memory)?;
 
     ring.write(0, &block, 0, BYTES, 0).map_err(at("a write"))?;
@@ -98,6 +98,6 @@ fn next(ring: &mut Ring) -> io::Result<Event> {
         if let Some(event) = ring.next_event() {
             return Ok(event);
         }
-        ring.wait()?;
+        ring.wait(None)?;
     }
 }

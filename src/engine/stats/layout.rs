@@ -1,4 +1,5 @@
-//! How statistics lie in memory: version 1.
+//! How statistics lie in memory: version 2, which has what limits hold back and
+//! how often the kernel was entered.
 //!
 //! Everything is 64-bit words in the byte order of the host: a header, then a
 //! block for each queue. Whoever changes anything here gives [`VERSION`] a new
@@ -8,11 +9,12 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::histogram::{BUCKETS, bucket};
+use crate::engine::throttle::Lane;
 
 /// The first word: `sealstat` in ASCII.
 pub(super) const MAGIC: u64 = u64::from_be_bytes(*b"sealstat");
 /// The second word.
-pub(super) const VERSION: u64 = 1;
+pub(super) const VERSION: u64 = 2;
 /// Bytes of the header: a cache line, of which four words are used. The third
 /// is the number of queues, the fourth the bytes of a queue's block.
 pub(super) const HEADER_BYTES: usize = 64;
@@ -174,6 +176,14 @@ pub(super) struct CipherStats {
     pub nanoseconds: Counter,
 }
 
+/// What the limits of the disk held back, of one kind.
+#[derive(Debug)]
+#[repr(C)]
+pub(super) struct ThrottleStats {
+    pub requests: Counter,
+    pub nanoseconds: Counter,
+}
+
 /// All that is counted of one queue.
 #[derive(Debug)]
 #[repr(C, align(64))]
@@ -191,6 +201,9 @@ pub struct QueueStats {
     pub(crate) sleeps: Counter,
     /// Nanoseconds in which it looked for work instead.
     pub(crate) poll_nanoseconds: Counter,
+    /// Times that the kernel was entered through the ring.
+    pub(crate) entries: Counter,
+    pub(super) throttled: [ThrottleStats; Lane::ALL.len()],
 }
 
 impl QueueStats {
@@ -229,6 +242,14 @@ impl QueueStats {
         let stats = &self.operations[operation as usize];
         stats.operations.add(1);
         stats.errors.add(failed.into());
+        stats.nanoseconds.add(nanoseconds);
+    }
+
+    /// A request went on that the limits had held back.
+    #[inline]
+    pub(crate) fn throttled(&self, lane: Lane, nanoseconds: u64) {
+        let stats = &self.throttled[lane as usize];
+        stats.requests.add(1);
         stats.nanoseconds.add(nanoseconds);
     }
 

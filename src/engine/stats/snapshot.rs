@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::histogram::{self, BUCKETS};
 use super::layout::{Direction, Kind, Operation, QueueStats};
+use crate::engine::throttle::Lane;
 
 /// All counters of a disk, added up over its queues.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,6 +23,18 @@ pub struct Snapshot {
     pub sleeps: u64,
     /// Time in which a thread looked for work instead.
     pub polled: Duration,
+    /// Times that the kernel was entered for the disk's operations, and to sleep.
+    pub entries: u64,
+    throttled: [Throttled; Lane::ALL.len()],
+}
+
+/// What the limits of a disk held back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Throttled {
+    /// How many requests that have gone on.
+    pub requests: u64,
+    /// For how long, added up.
+    pub time: Duration,
 }
 
 /// The requests of one kind.
@@ -153,6 +166,11 @@ impl Snapshot {
         &self.cipher[direction as usize]
     }
 
+    /// What the limits held back.
+    pub fn throttled(&self, lane: Lane) -> &Throttled {
+        &self.throttled[lane as usize]
+    }
+
     /// Additions wrap around: a hostile writer may have stored any number.
     fn add(&mut self, queue: &QueueStats) {
         let mut answered = 0u64;
@@ -183,6 +201,11 @@ impl Snapshot {
         count(&mut self.notifications, queue.notifications.get());
         count(&mut self.sleeps, queue.sleeps.get());
         time(&mut self.polled, queue.poll_nanoseconds.get());
+        count(&mut self.entries, queue.entries.get());
+        for (to, from) in self.throttled.iter_mut().zip(&queue.throttled) {
+            count(&mut to.requests, from.requests.get());
+            time(&mut to.time, from.nanoseconds.get());
+        }
     }
 }
 

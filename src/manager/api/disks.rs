@@ -15,7 +15,9 @@ use super::caller::Caller;
 use super::extract::{Body, Named, Query};
 use super::problem::Problem;
 use super::server::told;
-use crate::manager::model::{Attach, Detach, DiskInfo, DiskList, DiskState, is_disk_name};
+use crate::manager::model::{
+    Attach, Detach, DiskChange, DiskInfo, DiskList, DiskState, is_disk_name,
+};
 use crate::manager::services::{Act, Services};
 
 /// The longest that a request waits for a change, in seconds.
@@ -179,6 +181,36 @@ fn check(attach: &Attach) -> Result<(), Problem> {
         ));
     }
     Ok(())
+}
+
+/// Change an attached disk
+///
+/// It holds at once, for requests that wait as well, and is kept until it is
+/// changed again or the disk is detached.
+#[utoipa::path(
+    patch, path = "/v1/disks/{name}", operation_id = "change_disk", tag = "disks",
+    params(("name" = String, Path, description = "The name of the disk")),
+    request_body(content(
+        (DiskChange = "application/merge-patch+json"), (DiskChange = "application/json")
+    )),
+    responses((status = 200, description = "It was changed", body = DiskInfo)),
+)]
+pub async fn change(
+    State(api): State<Api>,
+    caller: Caller,
+    Named(name): Named,
+    Body(change): Body<DiskChange>,
+) -> Result<Json<DiskInfo>, Problem> {
+    let DiskChange { limits } = change;
+    let act = Act::Limit {
+        disk: name.clone(),
+        volume: api.services().disks.get(&name).and_then(|disk| disk.uuid),
+        limits: Box::new(limits.clone()),
+    };
+    let work = move |services: Services, context| async move {
+        services.disks.limit(&context, &name, limits).await
+    };
+    Ok(Json(api.carry_out(&caller, work, |_| act).await?))
 }
 
 /// Detach a disk

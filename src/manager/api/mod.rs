@@ -193,6 +193,7 @@ impl Api {
             .routes(only(routes!(disks::list), Operation::Look))
             .routes(only(routes!(disks::attach), Operation::Attach))
             .routes(only(routes!(disks::show), Operation::Look))
+            .routes(only(routes!(disks::change), Operation::Limit))
             .routes(only(routes!(disks::detach), Operation::Detach))
             .routes(only(routes!(key_sets::list), Operation::Look))
             .routes(only(routes!(key_sets::create), Operation::KeySetCreate))

@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::config::Config;
+use crate::config::Limits as RateLimits;
 use crate::config::daemon::{self, Principal};
 use crate::manager::model::{
     Attach, Detach, DiskInfo, DiskState, KeySetCheck, KeySetInfo, Origin, Reloaded,
@@ -117,6 +118,7 @@ impl Disks for World {
             restarts: 0,
             last_error: None,
             front_end: false,
+            limits: attach.options.limits,
         };
         self.disks.lock().unwrap().push(disk.clone());
         self.bump();
@@ -131,6 +133,21 @@ impl Disks for World {
         drop(disks);
         self.bump();
         Ok(())
+    }
+
+    async fn limit(
+        &self,
+        context: &Context,
+        name: &str,
+        limits: RateLimits,
+    ) -> Result<DiskInfo, Failure> {
+        self.note(context);
+        limits.resolve()?;
+        let mut disks = self.disks.lock().unwrap();
+        let disk = disks.iter_mut().find(|disk| disk.name == name);
+        let disk = disk.ok_or_else(|| missing(name))?;
+        disk.limits = limits.over(disk.limits.clone());
+        Ok(disk.clone())
     }
 
     fn list(&self) -> Vec<DiskInfo> {
@@ -245,6 +262,7 @@ impl Audit for World {
         let (operation, object) = match event.act {
             Act::Attach { disk, .. } => (Operation::Attach, disk),
             Act::Detach { disk, .. } => (Operation::Detach, disk),
+            Act::Limit { disk, .. } => (Operation::Limit, disk),
             Act::KeySetCreate { key_set, .. } => (Operation::KeySetCreate, key_set),
             Act::KeySetEdit { key_set, .. } => (Operation::KeySetEdit, key_set),
             Act::KeySetRemove { key_set } => (Operation::KeySetRemove, key_set),

@@ -29,7 +29,7 @@ use super::directory::OwnDirectory;
 use super::model::{Attach, Detach, DiskInfo};
 use super::state::{Record, State};
 use super::supervise::{Opened, Outset, Supervisor};
-use crate::config::Options;
+use crate::config::{Limits, Options};
 use crate::error::{Failure, Kind, io_kind};
 use crate::keys::{Context, KeySets};
 use crate::prepare;
@@ -214,6 +214,26 @@ impl Disks {
         tracing::info!(disk = name, uid, force, "detaching");
         let (reply, outcome) = oneshot::channel();
         entry.send(Command::Detach { how, reply }).await?;
+        outcome.await.unwrap_or_else(|_| Err(ended()))
+    }
+
+    /// Keeps the guest of a disk to other limits, from now on and for good:
+    /// those of a kind that `limits` sets are set, all others stay.
+    ///
+    /// # Errors
+    /// When there is no such disk, the limits contradict each other, or they
+    /// cannot be recorded or told to its worker.
+    pub async fn limit(
+        &self,
+        context: &Context,
+        name: &str,
+        limits: Limits,
+    ) -> Result<DiskInfo, Failure> {
+        let entry = self.entry(name)?;
+        tracing::info!(disk = name, uid = context.actor.uid, %limits, "limiting");
+        let (reply, outcome) = oneshot::channel();
+        let limits = Box::new(limits);
+        entry.send(Command::Limit { limits, reply }).await?;
         outcome.await.unwrap_or_else(|_| Err(ended()))
     }
 

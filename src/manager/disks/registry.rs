@@ -7,10 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::config::Limits;
 use crate::error::{Failure, Kind};
 use crate::manager::held::{Held, KeyFacts};
 use crate::manager::model::{Attach, Detach, DiskInfo, DiskState, Problem};
 use crate::manager::state::Record;
+use crate::manager::supervise::Limited;
 use crate::plane::Spec;
 use crate::timestamp::Timestamp;
 use crate::worker::protocol::Status;
@@ -24,6 +26,13 @@ pub enum Command {
         how: Detach,
         /// Gets the outcome.
         reply: oneshot::Sender<Result<(), Failure>>,
+    },
+    /// Keep its guest to other limits.
+    Limit {
+        /// Those that change.
+        limits: Box<Limits>,
+        /// Gets the disk as it is then.
+        reply: Limited,
     },
 }
 
@@ -103,14 +112,17 @@ impl Entry {
             sector_size,
             engine,
             read_only,
+            ref limits,
             ..
         } = held.spec;
+        let limits = Limits::of(limits);
         self.update(|info| {
             info.uuid = Some(uuid);
             info.size = Some(size);
             info.sector_size = u32::try_from(sector_size.bytes()).ok();
             info.engine = Some(engine.name().into());
             info.read_only = read_only;
+            info.limits = limits;
         });
         self.set_key(key);
         *lock(&self.held) = Some(held);
@@ -328,6 +340,7 @@ fn info_of(record: &Record) -> DiskInfo {
         restarts: 0,
         last_error: None,
         front_end: false,
+        limits: record.options.limits.clone(),
     }
 }
 

@@ -7,9 +7,12 @@
 //! it is there.
 #![forbid(unsafe_code)]
 
+mod limit;
 mod obtain;
 mod stop;
 mod watch;
+
+pub use limit::Limited;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +26,7 @@ use super::held::{FrontEnds, Held, KeyFacts};
 use super::model::{DiskInfo, DiskState, Problem};
 use super::state::Record;
 use super::worker_process::{Process, Worker};
+use crate::engine::throttle::Limits;
 use crate::error::{Failure, Kind};
 use crate::keys::{Actor, Context};
 use crate::plane::Spec;
@@ -115,6 +119,8 @@ pub struct Supervisor {
     fresh: Option<Volume>,
     held: Option<Arc<Held>>,
     key: Option<KeyFacts>,
+    /// What the guest may do per second.
+    limits: Limits,
     dek: Option<Arc<Dek>>,
     /// How its socket is made.
     socket: Option<SocketParams>,
@@ -146,6 +152,7 @@ impl Supervisor {
             fresh: None,
             held: None,
             key: None,
+            limits: Limits::default(),
             dek: None,
             socket: None,
             front_ends: None,
@@ -259,7 +266,11 @@ impl Supervisor {
         };
         // From here on it is not interrupted: there will be a process.
         let launched = match obtained {
-            Err(command) => return self.take_away(command).await,
+            Err(Command::Limit { limits, reply }) => {
+                self.limit(None, *limits, reply).await;
+                return Fate::Again(Duration::ZERO);
+            }
+            Err(Command::Detach { how, reply }) => return self.take_away(how, reply).await,
             Ok(Ok(permit)) => self.launch(permit).await,
             Ok(Err(trouble)) => Err(trouble),
         };
@@ -304,17 +315,34 @@ impl Supervisor {
 
     /// Waits before the next attempt, unless the disk is detached meanwhile.
     async fn pause(&mut self, pause: Duration, commands: &mut Receiver<Command>) -> Fate {
-        tokio::select! {
-            Some(command) = commands.recv() => self.take_away(command).await,
-            () = tokio::time::sleep(pause) => Fate::Again(Duration::ZERO),
+        let end = tokio::time::sleep(pause);
+        tokio::pin!(end);
+        loop {
+            tokio::select! {
+                Some(command) = commands.recv() => match command {
+                    Command::Detach { how, reply } => return self.take_away(how, reply).await,
+                    Command::Limit { limits, reply } => self.limit(None, *limits, reply).await,
+                },
+                () = &mut end => return Fate::Again(Duration::ZERO),
+            }
         }
     }
 
     /// Waits for the disk to be detached, which is all that is left to do.
     async fn linger(&mut self, commands: &mut Receiver<Command>) -> Fate {
-        match commands.recv().await {
-            Some(command) => self.take_away(command).await,
-            None => Fate::Gone,
+        loop {
+            match commands.recv().await {
+                Some(Command::Detach { how, reply }) => return self.take_away(how, reply).await,
+                // What is on record cannot be used, nor changed.
+                Some(Command::Limit { reply, .. }) => {
+                    let _ = reply.send(Err(Failure::new(
+                        Kind::Busy,
+                        "the disk cannot be served, and so has no limits",
+                        Some("detach it, and attach it again".into()),
+                    )));
+                }
+                None => return Fate::Gone,
+            }
         }
     }
 }

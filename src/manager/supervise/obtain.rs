@@ -45,7 +45,11 @@ impl Supervisor {
     pub(super) async fn look_for_worker(&mut self) -> Result<Option<Worker>, Trouble> {
         let control = control_path(&self.shared.workers, &self.record);
         match adopt::adopt(&control, Some(&self.record)).await {
-            Ok(Some(found)) => Ok(Some(self.take_over(found))),
+            Ok(Some(found)) => {
+                let mut worker = self.take_over(found);
+                self.remind(&mut worker).await;
+                Ok(Some(worker))
+            }
             Ok(None) => {
                 self.maybe_alive = false;
                 if let Some(process) = self.lost.take() {
@@ -69,6 +73,7 @@ impl Supervisor {
     pub(super) fn take_over(&mut self, found: Found) -> Worker {
         let held = Arc::new(found.held);
         self.entry.set_volume(held.clone(), &found.key);
+        self.limits = held.spec.limits.clone();
         self.held = Some(held);
         self.key = Some(found.key);
         self.front_ends = Some(Arc::new(found.front_ends));
@@ -89,6 +94,7 @@ impl Supervisor {
         let held = Held::of(&volume, spec).map_err(system("cannot keep the volume open"))?;
         let (held, key) = (Arc::new(held), KeyFacts::of(&volume));
         self.entry.set_volume(held.clone(), &key);
+        self.limits = held.spec.limits.clone();
         self.held = Some(held);
         self.key = Some(key);
         self.socket = Some(socket);
@@ -187,6 +193,7 @@ impl Supervisor {
             record: self.record.clone(),
             held: held.clone(),
             key: key.clone(),
+            limits: self.limits.clone(),
             front_ends: front_ends.clone(),
             dek: dek.clone(),
             control: control_path(&self.shared.workers, &self.record),

@@ -32,8 +32,11 @@ fn tell(replies: Replies, outcome: Result<(), &Failure>) {
 
 impl Supervisor {
     /// Detaches a disk that is not served.
-    pub(super) async fn take_away(&mut self, command: Command) -> Fate {
-        let Command::Detach { how, reply } = command;
+    pub(super) async fn take_away(
+        &mut self,
+        how: Detach,
+        reply: oneshot::Sender<Result<(), Failure>>,
+    ) -> Fate {
         if self.maybe_alive {
             match self.lost.take() {
                 Some(process) if how.force => {
@@ -104,12 +107,21 @@ impl Supervisor {
                     worker.process.kill();
                     killed = true;
                 }
-                Some(Command::Detach { how, reply }) = commands.recv() => {
-                    replies.push(reply);
-                    if how.force {
-                        end.as_mut().reset(tokio::time::Instant::now() + stop_timeout);
+                Some(command) = commands.recv() => match command {
+                    Command::Detach { how, reply } => {
+                        replies.push(reply);
+                        if how.force {
+                            end.as_mut().reset(tokio::time::Instant::now() + stop_timeout);
+                        }
                     }
-                }
+                    Command::Limit { reply, .. } => {
+                        let _ = reply.send(Err(Failure::new(
+                            Kind::Busy,
+                            "the disk is being detached",
+                            None,
+                        )));
+                    }
+                },
             }
         };
         while let Ok(Some(message)) = worker.link.next().await {

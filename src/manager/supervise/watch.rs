@@ -59,7 +59,7 @@ impl Supervisor {
                     return match asked {
                         Some(reply) => {
                             let how = Detach::default();
-                            self.take_away(Command::Detach { how, reply }).await
+                            self.take_away(how, reply).await
                         }
                         None => fate,
                     };
@@ -74,7 +74,13 @@ impl Supervisor {
                     return Fate::Again(Duration::ZERO);
                 }
                 Some(command) = commands.recv() => {
-                    let Command::Detach { how, reply } = command;
+                    let (how, reply) = match command {
+                        Command::Detach { how, reply } => (how, reply),
+                        Command::Limit { limits, reply } => {
+                            self.limit(Some(&mut worker), *limits, reply).await;
+                            continue;
+                        }
+                    };
                     if how.force || !used {
                         return self.stop(worker, how, reply, commands).await;
                     }

@@ -7,6 +7,7 @@ use crate::manager::roles::Role;
 fn routes() -> Vec<(&'static str, &'static str, Option<Value>, Operation)> {
     let set = serde_json::json!({"name": "k", "definition": {"provider": "file"}});
     let change = serde_json::json!({"version": "1"});
+    let limits = serde_json::json!({"limits": {"iops_total": 100}});
     vec![
         ("GET", "/v1/status", None, Operation::Look),
         ("GET", "/v1/audit", None, Operation::Look),
@@ -16,6 +17,7 @@ fn routes() -> Vec<(&'static str, &'static str, Option<Value>, Operation)> {
         ("GET", "/v1/disks", None, Operation::Look),
         ("POST", "/v1/disks", Some(attach("d")), Operation::Attach),
         ("GET", "/v1/disks/d", None, Operation::Look),
+        ("PATCH", "/v1/disks/d", Some(limits), Operation::Limit),
         ("DELETE", "/v1/disks/d", None, Operation::Detach),
         ("GET", "/v1/key-sets", None, Operation::Look),
         ("POST", "/v1/key-sets", Some(set), Operation::KeySetCreate),
@@ -75,10 +77,10 @@ async fn each_role_may_do_what_it_is_for_and_nothing_else() {
         let refused = records.iter().filter(|record| record.outcome == "refused");
         assert_eq!(refused.count(), refusals);
         let expected = match role {
-            None => 15,
-            Some(Role::Reader) => 7,
+            None => 16,
+            Some(Role::Reader) => 8,
             Some(Role::Operator) => 4,
-            Some(Role::KeyAdmin) => 2,
+            Some(Role::KeyAdmin) => 3,
         };
         assert_eq!(refusals, expected, "{role:?}");
         // What was refused has not happened.
