@@ -183,7 +183,11 @@ fn a_volume_lives_and_dies_with_its_key() {
     needles::assert_absent(record.as_bytes(), host.user.secret.as_bytes(), "the record");
 
     host.user.allow(&policy(&["DescribeKey"]));
-    refused(&mut host.serve()).expect(8, &["kms:Decrypt", "is not authorized"], "docs/kms/aws-kms.md");
+    refused(&mut host.serve()).expect(
+        8,
+        &["kms:Decrypt", "is not authorized"],
+        "docs/kms/aws-kms.md",
+    );
     host.user.allow(&policy(&OPERATIONS));
     for region in [REGION, SECOND] {
         host.key.ask("remove", json!({"region": region}));
