@@ -2,7 +2,7 @@
 //! with bursts.
 //!
 //! [`Limits`] say what is permitted. All queues of the disk draw on the same
-//! [buckets](bucket), through a [`Throttle`]; each queue thread has a [`Gate`],
+//! buckets (`bucket`), through a [`Throttle`]; each queue thread has a [`Gate`],
 //! behind which requests wait for their turn, reads apart from writes. Nothing
 //! fails because of a limit, and FLUSH never waits.
 //!

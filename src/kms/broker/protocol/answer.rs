@@ -27,11 +27,11 @@ pub struct Answer {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// Of [`Operation::Wrap`].
+    /// Of `Operation::Wrap`.
     Wrapped(#[serde(with = "WrappedText")] kms::Wrapped),
-    /// Of [`Operation::Unwrap`].
+    /// Of `Operation::Unwrap`.
     Payload(#[serde(with = "text::secret")] Secret),
-    /// Of [`Operation::CurrentVersion`].
+    /// Of `Operation::CurrentVersion`.
     Version(#[serde(with = "VersionText")] kms::KeyVersion),
     /// It did not work: the key service's error, or the policy's denial.
     Error(Failure),

@@ -42,7 +42,7 @@ pub enum Operation {
     },
     /// Unwrap what was wrapped with `aad`.
     Unwrap {
-        /// What [`Outcome::Wrapped`] had.
+        /// What `Outcome::Wrapped` had.
         wrapped: kms::Wrapped,
         /// What it is bound to.
         aad: Vec<u8>,
