@@ -88,6 +88,10 @@ impl Lab for AzureLab {
         self.at(|vault| vault.delete(KEY));
     }
 
+    fn calls_are_slow(&self) -> bool {
+        true
+    }
+
     fn no_version(&self) -> String {
         "0".repeat(32)
     }

@@ -100,6 +100,10 @@ impl Lab for BrokerLab {
         self.forget();
     }
 
+    fn calls_are_slow(&self) -> bool {
+        true
+    }
+
     fn no_version(&self) -> String {
         self.service.no_version()
     }

@@ -33,6 +33,12 @@ pub trait Lab {
     /// what goes with it at this service.
     fn delete(&self, version: &str);
 
+    /// Whether a call takes so long that one bit of each byte has to do where
+    /// every bit is changed elsewhere.
+    fn calls_are_slow(&self) -> bool {
+        false
+    }
+
     /// A name that no version of the key has, in the service's form.
     fn no_version(&self) -> String;
 

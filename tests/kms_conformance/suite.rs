@@ -171,12 +171,16 @@ pub fn no_bit_of_the_envelope_can_change(lab: &dyn Lab, witness: &Witness) {
             "{what}: {class}"
         );
     };
-    for bit in 0..wrapped.bytes.len() * 8 {
+    let bits = 0..wrapped.bytes.len() * 8;
+    // Not the same bit of each byte: 3 and 8 have no common divisor.
+    let chosen = |bit: &usize| !lab.calls_are_slow() || bit / 8 * 3 % 8 == bit % 8;
+    for bit in bits.filter(chosen) {
         let mut bytes = wrapped.bytes.clone();
         bytes[bit / 8] ^= 1 << (bit % 8);
         refuse(bytes, &format_args!("bit {bit}"));
     }
-    for len in 0..wrapped.bytes.len() {
+    let step = if lab.calls_are_slow() { 7 } else { 1 };
+    for len in (0..wrapped.bytes.len()).rev().step_by(step) {
         refuse(wrapped.bytes[..len].to_vec(), &format_args!("{len} bytes"));
     }
     refuse([&wrapped.bytes[..], &[0]].concat(), &"one byte more");
