@@ -53,7 +53,7 @@ impl Job {
             read_percent: self.read_percent,
             order: self.order,
             // Any odd number: another one for each queue.
-            random: 0x9e37_79b9_7f4a_7c15 * (2 * queue as u64 + 1),
+            random: 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(2 * queue as u64 + 1),
         }
     }
 }

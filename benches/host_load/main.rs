@@ -31,7 +31,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 #[derive(Parser)]
 struct Arguments {
     /// The vhost-user-blk socket to drive
-    #[arg(long, conflicts_with = "file", required_unless_present = "file")]
+    #[arg(long, conflicts_with = "file", required_unless_present_any = ["file", "hold"])]
     socket: Option<PathBuf>,
 
     /// The file or block device to drive with io_uring and O_DIRECT
@@ -67,6 +67,11 @@ struct Arguments {
     #[arg(long, value_delimiter = ',')]
     cpus: Vec<usize>,
 
+    /// Connect to these sockets, say so on standard output, and do nothing until
+    /// standard input ends
+    #[arg(long, value_delimiter = ',', conflicts_with_all = ["socket", "file"])]
+    hold: Vec<PathBuf>,
+
     /// Write the whole disk once with data that is not zero, and do no jobs
     #[arg(long)]
     fill: bool,
@@ -83,6 +88,9 @@ enum Wait {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    if !arguments.hold.is_empty() {
+        return hold(&arguments);
+    }
     if arguments.fill {
         let tally = fill(&arguments)?;
         println!("{}", json!({ "filled_bytes": tally.bytes }));
@@ -93,6 +101,20 @@ fn main() -> Result<()> {
         results.push(run(&arguments, job)?);
     }
     println!("{}", serde_json::to_string_pretty(&results)?);
+    Ok(())
+}
+
+/// Is a front end that has set up its queues and has nothing to do.
+fn hold(arguments: &Arguments) -> Result<()> {
+    let connect = |socket: &PathBuf| vhost::connect(socket, arguments.queues);
+    let held = arguments
+        .hold
+        .iter()
+        .map(connect)
+        .collect::<Result<Vec<_>>>()?;
+    println!("holding");
+    std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
+    drop(held);
     Ok(())
 }
 

@@ -78,6 +78,27 @@ impl Disk for Queue<'_> {
     }
 }
 
+/// A front end whose queues are set up.
+pub struct Front {
+    // They point into memory of the transport: they are dropped first.
+    rings: Vec<VirtioBlkQueue<'static, usize>>,
+    transport: Box<VirtioBlkTransport>,
+}
+
+/// Connects to a server, and sets up its first queues.
+pub fn connect(socket: &Path, queues: usize) -> Result<Front> {
+    let path = socket.to_str().ok_or("the socket path is not UTF-8")?;
+    let features = VirtioFeatureFlags::VERSION_1.bits()
+        | VirtioFeatureFlags::RING_EVENT_IDX.bits()
+        | VirtioBlkFeatureFlags::all().bits();
+    let transport = VhostUser::<VirtioBlkConfig, VirtioBlkReqBuf>::new(path, features)
+        .map_err(|error| format!("cannot connect to {path}: {error}"))?;
+    let mut transport: Box<VirtioBlkTransport> = Box::new(transport);
+    let rings =
+        VirtioBlkQueue::<'static, usize>::setup_queues(&mut *transport, queues, QUEUE_SIZE)?;
+    Ok(Front { rings, transport })
+}
+
 /// Runs the job on each of the queues, in a thread each, and `meanwhile` here.
 pub fn drive<T>(
     socket: &Path,
@@ -88,16 +109,11 @@ pub fn drive<T>(
     cpus: &[usize],
     meanwhile: impl FnOnce() -> Result<T>,
 ) -> Result<(Vec<Tally>, T)> {
-    let path = socket.to_str().ok_or("the socket path is not UTF-8")?;
-    let features = VirtioFeatureFlags::VERSION_1.bits()
-        | VirtioFeatureFlags::RING_EVENT_IDX.bits()
-        | VirtioBlkFeatureFlags::all().bits();
-    let transport = VhostUser::<VirtioBlkConfig, VirtioBlkReqBuf>::new(path, features)
-        .map_err(|error| format!("cannot connect to {path}: {error}"))?;
-    let mut transport: Box<VirtioBlkTransport> = Box::new(transport);
+    let Front {
+        rings,
+        mut transport,
+    } = connect(socket, queues)?;
     let buffers = Buffers::new(job.block, job.depth * queues)?;
-    let rings =
-        VirtioBlkQueue::<'static, usize>::setup_queues(&mut *transport, queues, QUEUE_SIZE)?;
     transport.map_mem_region(buffers.pointer(0) as usize, buffers.len(), buffers.fd(), 0)?;
     let disk_bytes = u64::from(transport.get_config()?.capacity) * 512;
 

@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use rustix::event::EventfdFlags;
 use rustix::fs::MemfdFlags;
@@ -74,9 +75,16 @@ fn run() -> Result<(), (&'static str, io::Error)> {
         Event::Ready {
             number: 7,
             more: true,
-        } => Ok(()),
-        Event::Ready { .. } => Err(("a poll that goes on", unsupported())),
-        _ => Err(("a poll", unsupported())),
+        } => {}
+        Event::Ready { .. } => return Err(("a poll that goes on", unsupported())),
+        _ => return Err(("a poll", unsupported())),
+    }
+
+    ring.alarm(Duration::from_millis(1))
+        .map_err(at("an alarm"))?;
+    match next(&mut ring).map_err(at("an alarm"))? {
+        Event::Alarm => Ok(()),
+        _ => Err(("an alarm", unsupported())),
     }
 }
 
