@@ -19,10 +19,14 @@ fn random(len: usize) -> Vec<u8> {
     bytes
 }
 
+/// How a disk is made: its file is on a file system, or in memory.
+const MEDIA: [fn(Params, bool) -> Served; 2] = [Served::new, Served::in_memory];
+
 #[test]
 fn what_is_written_is_ciphertext_in_its_place_and_comes_back() {
-    for sector_size in [SectorSize::B512, SectorSize::B4096] {
-        let served = Served::new(
+    let sizes = [SectorSize::B512, SectorSize::B4096];
+    for (served, sector_size) in MEDIA.iter().flat_map(|on| sizes.map(|size| (on, size))) {
+        let served = served(
             Params {
                 sector_size,
                 ..Params::default()
@@ -76,13 +80,18 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
 
 #[test]
 fn discarded_and_zeroed_space_reads_as_zeroes() {
-    let served = Served::new(
-        Params {
-            zero_units: true,
-            ..Params::default()
-        },
-        true,
-    );
+    for served in MEDIA {
+        discard_and_zero(&served(
+            Params {
+                zero_units: true,
+                ..Params::default()
+            },
+            true,
+        ));
+    }
+}
+
+fn discard_and_zero(served: &Served) {
     let mut front = served.connect(2);
     let data = random(1 << 20);
     front.write(0, &data);
@@ -104,7 +113,12 @@ fn discarded_and_zeroed_space_reads_as_zeroes() {
 
 #[test]
 fn a_truncated_file_is_an_error_and_never_data() {
-    let served = Served::new(Params::default(), false);
+    for served in MEDIA {
+        truncate(&served(Params::default(), false));
+    }
+}
+
+fn truncate(served: &Served) {
     let mut front = served.connect(1);
     front.write(0, &random(4096));
     let file = File::options()
@@ -118,4 +132,34 @@ fn a_truncated_file_is_an_error_and_never_data() {
         assert_eq!(front.run(0, Request::read(8, len)).status, S_IOERR);
     }
     assert_eq!(front.run(0, Request::read(0, 4096)).status, S_OK);
+}
+
+/// There is more in flight than there are buffers, and each answer is its own.
+#[test]
+fn many_requests_at_once_get_their_own_data() {
+    for served in MEDIA {
+        let served = served(Params::default(), false);
+        let mut front = served.connect(1);
+        let data = random(8 << 20);
+        for (number, chunk) in data.chunks(256 << 10).enumerate() {
+            front
+                .submit(0, Request::write(number as u64 * 512, chunk))
+                .unwrap();
+        }
+        while front.in_flight(0) > 0 {
+            assert_eq!(front.complete(0).unwrap().1.status, S_OK);
+        }
+        let mut asked = std::collections::HashMap::new();
+        for number in 0..32 {
+            let id = front.submit(0, Request::read(number * 512, 256 << 10));
+            asked.insert(id.unwrap(), number as usize * (256 << 10));
+        }
+        while front.in_flight(0) > 0 {
+            let (id, answer) = front.complete(0).unwrap();
+            assert_eq!(answer.status, S_OK);
+            let at = asked.remove(&id).unwrap();
+            assert!(answer.data == data[at..][..256 << 10], "the data at {at}");
+        }
+        assert!(asked.is_empty());
+    }
 }

@@ -386,6 +386,9 @@ impl QueueThread {
                 self.ring.submit()?;
                 // The kernel may have done some of it at once.
                 self.meter.expire();
+                if self.ring.has_called() {
+                    return Ok(());
+                }
             }
         }
         Ok(())
@@ -397,6 +400,9 @@ impl QueueThread {
         self.unsubmitted = 0;
         self.unannounced = 0;
         self.meter.expire();
+        if self.ring.has_called() {
+            return self.ring.submit();
+        }
         let takes = self.can_take();
         if !self.alarm && self.ring.has_memory() {
             self.ring.alarm(self.disk.rest_after())?;

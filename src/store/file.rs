@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
@@ -75,7 +75,11 @@ pub struct Store {
     offset: u64,
     len: u64,
     direct: bool,
+    in_memory: bool,
 }
+
+/// `TMPFS_MAGIC` and `RAMFS_MAGIC` of linux/magic.h.
+const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
 
 impl Store {
     /// Opens the file behind `file` once more for data, so that its flags are
@@ -111,14 +115,7 @@ impl Store {
                 Ok(files)
             });
             match (direct, mode) {
-                (Ok(files), _) => {
-                    return Ok(Store {
-                        files,
-                        offset,
-                        len,
-                        direct: true,
-                    });
-                }
+                (Ok(files), _) => return Ok(Store::of(files, (offset, len), true)),
                 (Err(source), DirectMode::Always) => {
                     return Err(Error::NoDirect {
                         sector_size,
@@ -134,22 +131,21 @@ impl Store {
         }
         let files = all(OFlags::empty()).map_err(Error::Open)?;
         probe(&files[0]).map_err(Error::Read)?;
-        Ok(Store {
-            files,
-            offset,
-            len,
-            direct: false,
-        })
+        Ok(Store::of(files, (offset, len), false))
     }
 
     /// A data area of files that somebody else has opened with [`Store::open`]
     /// and handed over. Nothing is opened or read.
     pub fn of(files: Vec<File>, (offset, len): (u64, u64), direct: bool) -> Self {
+        let in_memory = files.first().is_some_and(|file| {
+            rustix::fs::fstatfs(file).is_ok_and(|of| IN_MEMORY.contains(&(of.f_type as u64)))
+        });
         Store {
             files,
             offset,
             len,
             direct,
+            in_memory,
         }
     }
 
@@ -169,6 +165,12 @@ impl Store {
         self.direct
     }
 
+    /// Whether the files are in memory, so that reading and writing them never
+    /// waits for a device.
+    pub fn is_in_memory(&self) -> bool {
+        self.in_memory
+    }
+
     /// Makes everything that has been written durable, waiting for it.
     ///
     /// # Errors
@@ -177,9 +179,9 @@ impl Store {
         self.files.iter().try_for_each(File::sync_data)
     }
 
-    /// The descriptor of a queue.
-    pub(super) fn descriptor(&self, queue: usize) -> BorrowedFd<'_> {
-        self.files[queue % self.files.len()].as_fd()
+    /// The file of a queue.
+    pub(super) fn file(&self, queue: usize) -> &File {
+        &self.files[queue % self.files.len()]
     }
 }
 

@@ -47,6 +47,24 @@ impl Served {
     /// With the threads of its queues on these CPUs.
     pub fn with(params: Params, discard: bool, limits: &Limits, cpus: Vec<u16>) -> Served {
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        Served::below(directory, params, discard, limits, cpus)
+    }
+
+    /// With its file in memory.
+    pub fn in_memory(params: Params, discard: bool) -> Served {
+        let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+        let served = Served::below(directory, params, discard, &Limits::default(), vec![]);
+        assert!(served.disk.store().is_in_memory(), "/dev/shm is no tmpfs");
+        served
+    }
+
+    fn below(
+        directory: TempDir,
+        params: Params,
+        discard: bool,
+        limits: &Limits,
+        cpus: Vec<u16>,
+    ) -> Served {
         let file = File::create_new(directory.path().join("disk")).unwrap();
         file.set_len(OFFSET + BYTES).unwrap();
         let dek = Dek::generate().unwrap();
