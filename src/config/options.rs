@@ -74,7 +74,7 @@ pub struct Options {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<Cache>,
 
-    /// How many microseconds an idle queue looks for work before it sleeps, 0 to 1000 [default: 20]
+    /// How many microseconds an idle queue looks for work before it sleeps, 0 to 1000 [default: 50]
     #[arg(long, value_name = "MICROSECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<u16>, minimum = 0, maximum = 1000)]

@@ -251,7 +251,7 @@ impl Poll {
 
 impl Default for Poll {
     fn default() -> Self {
-        Poll(Duration::from_micros(20))
+        Poll(Duration::from_micros(50))
     }
 }
 

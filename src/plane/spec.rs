@@ -121,7 +121,7 @@ pub(crate) mod tests {
             cpus: vec![1, 0],
             queue_size: 128,
             write_cache: true,
-            poll_us: 20,
+            poll_us: 50,
             limits: Limits::default(),
         }
     }
