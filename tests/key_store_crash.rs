@@ -114,6 +114,74 @@ fn a_move_between_stores_that_is_killed_at_any_call_is_finished_by_repeating_it(
     assert!(kill_at_each_call("shared", "other") > 12);
 }
 
+/// Kills a rotation at each call that puts something in its place, and finishes
+/// it. Returns how often it was killed.
+fn kill_rotation_at_each_call(place: &str) -> u32 {
+    let host = Host::new();
+    fs::create_dir(host.home.path("state")).unwrap();
+    host.create(&["--key-store", place]);
+    let dek = host.dek();
+    let version = || -> String {
+        let info = host.info();
+        info["wraps"][0]["key_version"].as_str().unwrap().into()
+    };
+    let mut killed = 0;
+    for call in ["pwrite64", "renameat2"] {
+        for at in 1.. {
+            let what = format!("{place}, killed at {call} {at}");
+            let before = host.description().token.wraps;
+            let old = version();
+            succeed(&mut host.sealblk(&["key", "add-version"]));
+            let inject = format!("inject={call}:signal=KILL:when={at}");
+            let trace = format!("trace={call}");
+            let mut rotate = Command::new("strace");
+            rotate
+                .args(["-f", "-qq", "-o", "trace", "-e", &trace, "-e", &inject])
+                .arg(env!("CARGO_BIN_EXE_sealblk"))
+                .arg("--key-file")
+                .arg(support::server::key_file(host.home.directory()))
+                .args(["--config", "sealblk.toml", "keyset", "rotate", "default"])
+                .current_dir(host.home.directory());
+            let output = rotate.output().unwrap();
+            // What is left opens, with the old version or the new one.
+            assert_eq!(host.dek(), dek, "{what}");
+            let done = output.status.success();
+            if !done {
+                assert_eq!(output.status.signal(), Some(9), "{what}: {output:?}");
+                killed += 1;
+                succeed(&mut host.sealblk(&["keyset", "rotate", "default"]));
+            }
+            assert_ne!(version(), old, "{what}");
+            succeed(&mut host.sealblk(&["key", "disable", &old]));
+            assert_eq!(host.dek(), dek, "{what}");
+            let ledger = host.json(&["keyset", "ledger", "default"]);
+            let rotation = &ledger[0]["rotation"];
+            assert_eq!(rotation["behind"], 0, "{what}: {ledger}");
+            assert!(!rotation["finished"].is_null(), "{what}: {ledger}");
+            if place == "header" {
+                host.assert_no_trace(&before);
+            }
+            if done {
+                break;
+            }
+            assert!(at < 50, "{what}");
+        }
+    }
+    killed
+}
+
+#[test]
+fn a_rotation_that_is_killed_at_any_step_leaves_a_volume_that_opens_and_is_finished_by_repeating() {
+    // Header: two copies; each of them, the job twice, and the ledger.
+    assert!(kill_rotation_at_each_call("header") >= 5);
+}
+
+#[test]
+fn so_does_one_of_a_volume_whose_wraps_are_in_a_key_store() {
+    // The entry, the job twice, and the ledger.
+    assert!(kill_rotation_at_each_call("shared") >= 4);
+}
+
 /// After a cut, somebody may want it back instead.
 #[test]
 fn a_move_that_was_cut_off_can_be_taken_back() {

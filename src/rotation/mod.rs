@@ -120,6 +120,11 @@ impl Rotation {
         }
     }
 
+    /// The key sets.
+    pub fn keys(&self) -> &KeySets {
+        &self.keys
+    }
+
     /// Who reaches the volumes.
     pub fn volumes(&self) -> &Arc<dyn Volumes> {
         &self.volumes

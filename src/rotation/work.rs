@@ -135,7 +135,7 @@ impl Rotation {
         let mut behind = known;
         behind.retain(|known| expected.is_behind(known, name));
         let job = self
-            .note(context, name, &definition, &current, behind.len())
+            .note(context, name, &definition, &current, &behind)
             .await?;
         let job = match behind.is_empty() {
             true => self.finish(context, name, 0).await?,
@@ -209,6 +209,20 @@ impl Rotation {
         Ok(behind)
     }
 
+    /// Whether a volume has another wrap of a key set than those that have
+    /// followed its last rotation.
+    pub async fn is_left_behind(&self, known: &Known, name: &Name) -> bool {
+        let (jobs, of) = (self.jobs.clone(), name.clone());
+        match off(move || jobs.read(&of)).await {
+            Ok(Some(job)) => {
+                let mut wraps = known.wrapped_by(name.as_str());
+                known.wraps.is_empty() || wraps.any(|by| !by.same_version(&job.target))
+            }
+            // Whoever asks the service next finds out.
+            _ => false,
+        }
+    }
+
     /// Has one volume follow, and the ledger take note.
     async fn one(self: Arc<Self>, context: &Context, known: Known, change: Arc<Follow>) -> Outcome {
         let (volume, key_set) = (known.uuid, change.current.key_set.clone());
@@ -270,7 +284,7 @@ impl Rotation {
         name: &Name,
         definition: &Definition,
         current: &Current,
-        volumes: usize,
+        behind: &[Known],
     ) -> Result<Job, Error> {
         let key = definition.source.key_id();
         let (before, _) = self.state(name).await?;
@@ -278,7 +292,10 @@ impl Rotation {
             Some(job) if job.target == current.target && job.key == key => Ok(job),
             before => {
                 let from = before.as_ref().map(|job| job.target.clone());
-                let job = Job::new(key, current.target.clone(), before);
+                let volumes = behind.len();
+                let found = behind.iter();
+                let found = found.flat_map(|known| known.wrapped_by(name.as_str()).cloned());
+                let job = Job::new(key, current.target.clone(), before, found);
                 self.write(name, &job).await?;
                 tracing::info!(
                     key_set = %name,

@@ -229,6 +229,8 @@ pub struct Admin {
     to_do: OnceLock<ToDo>,
     /// Who is told that a switch is over.
     on_settled: OnceLock<OnSettled>,
+    /// Who ends a switch has this.
+    settling: tokio::sync::Mutex<()>,
 }
 
 /// Who is told that a key set needs nothing any more of what it was before.
@@ -258,6 +260,7 @@ impl Admin {
             rotation,
             to_do: OnceLock::new(),
             on_settled: OnceLock::new(),
+            settling: tokio::sync::Mutex::default(),
         }
     }
 

@@ -207,6 +207,8 @@ impl Admin {
     /// # Errors
     /// When the file cannot be written.
     pub(super) async fn settle(&self, name: &Name) -> Result<(), Failure> {
+        // Two who find it due at once do it once.
+        let _alone = self.settling.lock().await;
         let config = self.read()?;
         let Some(definition) = config.key_sets.get(name) else {
             return Ok(());
