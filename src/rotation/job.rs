@@ -67,6 +67,15 @@ impl Job {
             finished: None,
         }
     }
+
+    /// Whether the key that wraps now was at that version before.
+    pub fn left_behind(&self, version: &str) -> bool {
+        let earlier = Target {
+            key_version: version.into(),
+            ..self.target.clone()
+        };
+        self.past.iter().any(|past| past.same_version(&earlier))
+    }
 }
 
 /// The files, in one directory.
@@ -151,6 +160,17 @@ mod tests {
         assert_eq!(job.past.last(), Some(&target("lost")));
         assert_eq!(job.past[PAST_MAX - 2], target("99"));
         assert!(!job.past.contains(&target("97")));
+    }
+
+    #[test]
+    fn a_version_of_another_key_was_not_left_behind() {
+        let other = Target {
+            provider: "file".into(),
+            ..target("7")
+        };
+        let job = Job::new(None, target("2"), None, [target("1"), other]);
+        assert!(job.left_behind("1"));
+        assert!(!job.left_behind("2") && !job.left_behind("7"));
     }
 
     #[test]

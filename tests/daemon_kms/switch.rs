@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sealblk::kms::kmip::Mode;
 
 use super::faulty_proxy::Fault;
-use super::lab::Lab;
+use super::lab::{Lab, server};
 use super::pykmip::PyKmip;
 use super::rotation::{DATA, Load, QUIET};
 use super::support::home::refused;
@@ -295,6 +295,11 @@ fn what_cannot_be_switched_is_said() {
     // Not to what does not work.
     let nothing = ["--provider=file", "--set=key_file=/nowhere/key"].map(str::to_owned);
     refused(&mut switch(&lab, &nothing, &[])).expect(3, &["/nowhere/key"], "");
+    // Not to what cannot be told from it: version 1 of a key of that name.
+    let mut elsewhere = vault(&lab);
+    elsewhere[3] = format!("http://127.0.0.1:{}", server().port());
+    let mut command = switch(&lab, &elsewhere, &["--force"]);
+    refused(&mut command).expect(6, &["which of the two"], "keyset edit disks");
     // Not what somebody has written down elsewhere.
     let mut command = lab
         .daemon

@@ -85,7 +85,7 @@ impl Disks {
         let files = identities(paths(location));
         let disks = self.shared.registry.entries();
         let same = |entry: &&Arc<Entry>| {
-            entry.info().uuid == Some(volume) || entry.files().iter().any(|is| files.contains(is))
+            entry.has_volume(volume) || entry.files().iter().any(|is| files.contains(is))
         };
         disks.iter().find(same).map(|entry| entry.info().name)
     }
@@ -264,7 +264,8 @@ mod tests {
         assert!(rewriting.begin(vec![b]).is_some());
         let wait = async {
             assert!(!rewriting.wait(&[b]).await);
-            let waiting = rewriting.wait(&[a]);
+            let files = [a];
+            let waiting = rewriting.wait(&files);
             tokio::pin!(waiting);
             tokio::select! {
                 biased;

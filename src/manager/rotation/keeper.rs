@@ -102,6 +102,7 @@ impl Keeper {
                 continue;
             };
             if self.rotation.is_left_behind(known, &name).await {
+                self.rotation.try_again(known.uuid);
                 self.look(&name);
             }
         }
