@@ -69,11 +69,17 @@ pub enum Operation {
     KeySetCheck,
     /// To have the configuration read again.
     Reload,
+    /// To have the volumes of a key set follow its key.
+    KeySetRotate,
+    /// To make a key set one of another key or service.
+    KeySetSwitch,
+    /// To have a volume forgotten that is gone for good.
+    VolumeForget,
 }
 
 impl Operation {
     /// Every operation.
-    pub const ALL: [Operation; 9] = [
+    pub const ALL: [Operation; 12] = [
         Operation::Look,
         Operation::Attach,
         Operation::Detach,
@@ -83,6 +89,9 @@ impl Operation {
         Operation::KeySetRemove,
         Operation::KeySetCheck,
         Operation::Reload,
+        Operation::KeySetRotate,
+        Operation::KeySetSwitch,
+        Operation::VolumeForget,
     ];
 
     /// As it stands in records.
@@ -97,6 +106,9 @@ impl Operation {
             Operation::KeySetRemove => "key-set-remove",
             Operation::KeySetCheck => "key-set-check",
             Operation::Reload => "reload",
+            Operation::KeySetRotate => "key-set-rotate",
+            Operation::KeySetSwitch => "key-set-switch",
+            Operation::VolumeForget => "volume-forget",
         }
     }
 
@@ -108,7 +120,10 @@ impl Operation {
             Operation::KeySetCreate
             | Operation::KeySetEdit
             | Operation::KeySetRemove
-            | Operation::KeySetCheck => &[Role::KeyAdmin],
+            | Operation::KeySetCheck
+            | Operation::KeySetRotate
+            | Operation::KeySetSwitch
+            | Operation::VolumeForget => &[Role::KeyAdmin],
             // The file is not theirs to write: it only takes effect.
             Operation::Reload => &[Role::Operator, Role::KeyAdmin],
         }
@@ -274,6 +289,9 @@ mod tests {
         Operation::KeySetRemove,
         Operation::KeySetCheck,
         Operation::Reload,
+        Operation::KeySetRotate,
+        Operation::KeySetSwitch,
+        Operation::VolumeForget,
     ];
 
     #[test]

@@ -16,6 +16,7 @@ use super::key_sets::Admin;
 use super::model::{Attach, Detach, DiskInfo};
 use super::poll;
 use super::recorder::Recorder;
+use super::rotation::{Keeper, Reach, Teller};
 use super::services::{Disks, Metrics, Services};
 use crate::config::{Config, Limits};
 use crate::engine::stats::Reader;
@@ -24,6 +25,7 @@ use crate::key_store::KeyStores;
 use crate::keys::ledger::{Known, Ledger};
 use crate::keys::{self, Context, Witness};
 use crate::metrics::DiskView;
+use crate::rotation::Rotation;
 use crate::volume::{Inspection, Location};
 use crate::{audit, metrics};
 
@@ -53,15 +55,31 @@ pub async fn services(
         .with_witnesses(witnesses);
     let key_sets = Arc::new(key_sets);
     let attached = disks::Disks::open(settings(config), key_sets.clone()).await?;
+    let teller = Arc::new(Teller {
+        recorder: recorder.clone(),
+        metrics: metrics.clone(),
+    });
+    let rotation = Arc::new(Rotation::new(
+        key_sets.clone(),
+        &config.daemon.state_dir,
+        Arc::new(Reach(attached.clone())),
+        teller.clone(),
+        config.daemon.rewrap_rate,
+    ));
+    let load = manager.load();
+    let admin = Arc::new(Admin::new(load, config.clone(), key_sets.clone(), rotation));
+    let keeper = Keeper::new(admin.clone(), teller);
     let disks = Arc::new(Attached {
         disks: attached,
         ledger: Ledger::below(&config.daemon.state_dir),
+        keeper: keeper.clone(),
     });
     tokio::spawn(tell_metrics(Arc::downgrade(&disks), metrics.clone()));
-    tokio::spawn(poll::key_sets(key_sets.clone(), metrics.clone()));
+    tokio::spawn(poll::key_sets(key_sets, metrics.clone(), keeper));
     let services = Services {
         disks,
-        key_sets: Arc::new(Admin::new(manager.load(), config.clone(), key_sets)),
+        key_sets: admin.clone(),
+        rotations: admin,
         metrics: Arc::new(Exposition(metrics)),
         audit: recorder.clone().map(|recorder| recorder as _),
         control: manager,
@@ -86,6 +104,8 @@ struct Attached {
     disks: Arc<disks::Disks>,
     /// Knows the volumes that were attached, for their key sets' sake.
     ledger: Ledger,
+    /// Has volumes follow that were away while their key changed.
+    keeper: Arc<Keeper>,
 }
 
 impl std::fmt::Debug for Attached {
@@ -104,27 +124,31 @@ impl Attached {
             data: disk.volume.clone(),
             header: disk.header.clone(),
         };
-        let wrapped_by = self.disks.key_sets_of(&name);
-        let noted = disks::blocking(move || -> Result<(), Failure> {
+        let facts = self.disks.key_of(&name);
+        let noted = disks::blocking(move || -> Result<Known, Failure> {
             let description = Inspection::of(&location)?.description()?;
-            let mut key_sets = vec![description.token.key_set];
-            for name in wrapped_by {
-                if !key_sets.contains(&name) {
-                    key_sets.push(name);
-                }
-            }
-            let known = Known {
-                uuid: description.uuid,
-                path: location.data,
-                header: location.header,
-                key_sets,
+            let token = &description.token;
+            let known = Known::new(
+                description.uuid,
+                (location.data, location.header),
+                &token.key_set,
+                &token.wraps,
+            );
+            // The wraps may be somewhere else.
+            let known = match facts {
+                Some(facts) if !facts.wraps.is_empty() => known.with_wraps(facts.wraps),
+                _ => known,
             };
             ledger
                 .note(&known)
-                .map_err(disks::system("cannot write the ledger"))
+                .map_err(disks::system("cannot write the ledger"))?;
+            Ok(known)
         });
-        if let Err(error) = noted.await.and_then(|noted| noted) {
-            tracing::warn!(disk = name, "the volume is not in the ledger: {error}");
+        match noted.await.and_then(|noted| noted) {
+            Ok(known) => self.keeper.attached(&known).await,
+            Err(error) => {
+                tracing::warn!(disk = name, "the volume is not in the ledger: {error}");
+            }
         }
     }
 }

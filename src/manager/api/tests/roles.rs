@@ -8,6 +8,7 @@ fn routes() -> Vec<(&'static str, &'static str, Option<Value>, Operation)> {
     let set = serde_json::json!({"name": "k", "definition": {"provider": "file"}});
     let change = serde_json::json!({"version": "1"});
     let limits = serde_json::json!({"limits": {"iops_total": 100}});
+    let switch = serde_json::json!({"definition": {"provider": "file"}});
     vec![
         ("GET", "/v1/status", None, Operation::Look),
         ("GET", "/v1/audit", None, Operation::Look),
@@ -29,6 +30,25 @@ fn routes() -> Vec<(&'static str, &'static str, Option<Value>, Operation)> {
             Operation::KeySetEdit,
         ),
         ("POST", "/v1/key-sets/k/check", None, Operation::KeySetCheck),
+        (
+            "POST",
+            "/v1/key-sets/k/rotate",
+            None,
+            Operation::KeySetRotate,
+        ),
+        (
+            "POST",
+            "/v1/key-sets/k/switch",
+            Some(switch),
+            Operation::KeySetSwitch,
+        ),
+        ("GET", "/v1/ledger", None, Operation::Look),
+        (
+            "DELETE",
+            "/v1/ledger/00112233-4455-6677-8899-aabbccddeeff",
+            None,
+            Operation::VolumeForget,
+        ),
         ("DELETE", "/v1/key-sets/k", None, Operation::KeySetRemove),
     ]
 }
@@ -77,9 +97,9 @@ async fn each_role_may_do_what_it_is_for_and_nothing_else() {
         let refused = records.iter().filter(|record| record.outcome == "refused");
         assert_eq!(refused.count(), refusals);
         let expected = match role {
-            None => 16,
-            Some(Role::Reader) => 8,
-            Some(Role::Operator) => 4,
+            None => 20,
+            Some(Role::Reader) => 11,
+            Some(Role::Operator) => 7,
             Some(Role::KeyAdmin) => 3,
         };
         assert_eq!(refusals, expected, "{role:?}");
@@ -109,6 +129,7 @@ async fn the_routes_above_are_all_there_are() {
         .map(|(method, path, ..)| {
             let path = path.replace("/d", "/{name}").replace("{name}isks", "disks");
             let path = path.replace("key-sets/k", "key-sets/{name}");
+            let path = path.replace("00112233-4455-6677-8899-aabbccddeeff", "{name}");
             (method.to_owned(), path)
         })
         .collect();
