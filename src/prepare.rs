@@ -17,7 +17,7 @@ use crate::keys::{self, KeySets, Opened};
 use crate::plane::Spec;
 use crate::store::{self, DirectMode, Store};
 use crate::vhost::SocketParams;
-use crate::volume::{self, Access, Location, Volume};
+use crate::volume::{self, Access, Erased, Location, Volume};
 
 /// Why a volume cannot be served. What the rooms below say is passed on.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +33,14 @@ pub enum Error {
     /// May be read, and not written.
     #[error(transparent)]
     NotWritable(volume::Error),
+    /// It has no key any more.
+    #[error("{path} was erased on {}: its key was destroyed, and its data cannot be had{}", erased.since, unfinished(.erased))]
+    Erased {
+        /// The volume.
+        path: PathBuf,
+        /// When, and whether all of it.
+        erased: Erased,
+    },
     /// No key.
     #[error("cannot open the volume {path}")]
     Key {
@@ -56,11 +64,19 @@ pub enum Error {
     },
 }
 
+fn unfinished(erased: &Erased) -> &'static str {
+    match erased.finished {
+        true => "",
+        false => "; erasing it was not finished",
+    }
+}
+
 impl Explain for Error {
     fn kind(&self) -> Kind {
         match self {
             Error::NoZeroUnits(_) | Error::NoCpu(_) => Kind::Usage,
             Error::Volume(source) | Error::NotWritable(source) => source.kind(),
+            Error::Erased { .. } => Kind::Key,
             Error::Key { source, .. } => source.kind(),
             Error::Store { source, .. } => source.kind(),
         }
@@ -72,6 +88,12 @@ impl Explain for Error {
             Error::NotWritable(source) => {
                 format!("{}; or serve it with --read-only", source.help()?)
             }
+            Error::Erased { path, erased } => match erased.finished {
+                true => "if it was not meant to be erased, restore its header from a backup: \
+                         sealblk volume restore-header --force"
+                    .into(),
+                false => format!("finish it: sealblk volume erase {} --yes", path.display()),
+            },
             Error::Key { source, .. } => return source.help(),
             Error::Store { source, .. } => return source.help(),
             Error::NoCpu(_) => "name other CPUs with --cpus: `grep Cpus_allowed_list \
@@ -109,6 +131,12 @@ pub fn open_volume(disk: &config::Disk, config: &config::Serve) -> Result<Volume
             false => Error::Volume(error),
         }
     })?;
+    if let Some(erased) = volume.token().erased.clone() {
+        return Err(Error::Erased {
+            path: disk.volume.clone(),
+            erased,
+        });
+    }
     if config.discard == config::Discard::Pass && !volume.layout().zero_units {
         return Err(Error::NoZeroUnits(disk.volume.clone()));
     }

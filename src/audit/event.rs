@@ -193,6 +193,39 @@ pub enum Event<'a> {
         #[serde(serialize_with = "text")]
         needs: &'a str,
     },
+    /// The key of a volume is about to be destroyed.
+    VolumeErasing {
+        /// The volume, as far as it was read.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        volume: Option<Uuid>,
+        /// Where it is.
+        #[serde(serialize_with = "path_text")]
+        path: &'a Path,
+        /// Whether also if it is attached, or a key store does not answer.
+        #[serde(skip_serializing_if = "no")]
+        force: bool,
+    },
+    /// The key of a volume was destroyed, or should have been.
+    VolumeErased {
+        /// The volume, as far as it was read.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        volume: Option<Uuid>,
+        /// Where it is.
+        #[serde(serialize_with = "path_text")]
+        path: &'a Path,
+        /// Whether also if it was attached, or a key store did not answer.
+        #[serde(skip_serializing_if = "no")]
+        force: bool,
+        /// The disk that was detached for it.
+        #[serde(skip_serializing_if = "empty", serialize_with = "text")]
+        disk: &'a str,
+        /// Key stores that may have its wrapped keys still.
+        #[serde(skip_serializing_if = "<[String]>::is_empty", serialize_with = "list")]
+        left: &'a [String],
+        /// How many backups of its header this host knows of.
+        #[serde(skip_serializing_if = "none")]
+        backups: u64,
+    },
 }
 
 /// What is recorded of a use of a key.

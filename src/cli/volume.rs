@@ -2,6 +2,7 @@
 
 mod backup;
 mod create;
+mod erase;
 mod export;
 mod info;
 mod move_keys;
@@ -62,6 +63,10 @@ pub enum Action {
     MoveKeys(move_keys::Args),
     /// Write the bare data encryption key to a file, for rescue with cryptsetup
     ExportDek(export::Args),
+    /// Destroy the key of a volume for ever, wherever it is known to be
+    ///
+    /// The volume must not be in use, unless --force lets the daemon detach it.
+    Erase(erase::Args),
 }
 
 /// The volume that a command is about.
@@ -99,5 +104,6 @@ pub fn run(args: Args, config: &Config) -> Result<(), Failure> {
         Action::RestoreHeader(args) => backup::restore(args, config),
         Action::MoveKeys(args) => move_keys::run(args, config),
         Action::ExportDek(args) => export::run(args, config),
+        Action::Erase(args) => erase::run(args, config),
     }
 }

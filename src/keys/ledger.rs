@@ -4,6 +4,8 @@
 //! whether a key set can go; nothing depends on it for opening a volume.
 #![forbid(unsafe_code)]
 
+mod erased;
+
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::durable;
+use crate::timestamp::Timestamp;
 
 /// A volume that is known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +28,12 @@ pub struct Known {
     pub header: Option<PathBuf>,
     /// The key sets that its key is wrapped by, its own one first.
     pub key_sets: Vec<String>,
+    /// Backups of its header that were made on this host, where they were put.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub backups: Vec<PathBuf>,
+    /// When it was erased. It needs no key any more; its backups do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub erased: Option<Timestamp>,
 }
 
 /// The known volumes of a host.
@@ -41,17 +50,37 @@ impl Ledger {
         self.0.join(format!("{uuid}.json"))
     }
 
-    /// Takes note of a volume.
+    /// Takes note of a volume. Backups that are known of it already stay known.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn note(&self, known: &Known) -> io::Result<()> {
         let path = self.path(known.uuid);
-        if read(&path).is_ok_and(|before| before == *known) {
-            return Ok(());
+        let before = read(&path).ok();
+        let mut known = known.clone();
+        for backup in before.iter().flat_map(|before| &before.backups) {
+            if !known.backups.contains(backup) {
+                known.backups.push(backup.clone());
+            }
         }
-        durable::directory(&self.0)?;
-        durable::replace(&path, &serde_json::to_vec_pretty(known)?, 0o600)
+        match before {
+            Some(before) if before == known => Ok(()),
+            _ => {
+                durable::directory(&self.0)?;
+                durable::replace(&path, &serde_json::to_vec_pretty(&known)?, 0o600)
+            }
+        }
+    }
+
+    /// The volume of that UUID, if it is known.
+    ///
+    /// # Errors
+    /// When the entry cannot be read, or is damaged.
+    pub fn get(&self, uuid: Uuid) -> io::Result<Option<Known>> {
+        match read(&self.path(uuid)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            known => known.map(Some),
+        }
     }
 
     /// Forgets a volume.
@@ -84,7 +113,7 @@ impl Ledger {
             }
             let known = read(&path)
                 .map_err(|error| io::Error::new(error.kind(), format!("{path:?}: {error}")))?;
-            if known.key_sets.iter().any(|name| name == key_set) {
+            if known.erased.is_none() && known.key_sets.iter().any(|name| name == key_set) {
                 found.push(known);
             }
         }
@@ -112,6 +141,8 @@ mod tests {
             path: path.into(),
             header: None,
             key_sets: key_sets.iter().map(|name| (*name).into()).collect(),
+            backups: Vec::new(),
+            erased: None,
         };
         let (a, b) = (known("/a", &["prod", "safe"]), known("/b", &["prod"]));
         for known in [&b, &a, &a] {

@@ -14,7 +14,8 @@ use serde_json::{Map, Value};
 
 use super::api::{CORRELATION, ProblemDetails};
 use super::model::{
-    Attach, DiskChange, DiskInfo, DiskList, KeySetCheck, KeySetInfo, NewKeySet, Reloaded, Status,
+    Attach, DiskChange, DiskInfo, DiskList, EraseVolume, ErasedVolume, KeySetCheck, KeySetInfo,
+    NewKeySet, Reloaded, Status,
 };
 use crate::error::{Failure, Kind};
 
@@ -190,6 +191,15 @@ impl Client {
     pub async fn check_key_set(&self, name: &str) -> Result<KeySetCheck, Failure> {
         let url = self.url(&["v1", "key-sets", name, "check"], &[]);
         self.call(Method::POST, url, None::<&()>).await
+    }
+
+    /// Destroys the key of a volume.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn erase_volume(&self, erase: &EraseVolume) -> Result<ErasedVolume, Failure> {
+        let url = self.url(&["v1", "volumes", "erase"], &[]);
+        self.call(Method::POST, url, Some(erase)).await
     }
 
     /// Lets the manager read its configuration again.

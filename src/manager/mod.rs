@@ -15,6 +15,7 @@ pub mod client;
 pub mod control;
 mod directory;
 pub mod disks;
+mod erase;
 mod held;
 pub mod key_sets;
 mod link;

@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::config::{Limits, Options};
+use crate::erase::{Backup, Done, Unpurged};
 use crate::error::{Failure, Kind};
 
 /// The most characters that the name of a disk has.
@@ -353,6 +354,84 @@ pub struct Reloaded {
     /// What is not as its author may think: a user in `roles` who does not
     /// exist, for example.
     pub warnings: Vec<String>,
+}
+
+/// A volume whose key is to be destroyed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EraseVolume {
+    /// The file or block device: an absolute path.
+    #[schema(value_type = String, example = "/var/lib/vm/disk.img")]
+    pub volume: PathBuf,
+    /// The file with its detached header: an absolute path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub header: Option<PathBuf>,
+    /// Which volume it has to be: if another one is there, nothing is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<Uuid>,
+    /// Also if it is attached: it is detached first, whatever its guest does.
+    /// And also if a key store that has its keys does not answer.
+    #[serde(default)]
+    pub force: bool,
+    /// Give the space of the data back as well.
+    #[serde(default)]
+    pub discard: bool,
+}
+
+/// What was destroyed of a volume's key, and what is left of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ErasedVolume {
+    /// The volume.
+    pub uuid: Uuid,
+    /// When erasing it was begun, which may have been earlier: UTC, as
+    /// `2031-02-28T23:59:59Z`.
+    #[schema(example = "2031-02-28T23:59:59Z")]
+    pub since: String,
+    /// Whether nothing is left that this host knows of, but for backups. If
+    /// not, do the same again when the key stores in `left` answer.
+    pub finished: bool,
+    /// The disk that was detached for it.
+    pub detached: Option<String>,
+    /// How many wrapped keys its header had.
+    pub wraps: u64,
+    /// Key stores in which its entry was destroyed, with all versions.
+    pub purged: Vec<String>,
+    /// Key stores that have an entry of it still.
+    pub left: Vec<Unpurged>,
+    /// Key stores of this host that its header did not name and that did not
+    /// answer, so that nobody knows whether they have an entry.
+    pub unasked: Vec<Unpurged>,
+    /// Whether the space of the data was given back.
+    pub discarded: bool,
+    /// Why it was not, if it should have been.
+    pub not_discarded: Option<String>,
+    /// Backups of its header that this host knows of. They were not touched.
+    pub backups: Vec<Backup>,
+}
+
+impl ErasedVolume {
+    /// What is told of a volume that was erased.
+    pub fn new(done: Done, detached: Option<String>, backups: Vec<Backup>) -> Self {
+        ErasedVolume {
+            uuid: done.uuid,
+            since: done.since.to_string(),
+            finished: done.left.is_empty(),
+            detached,
+            wraps: done.wraps as u64,
+            purged: done.purged,
+            left: done.left,
+            unasked: done.unasked,
+            discarded: matches!(done.discarded, Some(Ok(()))),
+            not_discarded: done.discarded.and_then(Result::err),
+            backups,
+        }
+    }
+
+    /// The names of the key stores that have an entry still.
+    pub fn left_in(&self) -> Vec<String> {
+        self.left.iter().map(|it| it.key_store.clone()).collect()
+    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde_json::{Map, Value};
 
+use super::model::ErasedVolume;
 use super::services::{self, Act, Outcome};
 use crate::audit::{self, Event, Record};
 use crate::error::{Failure, Kind};
@@ -71,6 +72,7 @@ impl Witness for Recorder {
 impl services::Audit for Recorder {
     async fn record(&self, event: &services::Event<'_>) -> Result<(), Failure> {
         let needs;
+        let left;
         let changed_limits;
         let what = match event.act {
             Act::Attach {
@@ -133,6 +135,25 @@ impl services::Audit for Recorder {
                     operation: operation.as_str(),
                     object,
                     needs: &needs,
+                }
+            }
+            Act::Erasing { asked } => Event::VolumeErasing {
+                volume: asked.uuid,
+                path: &asked.volume,
+                force: asked.force,
+            },
+            Act::Erase { asked, erased } => {
+                let erased = erased.as_deref();
+                left = erased.map(ErasedVolume::left_in).unwrap_or_default();
+                Event::VolumeErased {
+                    volume: erased.map(|erased| erased.uuid).or(asked.uuid),
+                    path: &asked.volume,
+                    force: asked.force,
+                    disk: erased
+                        .and_then(|it| it.detached.as_deref())
+                        .unwrap_or_default(),
+                    left: &left,
+                    backups: erased.map_or(0, |erased| erased.backups.len() as u64),
                 }
             }
         };

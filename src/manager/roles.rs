@@ -24,7 +24,7 @@ pub enum Role {
     Reader,
     /// May attach, detach and limit, and look.
     Operator,
-    /// May change and check key sets, and look.
+    /// May change and check key sets, destroy the keys of volumes, and look.
     KeyAdmin,
 }
 
@@ -69,11 +69,13 @@ pub enum Operation {
     KeySetCheck,
     /// To have the configuration read again.
     Reload,
+    /// To destroy the key of a volume.
+    VolumeErase,
 }
 
 impl Operation {
     /// Every operation.
-    pub const ALL: [Operation; 9] = [
+    pub const ALL: [Operation; 10] = [
         Operation::Look,
         Operation::Attach,
         Operation::Detach,
@@ -83,6 +85,7 @@ impl Operation {
         Operation::KeySetRemove,
         Operation::KeySetCheck,
         Operation::Reload,
+        Operation::VolumeErase,
     ];
 
     /// As it stands in records.
@@ -97,6 +100,7 @@ impl Operation {
             Operation::KeySetRemove => "key-set-remove",
             Operation::KeySetCheck => "key-set-check",
             Operation::Reload => "reload",
+            Operation::VolumeErase => "volume-erase",
         }
     }
 
@@ -111,6 +115,9 @@ impl Operation {
             | Operation::KeySetCheck => &[Role::KeyAdmin],
             // The file is not theirs to write: it only takes effect.
             Operation::Reload => &[Role::Operator, Role::KeyAdmin],
+            // Also of one that is attached: whoever controls a key can take it
+            // away from a disk at its service, too.
+            Operation::VolumeErase => &[Role::KeyAdmin],
         }
     }
 }
@@ -274,6 +281,7 @@ mod tests {
         Operation::KeySetRemove,
         Operation::KeySetCheck,
         Operation::Reload,
+        Operation::VolumeErase,
     ];
 
     #[test]

@@ -12,7 +12,9 @@ use serde_json::{Map, Value};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::model::{Attach, Detach, DiskInfo, KeySetCheck, KeySetInfo, Reloaded};
+use super::model::{
+    Attach, Detach, DiskInfo, EraseVolume, ErasedVolume, KeySetCheck, KeySetInfo, Reloaded,
+};
 use super::roles::{Operation, Role};
 use crate::config::{Config, Limits};
 use crate::error::Failure;
@@ -48,6 +50,13 @@ pub trait Disks: fmt::Debug + Send + Sync {
         name: &str,
         limits: Limits,
     ) -> Result<DiskInfo, Failure>;
+
+    /// Destroys the key of a volume; by force also of one that is attached,
+    /// which is detached first.
+    ///
+    /// # Errors
+    /// When it is in use, is no volume, or its key cannot be destroyed.
+    async fn erase(&self, context: &Context, erase: EraseVolume) -> Result<ErasedVolume, Failure>;
 
     /// All disks, sorted by name.
     fn list(&self) -> Vec<DiskInfo>;
@@ -238,6 +247,18 @@ pub enum Act {
         object: String,
         /// The roles of which one would have done.
         needs: &'static [Role],
+    },
+    /// Is about to destroy the key of a volume.
+    Erasing {
+        /// What was asked for.
+        asked: EraseVolume,
+    },
+    /// Destroyed the key of a volume.
+    Erase {
+        /// What was asked for.
+        asked: EraseVolume,
+        /// What came of it.
+        erased: Option<Box<ErasedVolume>>,
     },
 }
 

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use super::control::Manager;
 use super::disks::{self, Settings};
 use super::key_sets::Admin;
-use super::model::{Attach, Detach, DiskInfo};
+use super::model::{Attach, Detach, DiskInfo, EraseVolume, ErasedVolume};
 use super::poll;
 use super::recorder::Recorder;
 use super::services::{Disks, Metrics, Services};
@@ -55,6 +55,8 @@ pub async fn services(
     let attached = disks::Disks::open(settings(config), key_sets.clone()).await?;
     let disks = Arc::new(Attached {
         disks: attached,
+        keys: key_sets.clone(),
+        metrics: metrics.clone(),
         ledger: Ledger::below(&config.daemon.state_dir),
     });
     tokio::spawn(tell_metrics(Arc::downgrade(&disks), metrics.clone()));
@@ -84,6 +86,8 @@ fn settings(config: &Config) -> Settings {
 /// The disks, as the API has them.
 struct Attached {
     disks: Arc<disks::Disks>,
+    keys: Arc<keys::KeySets>,
+    metrics: Arc<metrics::Metrics>,
     /// Knows the volumes that were attached, for their key sets' sake.
     ledger: Ledger,
 }
@@ -118,6 +122,8 @@ impl Attached {
                 path: location.data,
                 header: location.header,
                 key_sets,
+                backups: Vec::new(),
+                erased: None,
             };
             ledger
                 .note(&known)
@@ -148,6 +154,14 @@ impl Disks for Attached {
         limits: Limits,
     ) -> Result<DiskInfo, Failure> {
         self.disks.limit(context, name, limits).await
+    }
+
+    async fn erase(&self, context: &Context, erase: EraseVolume) -> Result<ErasedVolume, Failure> {
+        let (disks, keys, ledger) = (&self.disks, &self.keys, &self.ledger);
+        let erased = super::erase::erase(disks, keys, ledger, context, erase).await;
+        let finished = erased.as_ref().map(|erased| erased.finished).ok();
+        self.metrics.volume_erased(finished);
+        erased
     }
 
     fn list(&self) -> Vec<DiskInfo> {

@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::error::Failure;
 use crate::units::Bytes;
 use crate::volume::luks2::metadata::ENCRYPTION;
-use crate::volume::{Error, Inspection, Location};
+use crate::volume::{Erased, Error, Inspection, Location};
 
 /// What follows `sealblk volume info`.
 #[derive(Debug, clap::Args)]
@@ -50,6 +50,8 @@ struct Info {
     /// A key store that may have a copy of them, since a move was interrupted.
     copy_in: Option<String>,
     wraps: Vec<WrapInfo>,
+    /// When it was erased, and whether that was finished; null: it was not.
+    erased: Option<Erased>,
     in_use: bool,
     in_use_by: Option<u32>,
 }
@@ -133,6 +135,7 @@ pub fn run(args: Args, config: &Config) -> Result<(), Failure> {
             name,
         }),
         copy_in: description.token.copy_in,
+        erased: description.token.erased,
         wraps: description
             .token
             .wraps
@@ -227,9 +230,21 @@ impl fmt::Display for Info {
                 }
             }
             None if self.wraps.is_empty() => {
-                writeln!(f, "wrapped keys   none: the volume was erased")?;
+                let since = self.erased.as_ref().map(|erased| erased.since);
+                let since = since.map_or(String::new(), |since| format!(" on {since}"));
+                writeln!(f, "wrapped keys   none: the volume was erased{since}")?;
             }
             None => {}
+        }
+        if let Some(erased) = self.erased.as_ref().filter(|erased| !erased.finished) {
+            write!(
+                f,
+                "unfinished     erasing it: repeat `sealblk volume erase`"
+            )?;
+            match erased.key_stores.as_slice() {
+                [] => writeln!(f)?,
+                stores => writeln!(f, "; its wrapped keys may be in {}", stores.join(", "))?,
+            }
         }
         if let Some(name) = &self.copy_in {
             let place = match &self.key_store {

@@ -13,6 +13,7 @@ mod host;
 mod key_sets;
 mod problem;
 mod server;
+mod volumes;
 
 pub use caller::{CORRELATION, Caller};
 pub use extract::BODY_MAX;
@@ -52,6 +53,7 @@ use crate::keys::Context;
     tags(
         (name = "disks", description = "Disks that are served, or will be"),
         (name = "key sets", description = "The stable names between volumes and keys"),
+        (name = "volumes", description = "Volumes, attached or not"),
         (name = "host", description = "The manager itself"),
     ),
     components(schemas(ProblemDetails)),
@@ -201,6 +203,7 @@ impl Api {
             .routes(only(routes!(key_sets::edit), Operation::KeySetEdit))
             .routes(only(routes!(key_sets::remove), Operation::KeySetRemove))
             .routes(only(routes!(key_sets::check), Operation::KeySetCheck))
+            .routes(only(routes!(volumes::erase), Operation::VolumeErase))
             .split_for_parts();
         add_problems(&mut document);
         (router, document)

@@ -22,7 +22,8 @@ use crate::config::Config;
 use crate::config::Limits as RateLimits;
 use crate::config::daemon::{self, Principal};
 use crate::manager::model::{
-    Attach, Detach, DiskInfo, DiskState, KeySetCheck, KeySetInfo, Origin, Reloaded,
+    Attach, Detach, DiskInfo, DiskState, EraseVolume, ErasedVolume, KeySetCheck, KeySetInfo,
+    Origin, Reloaded,
 };
 use crate::manager::peer::Peer;
 use crate::manager::services::{Audit, Control, Disks, Facts, KeySets, Metrics};
@@ -133,6 +134,26 @@ impl Disks for World {
         drop(disks);
         self.bump();
         Ok(())
+    }
+
+    async fn erase(&self, context: &Context, erase: EraseVolume) -> Result<ErasedVolume, Failure> {
+        self.note(context);
+        // It was on record before.
+        let acts = self.acts.lock().unwrap().clone();
+        assert!(matches!(acts.last(), Some(Act::Erasing { asked }) if *asked == erase));
+        Ok(ErasedVolume {
+            uuid: erase.uuid.unwrap_or_default(),
+            since: Timestamp::now().to_string(),
+            finished: true,
+            detached: None,
+            wraps: 1,
+            purged: Vec::new(),
+            left: Vec::new(),
+            unasked: Vec::new(),
+            discarded: erase.discard,
+            not_discarded: None,
+            backups: Vec::new(),
+        })
     }
 
     async fn limit(
@@ -263,6 +284,7 @@ impl Audit for World {
             Act::Attach { disk, .. } => (Operation::Attach, disk),
             Act::Detach { disk, .. } => (Operation::Detach, disk),
             Act::Limit { disk, .. } => (Operation::Limit, disk),
+            Act::Erasing { .. } | Act::Erase { .. } => (Operation::VolumeErase, &String::new()),
             Act::KeySetCreate { key_set, .. } => (Operation::KeySetCreate, key_set),
             Act::KeySetEdit { key_set, .. } => (Operation::KeySetEdit, key_set),
             Act::KeySetRemove { key_set } => (Operation::KeySetRemove, key_set),

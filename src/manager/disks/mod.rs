@@ -17,7 +17,7 @@ pub use settings::{Pace, Settings, Step};
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ use crate::config::{Limits, Options};
 use crate::error::{Failure, Kind, io_kind};
 use crate::keys::{Context, KeySets};
 use crate::prepare;
-use crate::volume::{self, Volume};
+use crate::volume::{self, Location, Volume};
 
 /// How long an attach that is to wait is waited for before it is answered: a
 /// key service that works needs less, and what is wrong can be said at once.
@@ -245,6 +245,22 @@ impl Disks {
                 Some("`sealblk list` shows the disks".into()),
             )
         })
+    }
+
+    /// The disk that has this volume, or a part of it, by whatever path.
+    ///
+    /// # Errors
+    /// When the work to find out ended early.
+    pub async fn disk_of(&self, location: &Location) -> Result<Option<String>, Failure> {
+        let paths: Vec<PathBuf> = [Some(&location.data), location.header.as_ref()]
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect();
+        let looked = paths.clone();
+        let files = blocking(move || identities(looked.iter().map(PathBuf::as_path))).await?;
+        let paths: Vec<&Path> = paths.iter().map(PathBuf::as_path).collect();
+        Ok(self.shared.registry.with_files(&paths, &files))
     }
 
     /// All disks, sorted by name.

@@ -233,6 +233,16 @@ impl Registry {
         check(&lock(&self.disks), record, files)
     }
 
+    /// The disk that has one of these paths or files as its volume or header.
+    pub fn with_files(&self, paths: &[&Path], files: &[Identity]) -> Option<String> {
+        let disks = lock(&self.disks);
+        let found = disks.iter().find(|(_, entry)| {
+            paths.iter().any(|path| entry.paths.has(path))
+                || lock(&entry.files).iter().any(|file| files.contains(file))
+        });
+        found.map(|(name, _)| name.clone())
+    }
+
     /// The disk of that name.
     pub fn get(&self, name: &str) -> Option<Arc<Entry>> {
         lock(&self.disks).get(name).cloned()
