@@ -25,6 +25,7 @@ mod patience;
 pub mod plane;
 pub mod prepare;
 pub mod relocate;
+pub mod rewrap;
 pub mod runtime;
 pub mod secret;
 pub mod segment;

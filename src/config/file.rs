@@ -172,8 +172,17 @@ impl<'a> Reader<'a> {
 
     fn key_set(&self, name: &Name, mut value: Spanned<DeValue<'a>>) -> Result<Definition, Error> {
         let policy = super::policy::take(&mut value);
+        let previous = match value.get_mut() {
+            DeValue::Table(table) => table.remove("previous"),
+            _ => None,
+        };
         let mut definition = self.source(name, value)?;
         super::policy::apply(self, &mut definition.policy, policy)?;
+        definition.previous = match previous {
+            // It has neither a policy of its own nor anything before it.
+            Some(previous) => Some(Box::new(self.source(name, previous)?)),
+            None => None,
+        };
         Ok(definition)
     }
 

@@ -51,7 +51,7 @@ impl BackupState {
 /// The backups of a volume's header that this host knows of, and what they are
 /// worth.
 pub fn backups(ledger: &Ledger, uuid: Uuid) -> Vec<Backup> {
-    let paths = match ledger.get(uuid) {
+    let paths = match ledger.find(uuid) {
         Ok(known) => known.map_or(Vec::new(), |known| known.backups),
         Err(error) => {
             tracing::warn!(volume = %uuid, %error, "the ledger cannot tell backups of the header");

@@ -33,6 +33,9 @@ pub struct Definition {
     pub version: Option<String>,
     /// How it is used.
     pub policy: Policy,
+    /// What it was before, while volumes still have wraps of that: it opens
+    /// them, and wraps nothing. Its policy is that of this one.
+    pub previous: Option<Box<Definition>>,
 }
 
 impl Definition {
@@ -43,6 +46,7 @@ impl Definition {
             source,
             version,
             policy,
+            previous: None,
         }
     }
 

@@ -13,8 +13,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::Target;
 use crate::durable;
 use crate::timestamp::Timestamp;
+use crate::volume::token::Wrap;
 
 /// A volume that is known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,12 +30,74 @@ pub struct Known {
     pub header: Option<PathBuf>,
     /// The key sets that its key is wrapped by, its own one first.
     pub key_sets: Vec<String>,
+    /// What its wraps were when they were seen last. Nothing: nobody looked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub wraps: Vec<KnownWrap>,
     /// Backups of its header that were made on this host, where they were put.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub backups: Vec<PathBuf>,
     /// When it was erased. It needs no key any more; its backups do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub erased: Option<Timestamp>,
+}
+
+/// What is known of a wrap.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownWrap {
+    /// The key set whose key wrapped it.
+    pub key_set: String,
+    /// Which key of which service, in which version.
+    #[serde(flatten)]
+    pub by: Target,
+}
+
+impl From<&Wrap> for KnownWrap {
+    fn from(wrap: &Wrap) -> Self {
+        KnownWrap {
+            key_set: wrap.key_set.clone(),
+            by: Target::of(wrap),
+        }
+    }
+}
+
+impl Known {
+    /// A volume in `key_set` at that place, with these wraps.
+    pub fn new(
+        uuid: Uuid,
+        (path, header): (PathBuf, Option<PathBuf>),
+        key_set: &str,
+        wraps: &[Wrap],
+    ) -> Self {
+        let known = Known {
+            uuid,
+            path,
+            header,
+            key_sets: vec![key_set.to_owned()],
+            wraps: Vec::new(),
+            backups: Vec::new(),
+            erased: None,
+        };
+        known.with_wraps(wraps.iter().map(KnownWrap::from).collect())
+    }
+
+    /// The same volume with wraps as they were seen just now.
+    #[must_use]
+    pub fn with_wraps(mut self, wraps: Vec<KnownWrap>) -> Self {
+        self.key_sets.truncate(1);
+        for wrap in &wraps {
+            if !self.key_sets.contains(&wrap.key_set) {
+                self.key_sets.push(wrap.key_set.clone());
+            }
+        }
+        self.wraps = wraps;
+        self
+    }
+
+    /// What wraps its key for `key_set`, as it was seen last.
+    pub fn wrapped_by<'k>(&'k self, key_set: &'k str) -> impl Iterator<Item = &'k Target> {
+        let of = move |wrap: &&KnownWrap| wrap.key_set == key_set;
+        self.wraps.iter().filter(of).map(|wrap| &wrap.by)
+    }
 }
 
 /// The known volumes of a host.
@@ -72,17 +136,6 @@ impl Ledger {
         }
     }
 
-    /// The volume of that UUID, if it is known.
-    ///
-    /// # Errors
-    /// When the entry cannot be read, or is damaged.
-    pub fn get(&self, uuid: Uuid) -> io::Result<Option<Known>> {
-        match read(&self.path(uuid)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            known => known.map(Some),
-        }
-    }
-
     /// Forgets a volume.
     ///
     /// # Errors
@@ -100,6 +153,27 @@ impl Ledger {
     /// When the ledger cannot be read, or an entry is damaged: then nobody
     /// knows what it says, and the key set may be needed.
     pub fn needing(&self, key_set: &str) -> io::Result<Vec<Known>> {
+        let mut found = self.all()?;
+        found.retain(|known| known.key_sets.iter().any(|name| name == key_set));
+        Ok(found)
+    }
+
+    /// What is known of a volume.
+    ///
+    /// # Errors
+    /// When its entry cannot be read, or is damaged.
+    pub fn find(&self, uuid: Uuid) -> io::Result<Option<Known>> {
+        match read(&self.path(uuid)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            result => result.map(Some),
+        }
+    }
+
+    /// All known volumes, by path.
+    ///
+    /// # Errors
+    /// As [`Ledger::needing`].
+    pub fn all(&self) -> io::Result<Vec<Known>> {
         let entries = match fs::read_dir(&self.0) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries?,
@@ -113,9 +187,7 @@ impl Ledger {
             }
             let known = read(&path)
                 .map_err(|error| io::Error::new(error.kind(), format!("{path:?}: {error}")))?;
-            if known.erased.is_none() && known.key_sets.iter().any(|name| name == key_set) {
-                found.push(known);
-            }
+            found.push(known);
         }
         found.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(found)
@@ -141,6 +213,7 @@ mod tests {
             path: path.into(),
             header: None,
             key_sets: key_sets.iter().map(|name| (*name).into()).collect(),
+            wraps: Vec::new(),
             backups: Vec::new(),
             erased: None,
         };

@@ -15,6 +15,7 @@ mod error;
 mod group;
 pub mod ledger;
 mod name;
+mod rotate;
 mod stored;
 mod unwrap;
 mod witness;
@@ -23,6 +24,7 @@ mod wrap;
 pub use definition::{Definition, Hierarchy, OnDenied, Policy, Source};
 pub use error::{Attempt, Error, Why};
 pub use name::{DEFAULT, Name};
+pub use rotate::{Current, Target};
 pub use unwrap::{Access, Opened};
 pub use witness::{Actor, Context, Host, KeyUse, Operation, StoreOperation, StoreUse, Witness};
 
@@ -32,7 +34,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::key_store::KeyStores;
 use crate::kms::{self, KeyRef, KeyVersion, Provider};
-use crate::secret::Secret;
+use crate::volume::token::Wrap;
 use group::cache::Cache;
 use group::record::Records;
 
@@ -43,16 +45,40 @@ struct KeySet {
     definition: Definition,
     provider: Arc<dyn Provider>,
     key: KeyRef,
+    /// What it was before, which opens what was wrapped then.
+    previous: Option<Arc<KeySet>>,
+    /// Who makes its group key, or has it wrapped anew, has this.
+    change: tokio::sync::Mutex<()>,
 }
 
 impl KeySet {
     fn new(name: Name, definition: Definition) -> Self {
+        let previous = definition.previous.as_deref().map(|previous| {
+            let before = Definition {
+                policy: definition.policy.clone(),
+                ..previous.clone()
+            };
+            Arc::new(KeySet::new(name.clone(), before))
+        });
         KeySet {
             name,
             provider: definition.source.client(),
             key: definition.key(),
             definition,
+            previous,
+            change: tokio::sync::Mutex::default(),
         }
+    }
+
+    /// Who may open `wrap`: the key set as it is, and as it was before. First
+    /// the one whose key the wrap names; none if it is of another provider.
+    fn openers(&self, wrap: &Wrap) -> Vec<&KeySet> {
+        let all = [Some(self), self.previous.as_deref()];
+        let same = |set: &&KeySet| set.provider.name() == wrap.provider;
+        let mut openers: Vec<&KeySet> = all.into_iter().flatten().filter(same).collect();
+        // Two keys of one service: false comes first.
+        openers.sort_by_key(|set| set.key.id.as_ref() != Some(&wrap.key_id));
+        openers
     }
 
     /// `source`, with the place where it happened.
@@ -152,6 +178,44 @@ impl KeySets {
             .collect()
     }
 
+    /// The definition of one of them.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn definition(&self, key_set: &str) -> Result<Definition, Error> {
+        Ok(self.get(key_set)?.definition.clone())
+    }
+
+    /// What the stored group key of a key set is wrapped with, if it has one
+    /// that its key of now has wrapped. Nobody is asked.
+    ///
+    /// # Errors
+    /// When there is no such key set, or the record cannot be read.
+    pub fn recorded(&self, name: &Name) -> Result<Option<Target>, Error> {
+        let set = self.get(name.as_str())?;
+        let Some(records) = &self.records else {
+            return Ok(None);
+        };
+        let read = records.read(name).map_err(|source| Error::Record {
+            path: records.path(name),
+            source,
+        })?;
+        let ours = read.filter(|record| {
+            set.definition.policy.hierarchy == Hierarchy::Group
+                && record.provider == set.provider.name()
+                && record.key == set.key.id
+        });
+        Ok(ours.map(|record| {
+            let wrapped = record.wrapped();
+            Target {
+                provider: record.provider,
+                key_id: wrapped.key_id,
+                key_version: wrapped.version,
+                group: Some(record.id),
+            }
+        }))
+    }
+
     /// Wipes the group keys whose time is over.
     pub fn forget_old_keys(&self) {
         self.group_keys.forget_old();
@@ -211,26 +275,8 @@ impl KeySets {
     /// When there is no such key set, or its provider fails.
     pub async fn check(&self, context: &Context, key_set: &str) -> Result<KeyVersion, Error> {
         let set = self.get(key_set)?;
-        let fail = |error| set.failed(error);
         let version = self.current_version(context, key_set).await?;
-        let probe = Secret::random(group::KEY_BYTES)
-            .map_err(|error| fail(kms::envelope::no_memory(&error)))?;
-        let aad = b"sealblk key set check v1";
-        let wrapped = self
-            .provider_wrap(context, &set, &probe, aad, None)
-            .await
-            .map_err(fail)?;
-        let back = self
-            .provider_unwrap(context, &set, &wrapped, aad, None)
-            .await
-            .map_err(fail)?;
-        if back != probe {
-            return Err(fail(kms::Error::new(
-                kms::Class::Protocol,
-                "the service unwrapped something else than it had wrapped",
-                "do not use this service: what it wraps may be lost",
-            )));
-        }
+        self.probe(context, &set).await?;
         if set.definition.policy.hierarchy == Hierarchy::Group {
             self.current_group(context, &set).await?;
         }

@@ -10,7 +10,7 @@ use super::ask::Use;
 use super::group::{self, cache};
 use super::{Attempt, Context, Error, KeySet, KeySets, Operation, Why};
 use crate::kms::call::Notes;
-use crate::kms::{self, Wrapped};
+use crate::kms::{self, Class, Wrapped};
 use crate::secret::{Dek, Secret};
 use crate::volume::token::{Bound, Token, Wrap};
 
@@ -114,9 +114,28 @@ impl KeySets {
         let set = self
             .find(&wrap.key_set)
             .ok_or_else(|| Why::UnknownKeySet(self.names()))?;
-        if wrap.provider != set.provider.name() {
-            return Err(Why::OtherProvider(set.provider.name()));
+        let mut first = None;
+        for opener in set.openers(wrap) {
+            match self.unwrap_by(context, opener, wrap, binding).await {
+                // It is of the other key, perhaps.
+                Err(Why::Kms(error))
+                    if matches!(error.class(), Class::BadKey | Class::NotFound) =>
+                {
+                    first.get_or_insert(Why::Kms(error));
+                }
+                result => return result,
+            }
         }
+        Err(first.unwrap_or(Why::OtherProvider(set.provider.name())))
+    }
+
+    async fn unwrap_by(
+        &self,
+        context: &Context,
+        set: &KeySet,
+        wrap: &Wrap,
+        binding: &[u8],
+    ) -> Result<Secret, Why> {
         let mut wrapped = Wrapped {
             key_id: wrap.key_id.clone(),
             version: wrap.key_version.clone(),
@@ -126,13 +145,13 @@ impl KeySets {
         match (&wrap.bound, &wrap.group) {
             (Bound::Aad, None) => {
                 wrapped.bytes.clone_from(&wrap.bytes);
-                self.provider_unwrap(context, &set, &wrapped, binding, None)
+                self.provider_unwrap(context, set, &wrapped, binding, None)
                     .await
                     .map_err(Why::Kms)
             }
             (Bound::Group, Some(group)) => {
                 wrapped.bytes.clone_from(&group.bytes);
-                self.open(context, &set, group.id, &wrapped, &wrap.bytes, binding)
+                self.open(context, set, group.id, &wrapped, &wrap.bytes, binding)
                     .await
                     .map_err(Why::Kms)
             }

@@ -11,11 +11,12 @@ use super::group::record::{Record, Records};
 use super::group::{self, cache};
 use super::{Context, Error, Hierarchy, KeySet, KeySets, Operation};
 use crate::kms::call::Notes;
-use crate::kms::{self, Class, KeyRef, Wrapped};
+use crate::kms::{self, Class, KeyRef, KeyVersion, Wrapped};
 use crate::secret::{Dek, Secret};
 use crate::volume::token::{Bound, Group, Wrap};
 
 /// A group key that is ready to be used, and its wrapped form.
+#[derive(Clone, Debug)]
 pub(super) struct GroupKey {
     pub id: Uuid,
     pub key: Arc<Secret>,
@@ -34,6 +35,8 @@ impl KeySet {
             definition: self.definition.clone(),
             provider: self.provider.clone(),
             key,
+            previous: None,
+            change: tokio::sync::Mutex::default(),
         }
     }
 
@@ -114,21 +117,33 @@ impl KeySets {
             Hierarchy::Direct => self.wrap_directly(context, set, secret, aad).await,
             Hierarchy::Group => {
                 let group = self.current_group(context, set).await?;
-                let bytes = self
-                    .seal(context, set, &group, secret, aad)
-                    .map_err(|error| set.failed(error))?;
-                let mut wrapped = group.wrapped;
-                let in_token = Group {
-                    id: group.id,
-                    bytes: std::mem::replace(&mut wrapped.bytes, bytes),
-                    extra: Default::default(),
-                };
-                Ok(set.wrap(wrapped, Bound::Group, Some(in_token)))
+                self.seal_under(context, set, &group, secret, aad)
             }
         }
     }
 
-    async fn wrap_directly(
+    /// Wraps under a group key.
+    pub(super) fn seal_under(
+        &self,
+        context: &Context,
+        set: &KeySet,
+        group: &GroupKey,
+        secret: &Secret,
+        aad: &[u8],
+    ) -> Result<Wrap, Error> {
+        let bytes = self
+            .seal(context, set, group, secret, aad)
+            .map_err(|error| set.failed(error))?;
+        let mut wrapped = group.wrapped.clone();
+        let in_token = Group {
+            id: group.id,
+            bytes: std::mem::replace(&mut wrapped.bytes, bytes),
+            extra: Default::default(),
+        };
+        Ok(set.wrap(wrapped, Bound::Group, Some(in_token)))
+    }
+
+    pub(super) async fn wrap_directly(
         &self,
         context: &Context,
         set: &KeySet,
@@ -176,9 +191,22 @@ impl KeySets {
         context: &Context,
         set: &KeySet,
     ) -> Result<GroupKey, Error> {
+        self.group_for(context, set, None).await
+    }
+
+    /// The same where the service has said that `version` is the one to wrap
+    /// with. Without, it is asked, unless its last answer still holds.
+    pub(super) async fn group_for(
+        &self,
+        context: &Context,
+        set: &KeySet,
+        version: Option<&KeyVersion>,
+    ) -> Result<GroupKey, Error> {
         let Some(records) = &self.records else {
             return Err(Error::NoState(set.name.to_string()));
         };
+        // Of several who find the same, one asks the service.
+        let _alone = set.change.lock().await;
         let fail = |source| Error::Record {
             path: records.path(&set.name),
             source,
@@ -189,7 +217,7 @@ impl KeySets {
             && record.provider == set.provider.name()
             && record.key == set.key.id
         {
-            match self.refreshed(context, set, records, record).await {
+            match self.refreshed(context, set, records, record, version).await {
                 // The service has this key no more, or it is another service:
                 // the volumes that have this group key do not need the record.
                 Err(Error::Kms { source, .. })
@@ -210,6 +238,12 @@ impl KeySets {
             .provider_wrap(context, set, &key, &group::binding(id), Some(id))
             .await
             .map_err(|error| set.failed(error))?;
+        if version.is_some() {
+            // Volumes that have another key are to have this one instead.
+            let aad = group::binding(id);
+            self.prove(context, set, &wrapped, &key, &aad, Some(id))
+                .await?;
+        }
         let record = Record::new(id, set.provider.name(), set.key.id.clone(), wrapped);
         let stored = records
             .write(&set.name, record.clone(), replaces)
@@ -219,31 +253,33 @@ impl KeySets {
         }
         tracing::info!(key_set = %set.name, group = %id, "made a group key");
         let wrapped = record.wrapped();
-        let place = cache::id(set.name.as_str(), set.provider.name(), &wrapped);
-        let fresh = set.definition.policy.poll;
-        self.group_keys.put(place, fresh, key.clone()).await;
+        self.keep_group(set, &wrapped, key.clone()).await;
         Ok(GroupKey { id, key, wrapped })
     }
 
     /// The group key of `record`, in the version that the service wraps with
-    /// now. It is not asked again while its last answer holds.
+    /// now: `version`, or as it says.
     async fn refreshed(
         &self,
         context: &Context,
         set: &KeySet,
         records: &Records,
         record: Record,
+        version: Option<&KeyVersion>,
     ) -> Result<GroupKey, Error> {
         let fail = |error| set.failed(error);
         let wrapped = record.wrapped();
         let place = cache::id(set.name.as_str(), set.provider.name(), &wrapped);
         let answered = self.group_keys.holds(&place);
         let group = self.group_of(context, set, &record).await?;
-        if answered {
-            return Ok(group);
-        }
-        let call = set.provider.current_version(&set.key);
-        let version = self.checked(context, set, call).await.map_err(fail)?;
+        let version = match version {
+            Some(version) => version.clone(),
+            None if answered => return Ok(group),
+            None => {
+                let call = set.provider.current_version(&set.key);
+                self.checked(context, set, call).await.map_err(fail)?
+            }
+        };
         if version.id == wrapped.version {
             return Ok(group);
         }
@@ -252,6 +288,9 @@ impl KeySets {
             .provider_wrap(context, set, &group.key, &aad, Some(record.id))
             .await
             .map_err(fail)?;
+        // All volumes will need it: it has to open before it is on record.
+        self.prove(context, set, &again, &group.key, &aad, Some(record.id))
+            .await?;
         tracing::info!(
             key_set = %set.name,
             group = %record.id,
@@ -259,9 +298,7 @@ impl KeySets {
             to = again.version,
             "wrapped the group key under another version"
         );
-        let place = cache::id(set.name.as_str(), set.provider.name(), &again);
-        let fresh = set.definition.policy.poll;
-        self.group_keys.put(place, fresh, group.key.clone()).await;
+        self.keep_group(set, &again, group.key.clone()).await;
         let key_id = set.key.id.clone();
         let record = Record::new(record.id, set.provider.name(), key_id, again.clone());
         records

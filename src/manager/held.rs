@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::state::Record;
 use crate::engine::stats;
+use crate::keys::ledger::KnownWrap;
 use crate::plane::Spec;
 use crate::secret::Dek;
 use crate::vhost::SocketFile;
@@ -33,6 +34,9 @@ pub struct KeyFacts {
     /// All key sets that its key is wrapped by, its own one first.
     #[serde(default)]
     pub key_sets: Vec<String>,
+    /// All its wraps.
+    #[serde(default)]
+    pub wraps: Vec<KnownWrap>,
 }
 
 impl KeyFacts {
@@ -55,6 +59,7 @@ impl KeyFacts {
         KeyFacts {
             key_set: key_set.into(),
             key_sets,
+            wraps: wraps.iter().map(KnownWrap::from).collect(),
             provider: wrap.map(|wrap| wrap.provider.clone()),
             key_id: wrap.map(|wrap| wrap.key_id.clone()),
             key_version: wrap.map(|wrap| wrap.key_version.clone()),

@@ -108,22 +108,20 @@ impl Attached {
             data: disk.volume.clone(),
             header: disk.header.clone(),
         };
-        let wrapped_by = self.disks.key_sets_of(&name);
+        let facts = self.disks.key_of(&name);
         let noted = disks::blocking(move || -> Result<(), Failure> {
             let description = Inspection::of(&location)?.description()?;
-            let mut key_sets = vec![description.token.key_set];
-            for name in wrapped_by {
-                if !key_sets.contains(&name) {
-                    key_sets.push(name);
-                }
-            }
-            let known = Known {
-                uuid: description.uuid,
-                path: location.data,
-                header: location.header,
-                key_sets,
-                backups: Vec::new(),
-                erased: None,
+            let token = &description.token;
+            let known = Known::new(
+                description.uuid,
+                (location.data, location.header),
+                &token.key_set,
+                &token.wraps,
+            );
+            // The wraps may be somewhere else.
+            let known = match facts {
+                Some(facts) if !facts.wraps.is_empty() => known.with_wraps(facts.wraps),
+                _ => known,
             };
             ledger
                 .note(&known)

@@ -15,6 +15,7 @@ use super::news::News;
 use super::parcel::{Parcel, Role};
 use super::protocol::{Answer, Call, Fault, Message, Request, Start, Status};
 use crate::engine::Disk;
+use crate::error::Kind;
 use crate::secret::Dek;
 use crate::vhost::Stopper;
 
@@ -202,6 +203,25 @@ impl Control {
                 self.stop_call = Some(call.id);
                 self.stop();
                 Ok(())
+            }
+            Request::Key => match &self.estate.dek {
+                Some(dek) => {
+                    let mut parcel = Parcel::default();
+                    parcel.add(Role::Dek, dek.pass()?);
+                    manager.answer(call.id, Answer::Key, &parcel)
+                }
+                None => {
+                    let fault = Fault {
+                        message: "the key is not kept".into(),
+                        help: Some("set keep_deks = true, and attach the disk again".into()),
+                        kind: Kind::Refused,
+                    };
+                    manager.answer(call.id, Answer::Failed { fault }, &none)
+                }
+            },
+            Request::Baggage { baggage } => {
+                self.estate.start.baggage = baggage;
+                manager.answer(call.id, Answer::Status { status }, &none)
             }
             // Nobody starts a worker twice.
             Request::Start(_) | Request::Unknown => {

@@ -55,6 +55,14 @@ pub enum Request {
     },
     /// Complete the requests in flight, make everything durable, and end.
     Stop,
+    /// Hand back the key, if it was to be kept.
+    Key,
+    /// Keep this for managers that come later, in the place of what came with
+    /// the start. Answered with the status.
+    Baggage {
+        /// What they will want to know. Not looked at here.
+        baggage: Value,
+    },
     /// Something that a later version may ask for.
     #[serde(other)]
     Unknown,
@@ -166,6 +174,8 @@ pub enum Answer {
     },
     /// The request is of a later version.
     Unsupported,
+    /// The key comes with this.
+    Key,
 }
 
 /// How a worker fares.

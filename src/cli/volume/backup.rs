@@ -82,16 +82,14 @@ pub fn backup(args: BackupArgs, config: &Config) -> Result<(), Failure> {
 fn note_backup(config: &Config, location: &Location, description: &Description, to: &Path) {
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let token = &description.token;
-    let mut key_sets = vec![token.key_set.clone()];
-    key_sets.extend(token.wraps.iter().map(|wrap| wrap.key_set.clone()));
-    key_sets.dedup();
+    let place = (
+        absolute(&location.data),
+        location.header.as_deref().map(absolute),
+    );
     let known = Known {
-        uuid: description.uuid,
-        path: absolute(&location.data),
-        header: location.header.as_deref().map(absolute),
-        key_sets,
         backups: vec![absolute(to)],
         erased: token.erased.as_ref().map(|erased| erased.since),
+        ..Known::new(description.uuid, place, &token.key_set, &token.wraps)
     };
     if let Err(error) = Ledger::below(&config.daemon.state_dir).note(&known) {
         tracing::warn!(%error, "the ledger does not know of this backup");

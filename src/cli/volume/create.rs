@@ -130,7 +130,7 @@ pub fn run(args: Args, config: &Config) -> Result<(), Failure> {
         keys.stores().place(name, binding.uuid)?;
     }
     let wraps = ask(keys.wrap(&context, &args.key_set, &dek, &binding.bytes()))?;
-    let key_sets = wraps.iter().map(|wrap| wrap.key_set.clone()).collect();
+    let known = Known::new(binding.uuid, absolute(&location), &args.key_set, &wraps);
     let volume = match &key_store {
         None => plan.write(&dek, &args.key_set, wraps)?,
         Some(name) => {
@@ -140,7 +140,7 @@ pub fn run(args: Args, config: &Config) -> Result<(), Failure> {
             written.map_err(|error| undone(&keys, &context, name, binding.uuid, error))?
         }
     };
-    note(config, &location, volume.uuid(), key_sets);
+    note(config, &known);
     let layout = volume.layout();
     if args.json {
         return print_json(&Created {
@@ -174,23 +174,23 @@ pub fn run(args: Args, config: &Config) -> Result<(), Failure> {
 
 /// Notes that this host has a volume that needs these key sets, if one of them
 /// could be removed. The volume is made already, and opens without the note.
-fn note(config: &Config, location: &Location, uuid: Uuid, key_sets: Vec<String>) {
+fn note(config: &Config, known: &Known) {
     let is_defined = |name: &String| config.defined_in.contains_key(name.as_str());
-    if !key_sets.iter().any(is_defined) {
+    if !known.key_sets.iter().any(is_defined) {
         return;
     }
-    let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
-    let known = Known {
-        uuid,
-        path: absolute(&location.data),
-        header: location.header.as_ref().map(absolute),
-        key_sets,
-        backups: Vec::new(),
-        erased: None,
-    };
-    if let Err(error) = Ledger::below(&config.daemon.state_dir).note(&known) {
+    if let Err(error) = Ledger::below(&config.daemon.state_dir).note(known) {
         tracing::debug!(%error, "the volume is not in the ledger");
     }
+}
+
+/// Where a volume is, wherever this process is.
+fn absolute(location: &Location) -> (PathBuf, Option<PathBuf>) {
+    let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+    (
+        absolute(&location.data),
+        location.header.as_ref().map(absolute),
+    )
 }
 
 /// Takes back the entry of a volume that could not be written.

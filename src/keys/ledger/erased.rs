@@ -15,9 +15,11 @@ impl Ledger {
     /// # Errors
     /// When it cannot be read or written.
     pub fn erased(&self, uuid: Uuid, at: Timestamp) -> io::Result<()> {
-        match self.get(uuid)? {
+        match self.find(uuid)? {
             Some(known) if !known.backups.is_empty() => self.note(&Known {
                 erased: Some(at),
+                key_sets: Vec::new(),
+                wraps: Vec::new(),
                 ..known
             }),
             _ => self.forget(uuid),
@@ -40,6 +42,7 @@ mod tests {
             path: "/a".into(),
             header: None,
             key_sets: vec!["prod".into()],
+            wraps: Vec::new(),
             backups: vec!["/safe/a.header".into()],
             erased: None,
         };
@@ -50,7 +53,7 @@ mod tests {
         let at = Timestamp::now();
         ledger.erased(known.uuid, at).unwrap();
         assert_eq!(ledger.needing("prod").unwrap(), []);
-        let told = ledger.get(known.uuid).unwrap().unwrap();
+        let told = ledger.find(known.uuid).unwrap().unwrap();
         assert_eq!(told.erased, Some(at));
         assert_eq!(told.backups, [PathBuf::from("/safe/a.header")]);
         let other = Known {
@@ -59,6 +62,6 @@ mod tests {
         };
         ledger.note(&other).unwrap();
         ledger.erased(other.uuid, at).unwrap();
-        assert_eq!(ledger.get(other.uuid).unwrap(), None);
+        assert_eq!(ledger.find(other.uuid).unwrap(), None);
     }
 }

@@ -7,11 +7,13 @@
 
 mod registry;
 mod request;
+mod rewrap;
 mod settings;
 mod take_over;
 
 pub(in crate::manager) use registry::{Command, Entry, Registry, identities};
 pub(in crate::manager) use request::resolve;
+pub use rewrap::replaced;
 pub use settings::{Pace, Settings, Step};
 
 use std::fmt;
@@ -26,6 +28,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::directory::OwnDirectory;
+use super::held::KeyFacts;
 use super::model::{Attach, Detach, DiskInfo};
 use super::state::{Record, State};
 use super::supervise::{Opened, Outset, Supervisor};
@@ -51,6 +54,8 @@ pub(in crate::manager) struct Shared {
     pub permits: Arc<Semaphore>,
     /// Where workers accept managers.
     pub workers: PathBuf,
+    /// Volumes that are not attached, and whose headers are being rewritten.
+    pub rewriting: rewrap::Rewriting,
     _run: OwnDirectory,
 }
 
@@ -115,6 +120,7 @@ impl Disks {
             permits: Arc::new(Semaphore::new(settings.concurrency.max(1))),
             workers,
             settings,
+            rewriting: rewrap::Rewriting::default(),
             _run: run,
         });
         let disks = Arc::new(Disks {
@@ -166,11 +172,27 @@ impl Disks {
         let (disk, serve) = resolve(&record, &self.shared.serve())?;
         let files = self.files_of(&record).await?;
         self.shared.registry.check_free(&record, &files)?;
-        let opening = blocking(move || {
-            let volume = prepare::open_volume(&disk, &serve)?;
-            Ok(Opened::new(volume, &disk, &serve))
-        });
-        let opened = opening.await?.map_err(|error| {
+        let open = async || {
+            let (disk, serve) = (disk.clone(), serve.clone());
+            blocking(move || {
+                let volume = prepare::open_volume(&disk, &serve)?;
+                Ok(Opened::new(volume, &disk, &serve))
+            })
+            .await
+        };
+        // One whose header is being rewritten is free in a moment.
+        let rewriting = &self.shared.rewriting;
+        let changed = rewriting.subscribe();
+        rewriting.wait(&files).await;
+        let mut opened = open().await?;
+        if matches!(
+            &opened,
+            Err(prepare::Error::Volume(volume::Error::Busy { .. }))
+        ) && (rewriting.wait(&files).await || changed.has_changed().unwrap_or(false))
+        {
+            opened = open().await?;
+        }
+        let opened = opened.map_err(|error| {
             match &error {
                 // By another attach, perhaps, that was as fast.
                 prepare::Error::Volume(volume::Error::Busy { .. }) => {
@@ -304,7 +326,7 @@ impl Disks {
             let result = work(&mut volume);
             // Wraps in a key store are not changed with the header.
             let here = volume.token().key_store.is_none();
-            Ok((result, here.then(|| super::held::KeyFacts::of(&volume))))
+            Ok((result, here.then(|| KeyFacts::of(&volume))))
         });
         let (result, key) = done.await??;
         if let Some(key) = key {
@@ -313,10 +335,9 @@ impl Disks {
         Ok(result)
     }
 
-    /// The key sets that the key of an attached disk is wrapped by.
-    pub fn key_sets_of(&self, name: &str) -> Vec<String> {
-        let entry = self.shared.registry.get(name);
-        entry.map_or(Vec::new(), |entry| entry.key_sets())
+    /// What the volume of an attached disk says about its key.
+    pub fn key_of(&self, name: &str) -> Option<KeyFacts> {
+        self.shared.registry.get(name)?.key()
     }
 
     /// The memory in which the workers of a disk count what they do, once its

@@ -12,7 +12,7 @@ use crate::error::{Failure, Kind};
 use crate::manager::held::{Held, KeyFacts};
 use crate::manager::model::{Attach, Detach, DiskInfo, DiskState, Problem};
 use crate::manager::state::Record;
-use crate::manager::supervise::Limited;
+use crate::manager::supervise::{Limited, Loan};
 use crate::plane::Spec;
 use crate::timestamp::Timestamp;
 use crate::worker::protocol::Status;
@@ -33,6 +33,16 @@ pub enum Command {
         limits: Box<Limits>,
         /// Gets the disk as it is then.
         reply: Limited,
+    },
+    /// Lend what it takes to give its volume other wraps.
+    Lend {
+        /// Gets it.
+        reply: oneshot::Sender<Result<Loan, Failure>>,
+    },
+    /// The wraps of its volume are other ones now.
+    Rewrapped {
+        /// What they say.
+        key: Box<KeyFacts>,
     },
 }
 
@@ -61,7 +71,7 @@ pub struct Entry {
     commands: mpsc::Sender<Command>,
     changes: watch::Sender<u64>,
     held: Mutex<Option<Arc<Held>>>,
-    key_sets: Mutex<Vec<String>>,
+    key: Mutex<Option<KeyFacts>>,
     /// Who rewrites the header has this.
     pub header: tokio::sync::Mutex<()>,
 }
@@ -136,12 +146,12 @@ impl Entry {
             info.key_id = key.key_id.clone();
             info.key_version = key.key_version.clone();
         });
-        lock(&self.key_sets).clone_from(&key.key_sets);
+        *lock(&self.key) = Some(key.clone());
     }
 
-    /// The key sets that its key is wrapped by.
-    pub fn key_sets(&self) -> Vec<String> {
-        lock(&self.key_sets).clone()
+    /// What its volume says about its key, as far as that was read.
+    pub fn key(&self) -> Option<KeyFacts> {
+        lock(&self.key).clone()
     }
 
     /// Its volume is not held any more, as far as this is concerned.
@@ -179,6 +189,11 @@ impl Entry {
         *lock(&self.files) = files;
     }
 
+    /// The files that it was found in.
+    pub fn files(&self) -> Vec<Identity> {
+        lock(&self.files).clone()
+    }
+
     /// Asks its task for something.
     ///
     /// # Errors
@@ -197,6 +212,11 @@ pub struct Registry {
 }
 
 impl Registry {
+    /// All of them.
+    pub fn entries(&self) -> Vec<Arc<Entry>> {
+        lock(&self.disks).values().cloned().collect()
+    }
+
     /// A place for a disk, and what its task is asked by.
     ///
     /// # Errors
@@ -216,7 +236,7 @@ impl Registry {
             commands,
             changes: self.changes.clone(),
             held: Mutex::new(None),
-            key_sets: Mutex::default(),
+            key: Mutex::default(),
             header: tokio::sync::Mutex::new(()),
         });
         disks.insert(record.name.clone(), entry.clone());

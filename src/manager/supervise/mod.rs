@@ -7,11 +7,13 @@
 //! it is there.
 #![forbid(unsafe_code)]
 
+mod lend;
 mod limit;
 mod obtain;
 mod stop;
 mod watch;
 
+pub use lend::Loan;
 pub use limit::Limited;
 
 use std::sync::Arc;
@@ -271,6 +273,10 @@ impl Supervisor {
                 return Fate::Again(Duration::ZERO);
             }
             Err(Command::Detach { how, reply }) => return self.take_away(how, reply).await,
+            Err(command) => {
+                self.lend_or_learn(None, command).await;
+                return Fate::Again(Duration::ZERO);
+            }
             Ok(Ok(permit)) => self.launch(permit).await,
             Ok(Err(trouble)) => Err(trouble),
         };
@@ -322,6 +328,7 @@ impl Supervisor {
                 Some(command) = commands.recv() => match command {
                     Command::Detach { how, reply } => return self.take_away(how, reply).await,
                     Command::Limit { limits, reply } => self.limit(None, *limits, reply).await,
+                    command => self.lend_or_learn(None, command).await,
                 },
                 () = &mut end => return Fate::Again(Duration::ZERO),
             }
@@ -341,6 +348,7 @@ impl Supervisor {
                         Some("detach it, and attach it again".into()),
                     )));
                 }
+                Some(command) => self.lend_or_learn(None, command).await,
                 None => return Fate::Gone,
             }
         }

@@ -144,6 +144,8 @@ impl Supervisor {
             (Some(volume), _) => volume,
             (None, Some(held)) => {
                 let held = held.clone();
+                // Not while somebody rewrites it: the lock of the file is ours both.
+                let _alone = self.entry.header.lock().await;
                 let read = blocking(move || held.volume()).await.map_err(later)?;
                 read.map_err(later)?
             }

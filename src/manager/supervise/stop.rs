@@ -121,6 +121,10 @@ impl Supervisor {
                             None,
                         )));
                     }
+                    Command::Lend { reply } => {
+                        let _ = reply.send(Err(super::lend::leaving()));
+                    }
+                    Command::Rewrapped { .. } => {}
                 },
             }
         };

@@ -80,6 +80,10 @@ impl Supervisor {
                             self.limit(Some(&mut worker), *limits, reply).await;
                             continue;
                         }
+                        command => {
+                            self.lend_or_learn(Some(&mut worker), command).await;
+                            continue;
+                        }
                     };
                     if how.force || !used {
                         return self.stop(worker, how, reply, commands).await;
