@@ -19,6 +19,7 @@ pub mod key;
 pub mod keyset;
 pub mod limit;
 pub mod list;
+mod opening;
 pub mod serve;
 pub mod show;
 pub mod status;
@@ -198,7 +199,10 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
     let log = logging::init(config.log);
     match cli.command {
         Command::Volume(args) => volume::run(args, &config),
-        Command::Serve(args) => crate::serve::run(&args.resolve(&config)?, &config.key_sets()),
+        Command::Serve(args) => {
+            args.opening.check()?;
+            crate::serve::run(&args.resolve(&config)?, &config.key_sets())
+        }
         Command::Keyset(args) => keyset::run(args, named, overrides, &config),
         Command::Key(args) => key::run(args, &config),
         Command::Doctor(args) => doctor::run(&args, &config),

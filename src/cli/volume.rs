@@ -7,6 +7,7 @@ mod export;
 mod info;
 mod move_keys;
 mod verify;
+mod wraps;
 
 use std::path::PathBuf;
 
@@ -67,6 +68,12 @@ pub enum Action {
     ///
     /// The volume must not be in use, unless --force lets the daemon detach it.
     Erase(erase::Args),
+    /// Give volumes one more wrapped key, for break-glass access
+    ///
+    /// By the key of another key set, or by a recovery key from a safe.
+    AddWrap(wraps::AddArgs),
+    /// Destroy a wrapped key that was for break-glass access
+    RemoveWrap(wraps::RemoveArgs),
 }
 
 /// The volume that a command is about.
@@ -105,5 +112,7 @@ pub fn run(args: Args, config: &Config) -> Result<(), Failure> {
         Action::MoveKeys(args) => move_keys::run(args, config),
         Action::ExportDek(args) => export::run(args, config),
         Action::Erase(args) => erase::run(args, config),
+        Action::AddWrap(args) => wraps::add(args, config),
+        Action::RemoveWrap(args) => wraps::remove(args, config),
     }
 }

@@ -14,8 +14,8 @@ use serde_json::{Map, Value};
 
 use super::api::{CORRELATION, ProblemDetails};
 use super::model::{
-    Attach, DiskChange, DiskInfo, DiskList, EraseVolume, ErasedVolume, KeySetCheck, KeySetInfo,
-    NewKeySet, Reloaded, Status,
+    Attach, ChangeWraps, DiskChange, DiskInfo, DiskList, EraseVolume, ErasedVolume, KeySetCheck,
+    KeySetInfo, NewKeySet, Reloaded, Status, WrapsChanged,
 };
 use crate::error::{Failure, Kind};
 
@@ -200,6 +200,15 @@ impl Client {
     pub async fn erase_volume(&self, erase: &EraseVolume) -> Result<ErasedVolume, Failure> {
         let url = self.url(&["v1", "volumes", "erase"], &[]);
         self.call(Method::POST, url, Some(erase)).await
+    }
+
+    /// Makes or destroys wraps for break-glass access.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn change_wraps(&self, change: &ChangeWraps) -> Result<WrapsChanged, Failure> {
+        let url = self.url(&["v1", "volumes", "wraps"], &[]);
+        self.call(Method::POST, url, Some(change)).await
     }
 
     /// Lets the manager read its configuration again.

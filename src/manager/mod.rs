@@ -32,5 +32,6 @@ mod supervise;
 mod watched;
 mod wiring;
 mod worker_process;
+pub mod wraps;
 
 pub use run::{Setup, run};

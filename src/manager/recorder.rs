@@ -12,7 +12,7 @@ use super::model::ErasedVolume;
 use super::services::{self, Act, Outcome};
 use crate::audit::{self, Event, Record};
 use crate::error::{Failure, Kind};
-use crate::keys::{Actor, KeyUse, StoreUse, Witness};
+use crate::keys::{Actor, GlassBroken, KeyUse, StoreUse, Witness};
 use crate::metrics::Metrics;
 
 /// The audit log, and who counts its lines.
@@ -57,6 +57,12 @@ impl Recorder {
 impl Witness for Recorder {
     fn key_used(&self, used: &KeyUse<'_>) -> io::Result<()> {
         let result = tokio::task::block_in_place(|| self.log.key_used(used));
+        self.metrics.audit_line(result.is_ok());
+        result
+    }
+
+    fn glass_broken(&self, broken: &GlassBroken<'_>) -> io::Result<()> {
+        let result = tokio::task::block_in_place(|| self.log.glass_broken(broken));
         self.metrics.audit_line(result.is_ok());
         result
     }
@@ -137,6 +143,29 @@ impl services::Audit for Recorder {
                     needs: &needs,
                 }
             }
+            Act::ChangeWraps { asked, changed } => {
+                let counts = changed.as_ref().map(|changed| changed.counts());
+                let (volumes, failed) = counts.unwrap_or_default();
+                let key_set = changed.as_ref().map(|changed| changed.key_set.as_str());
+                Event::BreakGlassChanged {
+                    action: asked.action.as_str(),
+                    key_set: key_set.or(asked.key_set.as_deref()).unwrap_or_default(),
+                    all_of: asked.all_of.as_deref().unwrap_or_default(),
+                    volumes,
+                    failed,
+                }
+            }
+            Act::WrapChanged {
+                volume,
+                action,
+                key_set,
+                key_id,
+            } => Event::WrapsChanged {
+                volume: *volume,
+                action: action.as_str(),
+                key_set,
+                key_id: key_id.as_deref().unwrap_or_default(),
+            },
             Act::Erasing { asked } => Event::VolumeErasing {
                 volume: asked.uuid,
                 path: &asked.volume,

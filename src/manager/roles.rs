@@ -71,11 +71,13 @@ pub enum Operation {
     Reload,
     /// To destroy the key of a volume.
     VolumeErase,
+    /// To make or destroy wraps for break-glass access.
+    WrapsChange,
 }
 
 impl Operation {
     /// Every operation.
-    pub const ALL: [Operation; 10] = [
+    pub const ALL: [Operation; 11] = [
         Operation::Look,
         Operation::Attach,
         Operation::Detach,
@@ -86,6 +88,7 @@ impl Operation {
         Operation::KeySetCheck,
         Operation::Reload,
         Operation::VolumeErase,
+        Operation::WrapsChange,
     ];
 
     /// As it stands in records.
@@ -101,6 +104,7 @@ impl Operation {
             Operation::KeySetCheck => "key-set-check",
             Operation::Reload => "reload",
             Operation::VolumeErase => "volume-erase",
+            Operation::WrapsChange => "wraps-change",
         }
     }
 
@@ -117,7 +121,7 @@ impl Operation {
             Operation::Reload => &[Role::Operator, Role::KeyAdmin],
             // Also of one that is attached: whoever controls a key can take it
             // away from a disk at its service, too.
-            Operation::VolumeErase => &[Role::KeyAdmin],
+            Operation::VolumeErase | Operation::WrapsChange => &[Role::KeyAdmin],
         }
     }
 }
@@ -282,6 +286,7 @@ mod tests {
         Operation::KeySetCheck,
         Operation::Reload,
         Operation::VolumeErase,
+        Operation::WrapsChange,
     ];
 
     #[test]

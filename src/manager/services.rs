@@ -13,7 +13,8 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::model::{
-    Attach, Detach, DiskInfo, EraseVolume, ErasedVolume, KeySetCheck, KeySetInfo, Reloaded,
+    Attach, ChangeWraps, Detach, DiskInfo, EraseVolume, ErasedVolume, KeySetCheck, KeySetInfo,
+    Reloaded, WrapAction, WrapsChanged,
 };
 use super::roles::{Operation, Role};
 use crate::config::{Config, Limits};
@@ -57,6 +58,17 @@ pub trait Disks: fmt::Debug + Send + Sync {
     /// # Errors
     /// When it is in use, is no volume, or its key cannot be destroyed.
     async fn erase(&self, context: &Context, erase: EraseVolume) -> Result<ErasedVolume, Failure>;
+
+    /// Gives volumes a wrap for break-glass access, or takes one away.
+    ///
+    /// # Errors
+    /// When what is asked for makes no sense. Volumes that cannot be changed are
+    /// told.
+    async fn change_wraps(
+        &self,
+        context: &Context,
+        change: ChangeWraps,
+    ) -> Result<WrapsChanged, Failure>;
 
     /// All disks, sorted by name.
     fn list(&self) -> Vec<DiskInfo>;
@@ -247,6 +259,24 @@ pub enum Act {
         object: String,
         /// The roles of which one would have done.
         needs: &'static [Role],
+    },
+    /// Had wraps for break-glass access made or destroyed.
+    ChangeWraps {
+        /// What was asked for.
+        asked: ChangeWraps,
+        /// What came of it.
+        changed: Option<Box<WrapsChanged>>,
+    },
+    /// Of which this was one volume.
+    WrapChanged {
+        /// The volume.
+        volume: Uuid,
+        /// What was done.
+        action: WrapAction,
+        /// Whose wrap it is.
+        key_set: String,
+        /// Which recovery key, if it is one.
+        key_id: Option<String>,
     },
     /// Is about to destroy the key of a volume.
     Erasing {

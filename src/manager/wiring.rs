@@ -13,7 +13,9 @@ use tokio::sync::watch;
 use super::control::Manager;
 use super::disks::{self, Settings};
 use super::key_sets::Admin;
-use super::model::{Attach, Detach, DiskInfo, EraseVolume, ErasedVolume};
+use super::model::{
+    Attach, ChangeWraps, Detach, DiskInfo, EraseVolume, ErasedVolume, WrapsChanged,
+};
 use super::poll;
 use super::recorder::Recorder;
 use super::services::{Disks, Metrics, Services};
@@ -160,6 +162,15 @@ impl Disks for Attached {
         let finished = erased.as_ref().map(|erased| erased.finished).ok();
         self.metrics.volume_erased(finished);
         erased
+    }
+
+    async fn change_wraps(
+        &self,
+        context: &Context,
+        change: ChangeWraps,
+    ) -> Result<WrapsChanged, Failure> {
+        let (disks, keys, ledger) = (&self.disks, &self.keys, &self.ledger);
+        super::wraps::change(disks, keys, ledger, context, change).await
     }
 
     fn list(&self) -> Vec<DiskInfo> {

@@ -9,6 +9,7 @@ use super::LocationArgs;
 use crate::cli::{print, print_json};
 use crate::config::Config;
 use crate::error::Failure;
+use crate::keys::is_recovery;
 use crate::units::Bytes;
 use crate::volume::luks2::metadata::ENCRYPTION;
 use crate::volume::{Erased, Error, Inspection, Location};
@@ -89,6 +90,8 @@ struct WrapInfo {
     bytes: usize,
     /// The group key between, if there is one.
     group: Option<Uuid>,
+    /// Whether it is for break-glass access: not of the volume's own key set.
+    break_glass: bool,
 }
 
 impl Copies {
@@ -114,6 +117,7 @@ pub fn run(args: Args, config: &Config) -> Result<(), Failure> {
     let user = inspection.user()?;
     let layout = description.layout;
     let (used, room) = inspection.found().header.fill();
+    let own = description.token.key_set.clone();
     let info = Info {
         volume: location.data.display().to_string(),
         header: location.header.map(|path| path.display().to_string()),
@@ -141,6 +145,7 @@ pub fn run(args: Args, config: &Config) -> Result<(), Failure> {
             .wraps
             .into_iter()
             .map(|wrap| WrapInfo {
+                break_glass: wrap.key_set != own || is_recovery(&wrap),
                 key_set: wrap.key_set,
                 provider: wrap.provider,
                 key_id: wrap.key_id,
@@ -263,6 +268,9 @@ impl fmt::Display for Info {
                 "wrapped key    by {} key {} version {} ({}, {} bytes, key set {})",
                 wrap.provider, wrap.key_id, wrap.key_version, wrap.alg, wrap.bytes, wrap.key_set
             )?;
+            if wrap.break_glass {
+                writeln!(f, "               for break-glass access")?;
+            }
             if let Some(group) = wrap.group {
                 writeln!(f, "               through group key {group}")?;
             }

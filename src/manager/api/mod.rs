@@ -204,6 +204,7 @@ impl Api {
             .routes(only(routes!(key_sets::remove), Operation::KeySetRemove))
             .routes(only(routes!(key_sets::check), Operation::KeySetCheck))
             .routes(only(routes!(volumes::erase), Operation::VolumeErase))
+            .routes(only(routes!(volumes::wraps), Operation::WrapsChange))
             .split_for_parts();
         add_problems(&mut document);
         (router, document)

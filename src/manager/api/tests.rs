@@ -22,8 +22,8 @@ use crate::config::Config;
 use crate::config::Limits as RateLimits;
 use crate::config::daemon::{self, Principal};
 use crate::manager::model::{
-    Attach, Detach, DiskInfo, DiskState, EraseVolume, ErasedVolume, KeySetCheck, KeySetInfo,
-    Origin, Reloaded,
+    Attach, ChangeWraps, Detach, DiskInfo, DiskState, EraseVolume, ErasedVolume, KeySetCheck,
+    KeySetInfo, Origin, Reloaded, WrapsChanged,
 };
 use crate::manager::peer::Peer;
 use crate::manager::services::{Audit, Control, Disks, Facts, KeySets, Metrics};
@@ -110,6 +110,7 @@ impl Disks for World {
             provider: Some("file".into()),
             key_id: Some("k".into()),
             key_version: Some("1".into()),
+            break_glass: None,
             size: Some(1 << 20),
             sector_size: Some(4096),
             read_only: false,
@@ -134,6 +135,20 @@ impl Disks for World {
         drop(disks);
         self.bump();
         Ok(())
+    }
+
+    async fn change_wraps(
+        &self,
+        context: &Context,
+        change: ChangeWraps,
+    ) -> Result<WrapsChanged, Failure> {
+        self.note(context);
+        Ok(WrapsChanged {
+            action: change.action,
+            key_set: change.key_set.unwrap_or_default(),
+            key_id: None,
+            volumes: Vec::new(),
+        })
     }
 
     async fn erase(&self, context: &Context, erase: EraseVolume) -> Result<ErasedVolume, Failure> {
@@ -284,6 +299,9 @@ impl Audit for World {
             Act::Attach { disk, .. } => (Operation::Attach, disk),
             Act::Detach { disk, .. } => (Operation::Detach, disk),
             Act::Limit { disk, .. } => (Operation::Limit, disk),
+            Act::ChangeWraps { .. } | Act::WrapChanged { .. } => {
+                (Operation::WrapsChange, &String::new())
+            }
             Act::Erasing { .. } | Act::Erase { .. } => (Operation::VolumeErase, &String::new()),
             Act::KeySetCreate { key_set, .. } => (Operation::KeySetCreate, key_set),
             Act::KeySetEdit { key_set, .. } => (Operation::KeySetEdit, key_set),

@@ -8,7 +8,7 @@ use super::Api;
 use super::caller::Caller;
 use super::extract::Body;
 use super::problem::Problem;
-use crate::manager::model::{EraseVolume, ErasedVolume};
+use crate::manager::model::{ChangeWraps, EraseVolume, ErasedVolume, WrapsChanged};
 use crate::manager::services::{Act, Event, Outcome, Services};
 
 /// Destroy the key of a volume
@@ -45,6 +45,50 @@ pub async fn erase(
             audit.record(&event).await?;
         }
         services.disks.erase(&context, asked).await
+    };
+    Ok(Json(api.carry_out(&caller, work, act).await?))
+}
+
+/// Make or destroy wraps for break-glass access
+///
+/// Of one volume, or of all that this host knows of a key set, attached or not:
+/// disks that are served are not disturbed. One volume that cannot be changed keeps
+/// no other from it, and is told in the answer. It is safe to do it again.
+#[utoipa::path(
+    post, path = "/v1/volumes/wraps", operation_id = "change_wraps", tag = "volumes",
+    request_body = ChangeWraps,
+    responses((status = 200, description = "What became of each volume", body = WrapsChanged)),
+)]
+pub async fn wraps(
+    State(api): State<Api>,
+    caller: Caller,
+    Body(asked): Body<ChangeWraps>,
+) -> Result<Json<WrapsChanged>, Problem> {
+    let about = asked.clone();
+    let act = |changed: Option<&WrapsChanged>| Act::ChangeWraps {
+        asked: about,
+        changed: changed.cloned().map(Box::new),
+    };
+    let work = move |services: Services, context| async move {
+        let changed = services.disks.change_wraps(&context, asked).await?;
+        if let Some(audit) = &services.audit {
+            for volume in changed.volumes.iter().filter(|volume| volume.changed) {
+                let act = Act::WrapChanged {
+                    volume: volume.uuid,
+                    action: changed.action,
+                    key_set: changed.key_set.clone(),
+                    key_id: changed.key_id.clone(),
+                };
+                let event = Event {
+                    context: &context,
+                    act: &act,
+                    outcome: Outcome::Done,
+                    took: Default::default(),
+                };
+                audit.record(&event).await?;
+            }
+        }
+        Ok(changed)
     };
     Ok(Json(api.carry_out(&caller, work, act).await?))
 }

@@ -35,7 +35,7 @@ use super::supervise::{Opened, Outset, Supervisor};
 use crate::config::{Limits, Options};
 use crate::error::{Failure, Kind, io_kind};
 use crate::keys::{Context, KeySets};
-use crate::prepare;
+use crate::prepare::{self, Opening};
 use crate::volume::{self, Location, Volume};
 
 /// How long an attach that is to wait is waited for before it is answered: a
@@ -168,6 +168,12 @@ impl Disks {
     /// and the request says so.
     pub async fn attach(&self, context: &Context, request: Attach) -> Result<DiskInfo, Failure> {
         request::check(&request)?;
+        let asked = request.clone();
+        let opening = blocking(move || {
+            let (glass, denied) = (asked.break_glass, asked.even_if_denied);
+            Opening::new(glass, denied, asked.recovery_key_file.as_deref())
+        });
+        let opening = opening.await??;
         let mut record = registry::record_of(&request, request.name.clone().unwrap_or_default());
         let (disk, serve) = resolve(&record, &self.shared.serve())?;
         let files = self.files_of(&record).await?;
@@ -210,6 +216,7 @@ impl Disks {
             context: context.clone(),
             wait: request.wait,
             opened: Box::new(opened),
+            opening,
         };
         let entry = reserved.0.clone();
         let begun = self.begin(record, reserved, outset);

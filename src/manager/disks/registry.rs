@@ -145,6 +145,10 @@ impl Entry {
             info.provider = key.provider.clone();
             info.key_id = key.key_id.clone();
             info.key_version = key.key_version.clone();
+            // What opened it stays so, whatever its wraps become.
+            if key.break_glass.is_some() {
+                info.break_glass = key.break_glass.clone();
+            }
         });
         *lock(&self.key) = Some(key.clone());
     }
@@ -361,6 +365,7 @@ fn info_of(record: &Record) -> DiskInfo {
         provider: None,
         key_id: None,
         key_version: None,
+        break_glass: None,
         size: None,
         sector_size: None,
         read_only: record.options.read_only.unwrap_or(false),

@@ -36,6 +36,12 @@ fn routes() -> Vec<(&'static str, &'static str, Option<Value>, Operation)> {
             Some(serde_json::json!({"volume": "/v"})),
             Operation::VolumeErase,
         ),
+        (
+            "POST",
+            "/v1/volumes/wraps",
+            Some(serde_json::json!({"action": "add", "volume": "/v", "key_set": "k"})),
+            Operation::WrapsChange,
+        ),
     ]
 }
 
@@ -85,9 +91,9 @@ async fn each_role_may_do_what_it_is_for_and_nothing_else() {
         let refused = records.iter().filter(|record| record.outcome == "refused");
         assert_eq!(refused.count(), refusals);
         let expected = match role {
-            None => 17,
-            Some(Role::Reader) => 9,
-            Some(Role::Operator) => 5,
+            None => 18,
+            Some(Role::Reader) => 10,
+            Some(Role::Operator) => 6,
             Some(Role::KeyAdmin) => 3,
         };
         assert_eq!(refusals, expected, "{role:?}");
