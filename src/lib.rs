@@ -26,6 +26,7 @@ pub mod plane;
 pub mod prepare;
 pub mod relocate;
 pub mod rewrap;
+pub mod rotation;
 pub mod runtime;
 pub mod secret;
 pub mod segment;

@@ -284,6 +284,93 @@ pub enum Event<'a> {
         #[serde(skip_serializing_if = "none")]
         backups: u64,
     },
+    /// The volumes of a key set were to follow its key, as somebody asked.
+    KeySetRotate {
+        /// The key set.
+        #[serde(serialize_with = "text")]
+        key_set: &'a str,
+        /// The version that wraps, where that was found out.
+        #[serde(skip_serializing_if = "empty", serialize_with = "text")]
+        key_version: &'a str,
+    },
+    /// The volumes of a key set began to follow its key.
+    RotationStarted(RotationEvent<'a>),
+    /// All volumes of a key set that are known have followed its key.
+    RotationFinished(RotationEvent<'a>),
+    /// The wraps of a volume were exchanged for others of the same key.
+    VolumeRewrapped {
+        /// The volume.
+        volume: Uuid,
+        /// The key set whose wrap it is.
+        #[serde(serialize_with = "text")]
+        key_set: &'a str,
+        /// The provider, key and version that had wrapped it.
+        #[serde(skip_serializing_if = "empty", serialize_with = "text")]
+        from: &'a str,
+        /// Those that wrap it now.
+        #[serde(serialize_with = "text")]
+        to: &'a str,
+    },
+    /// A key set was made one of another key or service.
+    KeySetSwitched {
+        /// The key set.
+        #[serde(serialize_with = "text")]
+        key_set: &'a str,
+        /// Its provider from now on.
+        #[serde(skip_serializing_if = "empty", serialize_with = "text")]
+        provider: &'a str,
+        /// Whether it was to be so also if that locks volumes out.
+        #[serde(skip_serializing_if = "no")]
+        force: bool,
+    },
+    /// No volume needs what a key set was before it was switched: that is
+    /// forgotten.
+    KeySetSettled {
+        /// The key set.
+        #[serde(serialize_with = "text")]
+        key_set: &'a str,
+    },
+    /// A volume that is gone for good was forgotten.
+    VolumeForgotten {
+        /// The volume.
+        volume: Uuid,
+    },
+    /// The version of a key that wraps ends soon, or has ended.
+    KeyExpiring {
+        /// The key set.
+        #[serde(serialize_with = "text")]
+        key_set: &'a str,
+        /// The version.
+        #[serde(serialize_with = "text")]
+        key_version: &'a str,
+        /// When: UTC.
+        #[serde(serialize_with = "text")]
+        expires: &'a str,
+        /// Whether the key set stays with this version.
+        pinned: bool,
+    },
+}
+
+/// What is recorded of the rotation of a key set.
+#[derive(Clone, Debug, Serialize)]
+pub struct RotationEvent<'a> {
+    /// The key set.
+    #[serde(serialize_with = "text")]
+    pub key_set: &'a str,
+    /// Who wraps.
+    #[serde(serialize_with = "text")]
+    pub provider: &'a str,
+    /// The key.
+    #[serde(serialize_with = "text")]
+    pub key_id: &'a str,
+    /// The version that wraps now.
+    #[serde(serialize_with = "text")]
+    pub key_version: &'a str,
+    /// The version that wrapped before, where that is known.
+    #[serde(skip_serializing_if = "empty", serialize_with = "text")]
+    pub from_version: &'a str,
+    /// How many volumes had yet to follow.
+    pub volumes: u64,
 }
 
 /// What is recorded of a use of a key.

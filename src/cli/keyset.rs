@@ -1,5 +1,6 @@
 //! `sealblk keyset`: the names between volumes and keys.
 
+mod follow;
 mod settings;
 mod show;
 mod who;
@@ -7,6 +8,7 @@ mod who;
 use std::path::PathBuf;
 
 use clap::Subcommand;
+use uuid::Uuid;
 
 use super::{print, print_json};
 use crate::config::{Config, Overrides};
@@ -28,7 +30,10 @@ Examples:
     --endpoint https://vault-2:8200 --key disks \\
     --set 'auth={ method = \"approle\", role_id = \"…\", secret_id = \"/etc/sealblk/secret-id\" }'
   sealblk keyset edit prod --set poll=5m --set break_glass=safe
-  sealblk keyset check prod")]
+  sealblk keyset check prod
+  sealblk keyset ledger prod
+  sealblk keyset switch prod --provider kmip --endpoint kmip-1:5696 --key disks \\
+    --set client_cert=/etc/sealblk/host.pem --set client_key=/etc/sealblk/host.key")]
 pub struct Args {
     /// What to do
     #[command(subcommand)]
@@ -99,6 +104,55 @@ pub enum Action {
         #[arg(long)]
         force: bool,
     },
+    /// Have the volumes of a key set follow its key, now
+    ///
+    /// The daemon does so by itself whenever it finds a new version (poll of the
+    /// key set). Disks are served on.
+    Rotate {
+        /// Which one
+        name: Name,
+        /// Do not wait until the volumes have followed
+        #[arg(long)]
+        no_wait: bool,
+        /// As JSON, for scripts
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make a key set one of another key or service; disks are served on
+    ///
+    /// The new one has to wrap and unwrap first. Volumes that are attached follow
+    /// from the keys in memory, also if the old service is gone for good. It is
+    /// refused if volumes of this host would be locked out. When it was
+    /// interrupted, the same command goes on.
+    Switch {
+        /// Which one
+        name: Name,
+        /// Its settings.
+        #[command(flatten)]
+        settings: SettingArgs,
+        /// Also if volumes that this host knows are locked out by that
+        #[arg(long)]
+        force: bool,
+        /// Do not wait until the volumes have followed
+        #[arg(long)]
+        no_wait: bool,
+        /// As JSON, for scripts
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show which volumes need which version of a key, and which are free
+    Ledger {
+        /// Of this key set alone
+        name: Option<Name>,
+        /// As JSON, for scripts
+        #[arg(long)]
+        json: bool,
+    },
+    /// Forget a volume that is gone for good, so that the ledger counts it no more
+    ForgetVolume {
+        /// Which one
+        uuid: Uuid,
+    },
 }
 
 /// Runs one of the commands: the daemon does it, where one runs, and otherwise
@@ -164,6 +218,23 @@ pub fn run(
         Action::Remove { name, force } => {
             who.remove(&name, force)?;
             print(format_args!("removed key set {name}\n"))
+        }
+        Action::Rotate {
+            name,
+            no_wait,
+            json,
+        } => follow::rotate(&who, &name, no_wait, json),
+        Action::Switch {
+            name,
+            settings,
+            force,
+            no_wait,
+            json,
+        } => follow::switch(&who, &name, &settings.table()?, force, no_wait, json),
+        Action::Ledger { name, json } => follow::ledger(&who.ledger(name.as_ref())?, json),
+        Action::ForgetVolume { uuid } => {
+            who.forget(uuid)?;
+            print(format_args!("forgot volume {uuid}\n"))
         }
     }
 }

@@ -16,6 +16,7 @@ use super::group::Group;
 use super::serve::SOCKET_PATH_MAX;
 use super::service::{Parsed, Period};
 use super::values::FilePath;
+use crate::rotation;
 
 /// Where the API is.
 pub const DEFAULT_SOCKET: &str = "/run/sealblk/sealblk.sock";
@@ -48,6 +49,9 @@ pub struct Daemon {
     pub keep_deks: bool,
     /// How often services are asked for new key versions.
     pub poll: Duration,
+    /// How many volumes get other wraps in a second, at most, when their key
+    /// set has another key.
+    pub rewrap_rate: u32,
     /// Who may do what.
     pub roles: Roles,
 }
@@ -142,6 +146,7 @@ impl Default for Daemon {
             attach_concurrency: 8,
             keep_deks: true,
             poll: Duration::from_secs(60),
+            rewrap_rate: rotation::DEFAULT_RATE,
             roles: Roles::default(),
         }
     }
@@ -169,6 +174,7 @@ struct Table {
     attach_concurrency: Option<Spanned<usize>>,
     keep_deks: Option<bool>,
     poll: Option<Parsed<Period>>,
+    rewrap_rate: Option<Spanned<u32>>,
     roles: Option<RolesTable>,
 }
 
@@ -199,6 +205,16 @@ pub(super) fn settings<'a>(
             ));
         }
     };
+    let rewrap_rate = match table.rewrap_rate {
+        None => default.rewrap_rate,
+        Some(given) if (1..=100_000).contains(given.get_ref()) => given.into_inner(),
+        Some(given) => {
+            return Err(reader.at(
+                given.span().start,
+                "rewrap_rate is a number of volumes per second, from 1 to 100000",
+            ));
+        }
+    };
     let socket = match table.socket {
         None => default.socket,
         Some(given) => {
@@ -217,6 +233,7 @@ pub(super) fn settings<'a>(
         attach_concurrency,
         keep_deks: table.keep_deks.unwrap_or(default.keep_deks),
         poll: table.poll.map_or(default.poll, |poll| poll.0.get()),
+        rewrap_rate,
         roles: table.roles.map_or(default.roles, Roles::from),
     })
 }

@@ -51,6 +51,7 @@ pub use key_set_files::KeySetFiles;
 pub use limits::Limits;
 pub use options::Options;
 pub(crate) use options::path_parser;
+pub use policy::FIELDS as POLICY_FIELDS;
 pub use serve::{Disk, Serve};
 pub use values::{Engine, FilePath, Poll, QueueSize, Queues, Serial, SocketMode};
 
@@ -239,6 +240,7 @@ impl Config {
             attach_concurrency,
             keep_deks,
             poll,
+            rewrap_rate,
             roles,
         } = &self.daemon;
         put(&mut all, "daemon.socket", socket);
@@ -249,6 +251,7 @@ impl Config {
         put(&mut all, "daemon.attach_concurrency", attach_concurrency);
         put(&mut all, "daemon.keep_deks", keep_deks);
         put(&mut all, "daemon.poll", poll);
+        put(&mut all, "daemon.rewrap_rate", rewrap_rate);
         put(&mut all, "daemon.roles", roles);
         let Log { level, format } = &self.log;
         put(&mut all, "log.level", level);

@@ -14,7 +14,7 @@ use crate::key_store;
 use crate::keys::{Hierarchy, Name, OnDenied, Policy};
 
 /// Their names, which no provider has for anything else.
-const FIELDS: [&str; 6] = [
+pub const FIELDS: [&str; 6] = [
     "hierarchy",
     "poll",
     "on_denied",

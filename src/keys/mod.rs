@@ -279,11 +279,21 @@ impl KeySets {
     /// When there is no such key set, or its provider fails.
     pub async fn check(&self, context: &Context, key_set: &str) -> Result<KeyVersion, Error> {
         let set = self.get(key_set)?;
-        let version = self.current_version(context, key_set).await?;
-        self.probe(context, &set).await?;
+        let version = self.try_key(context, key_set).await?;
         if set.definition.policy.hierarchy == Hierarchy::Group {
             self.current_group(context, &set).await?;
         }
+        Ok(version)
+    }
+
+    /// The same, without a group key.
+    ///
+    /// # Errors
+    /// As [`KeySets::check`].
+    pub async fn try_key(&self, context: &Context, key_set: &str) -> Result<KeyVersion, Error> {
+        let set = self.get(key_set)?;
+        let version = self.current_version(context, key_set).await?;
+        self.probe(context, &set).await?;
         Ok(version)
     }
 

@@ -11,13 +11,15 @@ use reqwest::{Method, Response, StatusCode, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use uuid::Uuid;
 
 use super::api::{CORRELATION, ProblemDetails};
 use super::model::{
     Attach, ChangeWraps, DiskChange, DiskInfo, DiskList, EraseVolume, ErasedVolume, KeySetCheck,
-    KeySetInfo, NewKeySet, Reloaded, Status, WrapsChanged,
+    KeySetInfo, KeySetRotation, KeySetSwitch, NewKeySet, Reloaded, Status, WrapsChanged,
 };
 use crate::error::{Failure, Kind};
+use crate::rotation::KeySetLedger;
 
 /// The most that an answer may have: a thousand disks have a hundredth.
 const ANSWER_MAX: usize = 64 << 20;
@@ -209,6 +211,50 @@ impl Client {
     pub async fn change_wraps(&self, change: &ChangeWraps) -> Result<WrapsChanged, Failure> {
         let url = self.url(&["v1", "volumes", "wraps"], &[]);
         self.call(Method::POST, url, Some(change)).await
+    }
+
+    /// Has the volumes of a key set follow its key.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn rotate_key_set(&self, name: &str) -> Result<KeySetRotation, Failure> {
+        let url = self.url(&["v1", "key-sets", name, "rotate"], &[]);
+        self.call(Method::POST, url, None::<&()>).await
+    }
+
+    /// Makes a key set one of another key or service.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn switch_key_set(
+        &self,
+        name: &str,
+        wanted: &KeySetSwitch,
+    ) -> Result<KeySetRotation, Failure> {
+        let url = self.url(&["v1", "key-sets", name, "switch"], &[]);
+        self.call(Method::POST, url, Some(wanted)).await
+    }
+
+    /// Which volumes need which version of the key of each key set, or of one.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn ledger(&self, key_set: Option<&str>) -> Result<Vec<KeySetLedger>, Failure> {
+        let query: Vec<_> = key_set
+            .map(|name| ("key_set", name.to_owned()))
+            .into_iter()
+            .collect();
+        let url = self.url(&["v1", "ledger"], &query);
+        self.call(Method::GET, url, None::<&()>).await
+    }
+
+    /// Forgets a volume that is gone for good.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn forget_volume(&self, volume: Uuid) -> Result<(), Failure> {
+        let url = self.url(&["v1", "ledger", &volume.to_string()], &[]);
+        self.done(Method::DELETE, url).await
     }
 
     /// Lets the manager read its configuration again.

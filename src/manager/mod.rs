@@ -24,6 +24,7 @@ pub mod peer;
 mod poll;
 mod recorder;
 pub mod roles;
+mod rotation;
 mod run;
 pub mod services;
 pub mod socket;

@@ -544,6 +544,33 @@ impl ErasedVolume {
     }
 }
 
+/// What a key set is to be from now on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KeySetSwitch {
+    /// Its settings, as the table `[key_sets.NAME]` of the configuration would
+    /// have them. Those that are not of a provider stay unless they are given.
+    pub definition: Map<String, Value>,
+    /// Also if volumes that this host knows are locked out by that.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// What a key set wraps with, and how far its volumes have followed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct KeySetRotation {
+    /// The key set.
+    pub name: String,
+    /// Its provider.
+    pub provider: String,
+    /// The version that wraps from now on.
+    pub key_version: String,
+    /// How many volumes of the key set this host knows.
+    pub volumes: u64,
+    /// How many of them have yet to follow. They do so in the background.
+    pub behind: u64,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::rotation::Keeper;
 use crate::error::chain;
 use crate::keys::{Actor, Context, Definition, Error, KeySets, Name, Source};
 use crate::kms::KeyVersion;
@@ -17,8 +18,9 @@ use crate::metrics::Metrics;
 const TICK: Duration = Duration::from_secs(1);
 
 /// Polls all key sets, for as long as the process lives. What they answer goes
-/// to the metrics, and a change of it to the log.
-pub async fn key_sets(key_sets: Arc<KeySets>, metrics: Arc<Metrics>) {
+/// to the metrics, a change of it to the log, and the version to `keeper`, who
+/// has the volumes follow.
+pub async fn key_sets(key_sets: Arc<KeySets>, metrics: Arc<Metrics>, keeper: Arc<Keeper>) {
     let mut due: BTreeMap<Name, Instant> = BTreeMap::new();
     let mut answers: BTreeMap<Name, String> = BTreeMap::new();
     let mut asked = BTreeSet::new();
@@ -31,6 +33,7 @@ pub async fn key_sets(key_sets: Arc<KeySets>, metrics: Arc<Metrics>) {
             let stays = definitions.contains_key(name);
             if !stays {
                 metrics.key_set_removed(name.as_str());
+                keeper.removed(name);
                 answers.remove(name);
             }
             stays
@@ -54,6 +57,9 @@ pub async fn key_sets(key_sets: Arc<KeySets>, metrics: Arc<Metrics>) {
         tokio::select! {
             Some(Ok((name, definition, answer))) = asking.join_next() => {
                 asked.remove(&name);
+                if let Ok(version) = &answer {
+                    keeper.saw(&name, &definition, version);
+                }
                 let before = answers.get(&name);
                 if let Some(answer) = told(&metrics, &name, &definition, &answer, before) {
                     answers.insert(name, answer);

@@ -129,6 +129,23 @@ impl services::Audit for Recorder {
             Act::KeySetRemove { key_set } => Event::KeySetRemoved { key_set },
             // What it uses is recorded as a use of a key.
             Act::KeySetCheck { .. } => return Ok(()),
+            Act::KeySetRotate {
+                key_set,
+                key_version,
+            } => Event::KeySetRotate {
+                key_set,
+                key_version: key_version.as_deref().unwrap_or_default(),
+            },
+            Act::KeySetSwitch {
+                key_set,
+                provider,
+                force,
+            } => Event::KeySetSwitched {
+                key_set,
+                provider: provider.as_deref().unwrap_or_default(),
+                force: *force,
+            },
+            Act::VolumeForget { volume } => Event::VolumeForgotten { volume: *volume },
             Act::Reload { changed } => Event::DaemonReloaded { changed },
             Act::Refused {
                 operation,

@@ -73,11 +73,17 @@ pub enum Operation {
     VolumeErase,
     /// To make or destroy wraps for break-glass access.
     WrapsChange,
+    /// To have the volumes of a key set follow its key.
+    KeySetRotate,
+    /// To make a key set one of another key or service.
+    KeySetSwitch,
+    /// To have a volume forgotten that is gone for good.
+    VolumeForget,
 }
 
 impl Operation {
     /// Every operation.
-    pub const ALL: [Operation; 11] = [
+    pub const ALL: [Operation; 14] = [
         Operation::Look,
         Operation::Attach,
         Operation::Detach,
@@ -89,6 +95,9 @@ impl Operation {
         Operation::Reload,
         Operation::VolumeErase,
         Operation::WrapsChange,
+        Operation::KeySetRotate,
+        Operation::KeySetSwitch,
+        Operation::VolumeForget,
     ];
 
     /// As it stands in records.
@@ -105,6 +114,9 @@ impl Operation {
             Operation::Reload => "reload",
             Operation::VolumeErase => "volume-erase",
             Operation::WrapsChange => "wraps-change",
+            Operation::KeySetRotate => "key-set-rotate",
+            Operation::KeySetSwitch => "key-set-switch",
+            Operation::VolumeForget => "volume-forget",
         }
     }
 
@@ -116,7 +128,10 @@ impl Operation {
             Operation::KeySetCreate
             | Operation::KeySetEdit
             | Operation::KeySetRemove
-            | Operation::KeySetCheck => &[Role::KeyAdmin],
+            | Operation::KeySetCheck
+            | Operation::KeySetRotate
+            | Operation::KeySetSwitch
+            | Operation::VolumeForget => &[Role::KeyAdmin],
             // The file is not theirs to write: it only takes effect.
             Operation::Reload => &[Role::Operator, Role::KeyAdmin],
             // Also of one that is attached: whoever controls a key can take it
@@ -287,6 +302,9 @@ mod tests {
         Operation::Reload,
         Operation::VolumeErase,
         Operation::WrapsChange,
+        Operation::KeySetRotate,
+        Operation::KeySetSwitch,
+        Operation::VolumeForget,
     ];
 
     #[test]

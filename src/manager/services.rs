@@ -14,12 +14,13 @@ use uuid::Uuid;
 
 use super::model::{
     Attach, ChangeWraps, Detach, DiskInfo, EraseVolume, ErasedVolume, KeySetCheck, KeySetInfo,
-    Reloaded, WrapAction, WrapsChanged,
+    KeySetRotation, Reloaded, WrapAction, WrapsChanged,
 };
 use super::roles::{Operation, Role};
 use crate::config::{Config, Limits};
 use crate::error::Failure;
 use crate::keys::Context;
+use crate::rotation::KeySetLedger;
 use crate::timestamp::Timestamp;
 
 /// The disks of this host.
@@ -144,6 +145,45 @@ pub trait KeySets: fmt::Debug + Send + Sync {
 
     /// As [`Disks::reconfigure`].
     fn reconfigure(&self, config: &Config) -> Vec<String>;
+}
+
+/// The keys of the key sets as they change, and the volumes that follow them.
+#[async_trait]
+pub trait Rotations: fmt::Debug + Send + Sync {
+    /// Asks the service of a key set which version wraps now, and has its
+    /// volumes follow in the background.
+    ///
+    /// # Errors
+    /// When there is none of that name, or as the service answers.
+    async fn rotate(&self, context: &Context, name: &str) -> Result<KeySetRotation, Failure>;
+
+    /// Makes a key set one of another key or another service, and has its
+    /// volumes follow in the background. With `force`, also if volumes that
+    /// are known are locked out by that.
+    ///
+    /// # Errors
+    /// When there is none of that name, it is not defined here, the table is
+    /// wrong, a service fails, or volumes would be locked out.
+    async fn switch(
+        &self,
+        context: &Context,
+        name: &str,
+        definition: Map<String, Value>,
+        force: bool,
+    ) -> Result<KeySetRotation, Failure>;
+
+    /// Which volumes need which version of the key of each key set, or of the
+    /// one of that name.
+    ///
+    /// # Errors
+    /// When there is none of that name, or the ledger cannot be read.
+    async fn ledger(&self, name: Option<&str>) -> Result<Vec<KeySetLedger>, Failure>;
+
+    /// Forgets a volume that is gone for good.
+    ///
+    /// # Errors
+    /// When it is not known, or attached.
+    async fn forget(&self, volume: Uuid) -> Result<(), Failure>;
 }
 
 /// What can be measured.
@@ -290,6 +330,28 @@ pub enum Act {
         /// What came of it.
         erased: Option<Box<ErasedVolume>>,
     },
+
+    /// Had the volumes of a key set follow its key.
+    KeySetRotate {
+        /// The key set.
+        key_set: String,
+        /// The version that wraps, where that was found out.
+        key_version: Option<String>,
+    },
+    /// Made a key set one of another key or service.
+    KeySetSwitch {
+        /// The key set.
+        key_set: String,
+        /// Its provider from now on, where it was switched.
+        provider: Option<String>,
+        /// Whether it was to be so also if that locks volumes out.
+        force: bool,
+    },
+    /// Had a volume forgotten that is gone for good.
+    VolumeForget {
+        /// The volume.
+        volume: Uuid,
+    },
 }
 
 /// How something ended.
@@ -340,6 +402,8 @@ pub struct Services {
     pub disks: Arc<dyn Disks>,
     /// The key sets.
     pub key_sets: Arc<dyn KeySets>,
+    /// The volumes that follow their keys.
+    pub rotations: Arc<dyn Rotations>,
     /// What can be measured.
     pub metrics: Arc<dyn Metrics>,
     /// The record of who did what. `None` keeps none.

@@ -18,6 +18,7 @@ use super::model::{
 };
 use super::poll;
 use super::recorder::Recorder;
+use super::rotation::{Keeper, Reach, Teller};
 use super::services::{Disks, Metrics, Services};
 use crate::config::{Config, Limits};
 use crate::engine::stats::Reader;
@@ -26,6 +27,7 @@ use crate::key_store::KeyStores;
 use crate::keys::ledger::{Known, Ledger};
 use crate::keys::{self, Context, Witness};
 use crate::metrics::DiskView;
+use crate::rotation::Rotation;
 use crate::volume::{Inspection, Location};
 use crate::{audit, metrics};
 
@@ -55,17 +57,33 @@ pub async fn services(
         .with_witnesses(witnesses);
     let key_sets = Arc::new(key_sets);
     let attached = disks::Disks::open(settings(config), key_sets.clone()).await?;
+    let teller = Arc::new(Teller {
+        recorder: recorder.clone(),
+        metrics: metrics.clone(),
+    });
+    let rotation = Arc::new(Rotation::new(
+        key_sets.clone(),
+        &config.daemon.state_dir,
+        Arc::new(Reach(attached.clone())),
+        teller.clone(),
+        config.daemon.rewrap_rate,
+    ));
+    let load = manager.load();
+    let admin = Arc::new(Admin::new(load, config.clone(), key_sets.clone(), rotation));
+    let keeper = Keeper::new(admin.clone(), teller);
     let disks = Arc::new(Attached {
         disks: attached,
         keys: key_sets.clone(),
         metrics: metrics.clone(),
         ledger: Ledger::below(&config.daemon.state_dir),
+        keeper: keeper.clone(),
     });
     tokio::spawn(tell_metrics(Arc::downgrade(&disks), metrics.clone()));
-    tokio::spawn(poll::key_sets(key_sets.clone(), metrics.clone()));
+    tokio::spawn(poll::key_sets(key_sets, metrics.clone(), keeper));
     let services = Services {
         disks,
-        key_sets: Arc::new(Admin::new(manager.load(), config.clone(), key_sets)),
+        key_sets: admin.clone(),
+        rotations: admin,
         metrics: Arc::new(Exposition(metrics)),
         audit: recorder.clone().map(|recorder| recorder as _),
         control: manager,
@@ -92,6 +110,8 @@ struct Attached {
     metrics: Arc<metrics::Metrics>,
     /// Knows the volumes that were attached, for their key sets' sake.
     ledger: Ledger,
+    /// Has volumes follow that were away while their key changed.
+    keeper: Arc<Keeper>,
 }
 
 impl std::fmt::Debug for Attached {
@@ -111,7 +131,7 @@ impl Attached {
             header: disk.header.clone(),
         };
         let facts = self.disks.key_of(&name);
-        let noted = disks::blocking(move || -> Result<(), Failure> {
+        let noted = disks::blocking(move || -> Result<Known, Failure> {
             let description = Inspection::of(&location)?.description()?;
             let token = &description.token;
             let known = Known::new(
@@ -127,10 +147,14 @@ impl Attached {
             };
             ledger
                 .note(&known)
-                .map_err(disks::system("cannot write the ledger"))
+                .map_err(disks::system("cannot write the ledger"))?;
+            Ok(known)
         });
-        if let Err(error) = noted.await.and_then(|noted| noted) {
-            tracing::warn!(disk = name, "the volume is not in the ledger: {error}");
+        match noted.await.and_then(|noted| noted) {
+            Ok(known) => self.keeper.attached(&known.key_sets),
+            Err(error) => {
+                tracing::warn!(disk = name, "the volume is not in the ledger: {error}");
+            }
         }
     }
 }

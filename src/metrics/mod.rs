@@ -18,11 +18,13 @@ mod encode;
 mod key_sets;
 mod kms;
 mod process;
+mod rotations;
 
 #[cfg(feature = "broker")]
 pub use broker::{BrokerMetrics, CallEnd};
 pub use disks::{DISK_STATES, DiskView};
 pub use kms::KmsMetrics;
+pub use rotations::Rotations;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,6 +52,7 @@ pub struct Metrics {
     kms: Arc<KmsMetrics>,
     key_sets: Arc<key_sets::KeySets>,
     disks: Arc<disks::Disks>,
+    rotations: Rotations,
     audit_lines: Counter,
     audit_failures: Counter,
     volumes_erased: Family<Erased, Counter>,
@@ -130,6 +133,7 @@ impl Metrics {
         ours.register_collector(Box::new(key_sets.clone()));
         let disks = Arc::<disks::Disks>::default();
         ours.register_collector(Box::new(disks.clone()));
+        let rotations = Rotations::register(ours);
         let audit_lines = Counter::default();
         ours.register(
             "audit_lines",
@@ -166,6 +170,7 @@ impl Metrics {
             kms,
             key_sets,
             disks,
+            rotations,
             audit_lines,
             audit_failures,
             volumes_erased,
@@ -184,6 +189,11 @@ impl Metrics {
     /// Those who take note of how keys are used.
     pub fn kms(&self) -> &Arc<KmsMetrics> {
         &self.kms
+    }
+
+    /// How volumes follow their keys.
+    pub fn rotations(&self) -> &Rotations {
+        &self.rotations
     }
 
     /// The service of a key set was asked for the state of its key (`key_id`,

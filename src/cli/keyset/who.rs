@@ -4,16 +4,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
+use uuid::Uuid;
 
-use crate::audit::{Event, Outcome};
+use crate::audit::{self, Event, Outcome};
 use crate::cli::{ask, record};
 use crate::config::{Config, Overrides};
 use crate::error::{Failure, Kind};
 use crate::keys::{Context, Name};
 use crate::manager::client::Client;
 use crate::manager::key_sets::Admin;
-use crate::manager::model::{KeySetCheck, KeySetInfo, NewKeySet};
+use crate::manager::model::{KeySetCheck, KeySetInfo, KeySetRotation, KeySetSwitch, NewKeySet};
 use crate::manager::services::KeySets;
+use crate::rotation::{Here, KeySetLedger, News, Rotation, Told, Work};
 
 /// Who does it.
 pub enum Who<'a> {
@@ -36,8 +38,15 @@ impl<'a> Local<'a> {
     pub fn new(named: Option<PathBuf>, overrides: Overrides, config: &'a Config) -> Self {
         let keys = Arc::new(config.key_sets());
         let load = move || Config::load(named.as_deref(), overrides.clone());
+        let rotation = Rotation::new(
+            keys.clone(),
+            &config.daemon.state_dir,
+            Arc::new(Here { keys: keys.clone() }),
+            Arc::new(Log(config.audit_log())),
+            config.daemon.rewrap_rate,
+        );
         Local {
-            admin: Admin::new(Arc::new(load), config.clone(), keys),
+            admin: Admin::new(Arc::new(load), config.clone(), keys, Arc::new(rotation)),
             context: Context::local(None),
             config,
         }
@@ -46,6 +55,23 @@ impl<'a> Local<'a> {
     /// Records how a change ended.
     fn record<T>(&self, event: Event<'_>, result: &Result<T, Failure>) -> Result<(), Failure> {
         record(self.config, event, Outcome::of(result))
+    }
+}
+
+/// What a command without a daemon tells of rotations: its audit log.
+#[derive(Debug)]
+struct Log(Option<Arc<audit::Log>>);
+
+impl Told for Log {
+    fn told(&self, context: &Context, news: News<'_>) {
+        let Some(log) = &self.0 else { return };
+        let (mut from_one, mut to_one) = (String::new(), String::new());
+        let Some(event) = news.event(&mut from_one, &mut to_one) else {
+            return;
+        };
+        if let Err(error) = log.record(&context.actor, event, Outcome::Ok) {
+            tracing::error!("the audit log could not take note of a rotation: {error}");
+        }
     }
 }
 
@@ -142,5 +168,83 @@ impl Who<'_> {
                 removed
             }
         }
+    }
+
+    /// Begins a rotation. Without a daemon, it is done when this returns.
+    pub fn rotate(&self, name: &Name) -> Result<KeySetRotation, Failure> {
+        let key_set = name.as_str();
+        match self {
+            Who::Daemon(client) => ask(client.rotate_key_set(key_set)),
+            Who::Here(local) => {
+                let rotated = ask(async {
+                    let begun = local.admin.rotate(&local.context, name).await?;
+                    local.to_the_end(begun).await
+                });
+                let event = Event::KeySetRotate {
+                    key_set,
+                    key_version: rotated.as_ref().map_or("", |done| &done.key_version),
+                };
+                local.record(event, &rotated)?;
+                rotated
+            }
+        }
+    }
+
+    /// Begins a switch. Without a daemon, it is done when this returns.
+    pub fn switch(
+        &self,
+        name: &Name,
+        settings: &toml::Table,
+        force: bool,
+    ) -> Result<KeySetRotation, Failure> {
+        let key_set = name.as_str();
+        match self {
+            Who::Daemon(client) => {
+                let definition = json(settings)?;
+                let wanted = KeySetSwitch { definition, force };
+                ask(client.switch_key_set(key_set, &wanted))
+            }
+            Who::Here(local) => {
+                let (admin, context) = (&local.admin, &local.context);
+                let switched = ask(async {
+                    let begun = admin.switch(context, name, settings.clone(), force);
+                    local.to_the_end(begun.await?).await
+                });
+                let event = Event::KeySetSwitched {
+                    key_set,
+                    provider: switched.as_ref().map_or("", |done| &done.provider),
+                    force,
+                };
+                local.record(event, &switched)?;
+                switched
+            }
+        }
+    }
+
+    pub fn ledger(&self, name: Option<&Name>) -> Result<Vec<KeySetLedger>, Failure> {
+        match self {
+            Who::Daemon(client) => ask(client.ledger(name.map(Name::as_str))),
+            Who::Here(local) => ask(local.admin.ledger(name)),
+        }
+    }
+
+    pub fn forget(&self, volume: Uuid) -> Result<(), Failure> {
+        match self {
+            Who::Daemon(client) => ask(client.forget_volume(volume)),
+            Who::Here(local) => {
+                let forgotten = local.admin.forget(volume);
+                local.record(Event::VolumeForgotten { volume }, &forgotten)?;
+                forgotten
+            }
+        }
+    }
+}
+
+impl Local<'_> {
+    /// Has the volumes follow what was begun.
+    async fn to_the_end(&self, work: Work) -> Result<KeySetRotation, Failure> {
+        let mut state = self.admin.status(&work);
+        state.behind = self.admin.carry_on(&self.context, work).await? as u64;
+        Ok(state)
     }
 }

@@ -12,6 +12,7 @@ mod extract;
 mod host;
 mod key_sets;
 mod problem;
+mod rotations;
 mod server;
 mod volumes;
 
@@ -205,6 +206,10 @@ impl Api {
             .routes(only(routes!(key_sets::check), Operation::KeySetCheck))
             .routes(only(routes!(volumes::erase), Operation::VolumeErase))
             .routes(only(routes!(volumes::wraps), Operation::WrapsChange))
+            .routes(only(routes!(rotations::rotate), Operation::KeySetRotate))
+            .routes(only(routes!(rotations::switch), Operation::KeySetSwitch))
+            .routes(only(routes!(rotations::ledger), Operation::Look))
+            .routes(only(routes!(rotations::forget), Operation::VolumeForget))
             .split_for_parts();
         add_problems(&mut document);
         (router, document)

@@ -23,10 +23,11 @@ use crate::config::Limits as RateLimits;
 use crate::config::daemon::{self, Principal};
 use crate::manager::model::{
     Attach, ChangeWraps, Detach, DiskInfo, DiskState, EraseVolume, ErasedVolume, KeySetCheck,
-    KeySetInfo, Origin, Reloaded, WrapsChanged,
+    KeySetInfo, KeySetRotation, Origin, Reloaded, WrapsChanged,
 };
 use crate::manager::peer::Peer;
-use crate::manager::services::{Audit, Control, Disks, Facts, KeySets, Metrics};
+use crate::manager::services::{Audit, Control, Disks, Facts, KeySets, Metrics, Rotations};
+use crate::rotation::KeySetLedger;
 use crate::timestamp::Timestamp;
 
 /// Users by what they may do.
@@ -278,6 +279,53 @@ impl KeySets for World {
     }
 }
 
+#[async_trait]
+impl Rotations for World {
+    async fn rotate(&self, context: &Context, name: &str) -> Result<KeySetRotation, Failure> {
+        self.note(context);
+        let set = self.show(name).await?;
+        Ok(KeySetRotation {
+            name: set.name,
+            provider: set.provider,
+            key_version: "2".into(),
+            volumes: 1,
+            behind: 1,
+        })
+    }
+
+    async fn switch(
+        &self,
+        context: &Context,
+        name: &str,
+        definition: Map<String, Value>,
+        _: bool,
+    ) -> Result<KeySetRotation, Failure> {
+        KeySets::edit(self, context, name, definition, true).await?;
+        self.rotate(context, name).await
+    }
+
+    async fn ledger(&self, name: Option<&str>) -> Result<Vec<KeySetLedger>, Failure> {
+        let mut sets = self.sets.lock().unwrap().clone();
+        sets.retain(|set| name.is_none_or(|name| set.name == name));
+        Ok(sets
+            .into_iter()
+            .map(|set| KeySetLedger {
+                key_set: set.name,
+                provider: set.provider,
+                pinned: false,
+                switching: false,
+                rotation: None,
+                versions: vec![],
+                unknown: vec![],
+            })
+            .collect())
+    }
+
+    async fn forget(&self, _: Uuid) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
 impl Metrics for World {
     fn render(&self) -> Result<String, Failure> {
         Ok("# EOF\n".into())
@@ -307,7 +355,10 @@ impl Audit for World {
             Act::KeySetEdit { key_set, .. } => (Operation::KeySetEdit, key_set),
             Act::KeySetRemove { key_set } => (Operation::KeySetRemove, key_set),
             Act::KeySetCheck { key_set } => (Operation::KeySetCheck, key_set),
+            Act::KeySetRotate { key_set, .. } => (Operation::KeySetRotate, key_set),
+            Act::KeySetSwitch { key_set, .. } => (Operation::KeySetSwitch, key_set),
             Act::Reload { .. } => (Operation::Reload, &String::new()),
+            Act::VolumeForget { .. } => (Operation::VolumeForget, &String::new()),
             Act::Refused {
                 operation, object, ..
             } => (*operation, object),
@@ -398,6 +449,7 @@ impl Asked {
         let services = Services {
             disks: world.clone(),
             key_sets: world.clone(),
+            rotations: world.clone(),
             metrics: world.clone(),
             audit: Some(world.clone()),
             control: world.clone(),

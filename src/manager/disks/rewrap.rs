@@ -156,6 +156,16 @@ impl Disks {
         Ok(done)
     }
 
+    /// Whether the key of a disk is in memory: the manager's, or its worker's.
+    pub async fn has_key(&self, name: &str) -> bool {
+        let Ok(entry) = self.entry(name) else {
+            return false;
+        };
+        let (reply, answer) = oneshot::channel();
+        let asked = entry.send(Command::Lend { reply }).await;
+        asked.is_ok() && matches!(answer.await, Ok(Ok(loan)) if loan.dek.is_some())
+    }
+
     /// Whether a disk is served now.
     pub fn is_served(&self, name: &str) -> bool {
         self.get(name)

@@ -8,13 +8,17 @@
 //! is left to whoever wrote that.
 #![forbid(unsafe_code)]
 
+mod rotate;
 mod service;
+mod switch;
+
+pub use rotate::ToDo;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::control::Load;
 use crate::config::{self, Config, check_references};
@@ -22,7 +26,9 @@ use crate::error::{Explain, Failure, Kind, io_kind};
 use crate::keys::ledger::{Known, Ledger};
 use crate::keys::{Context, Definition, KeySets, Name};
 use crate::kms::KeyVersion;
+use crate::rotation::Rotation;
 use crate::volume::{Inspection, Location};
+use uuid::Uuid;
 
 /// Why a key set stays as it is.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +67,45 @@ pub enum Error {
         name: String,
         /// The other one.
         by: String,
+    },
+    /// It cannot be edited into one of another provider.
+    #[error("the provider of key set {name:?} cannot be edited while volumes need it: {why}")]
+    NeedsSwitch {
+        /// Its name.
+        name: String,
+        /// Which volumes.
+        why: String,
+    },
+    /// It was switched, and volumes still need what it was before.
+    #[error(
+        "key set {name:?} is being switched: volumes still need what it was before (provider {from})"
+    )]
+    SwitchUnderWay {
+        /// Its name.
+        name: String,
+        /// The provider from before.
+        from: &'static str,
+    },
+    /// Nobody could open these volumes again.
+    #[error("switching key set {name:?} would lock out {}: their keys are not in memory, and its service does not open them: {why}", needed(.volumes))]
+    LockedOut {
+        /// Its name.
+        name: String,
+        /// The volumes.
+        volumes: Vec<PathBuf>,
+        /// What the service says.
+        why: String,
+    },
+    /// The ledger has no such volume.
+    #[error("volume {0} is not in the ledger")]
+    NoVolume(Uuid),
+    /// The volume is attached.
+    #[error("volume {volume} is attached, as the disk {disk:?}")]
+    Attached {
+        /// The volume.
+        volume: Uuid,
+        /// The disk.
+        disk: String,
     },
     /// Its file cannot be written or removed, or the ledger not be read.
     #[error("cannot use {}", path.display())]
@@ -101,6 +146,9 @@ impl Explain for Error {
             Error::Unknown(_) => Kind::NotFound,
             Error::Exists { .. } | Error::InUse { .. } | Error::BreakGlass { .. } => Kind::Refused,
             Error::NotOurs { .. } => Kind::Usage,
+            Error::NeedsSwitch { .. } | Error::LockedOut { .. } => Kind::Refused,
+            Error::SwitchUnderWay { .. } | Error::Attached { .. } => Kind::Busy,
+            Error::NoVolume(_) => Kind::NotFound,
             Error::File { source, .. } => io_kind(source),
         }
     }
@@ -125,6 +173,20 @@ impl Explain for Error {
             Error::BreakGlass { by, .. } => {
                 format!("give that one another: sealblk keyset edit {by} --set break_glass=NAME")
             }
+            Error::NeedsSwitch { name, .. } => format!(
+                "have the volumes follow: sealblk keyset switch {name} --provider …"
+            ),
+            Error::SwitchUnderWay { name, .. } => format!(
+                "see which: sealblk keyset ledger {name}; attach them, or make their service work, \
+                 and forget those that are gone for good (sealblk keyset forget-volume)"
+            ),
+            Error::LockedOut { .. } => {
+                "attach them while their service works, and do not detach what is attached; volumes \
+                 that are lost anyway can be disregarded with --force"
+                    .into()
+            }
+            Error::NoVolume(_) => "`sealblk keyset ledger` names the volumes that are known".into(),
+            Error::Attached { .. } => "detach it first".into(),
             Error::File { path, .. } => {
                 format!("run it as the user that owns {}", path.display())
             }
@@ -162,7 +224,15 @@ pub struct Admin {
     /// The last one that could be read.
     good: Mutex<Arc<Config>>,
     key_sets: Arc<KeySets>,
+    rotation: Arc<Rotation>,
+    /// Who carries on in the background what is begun.
+    to_do: OnceLock<ToDo>,
+    /// Who is told that a switch is over.
+    on_settled: OnceLock<OnSettled>,
 }
+
+/// Who is told that a key set needs nothing any more of what it was before.
+pub type OnSettled = Box<dyn Fn(&Name) + Send + Sync>;
 
 impl fmt::Debug for Admin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -174,11 +244,38 @@ impl Admin {
     /// Looks after the key sets of the configuration that `load` reads, which
     /// `key_sets` has in use. It is read anew each time: others may change it.
     /// `config` is what it read last.
-    pub fn new(load: Load, config: Config, key_sets: Arc<KeySets>) -> Self {
+    /// Volumes follow by `rotation`.
+    pub fn new(
+        load: Load,
+        config: Config,
+        key_sets: Arc<KeySets>,
+        rotation: Arc<Rotation>,
+    ) -> Self {
         Admin {
             load,
             good: Mutex::new(Arc::new(config)),
             key_sets,
+            rotation,
+            to_do: OnceLock::new(),
+            on_settled: OnceLock::new(),
+        }
+    }
+
+    /// The rotation of the key sets.
+    pub fn rotation(&self) -> &Arc<Rotation> {
+        &self.rotation
+    }
+
+    /// Whom to tell when a key set needs nothing any more of what it was
+    /// before it was switched.
+    pub fn on_settled(&self, tell: OnSettled) {
+        // The first one stays.
+        let _ = self.on_settled.set(tell);
+    }
+
+    fn settled(&self, name: &Name) {
+        if let Some(tell) = self.on_settled.get() {
+            tell(name);
         }
     }
 
@@ -232,6 +329,13 @@ impl Admin {
         check: bool,
     ) -> Result<Shown, Failure> {
         let config = self.read()?;
+        // The built-in one, which this would take the place of.
+        if config.key_sets.contains_key(name) && !config.defined_in.contains_key(name) {
+            let new = config.key_set_files.check(name, &settings)?;
+            if config.key_sets.get(name).map(|old| &old.source) != Some(&new.source) {
+                switch::refuse_edit(name, refuse_if_needed(&config, name))?;
+            }
+        }
         if let Some(path) = config.defined_in.get(name) {
             return Err(Error::Exists {
                 name: name.to_string(),
@@ -266,7 +370,7 @@ impl Admin {
         let after = config.key_set_files.check(name, &settings)?;
         // The wraps in the volumes name the provider.
         if after.source.provider() != before.definition.source.provider() {
-            refuse_if_needed(&config, name)?;
+            switch::refuse_edit(name, refuse_if_needed(&config, name))?;
         }
         self.put(context, config, name, &settings, check, true)
             .await
@@ -298,6 +402,8 @@ impl Admin {
             .remove(name)
             .map_err(file_error(config.key_set_files.path(name)))?;
         self.key_sets.forget_group(name)?;
+        let jobs = self.rotation.jobs();
+        jobs.remove(name).map_err(file_error(jobs.path(name)))?;
         config.key_sets.remove(name);
         // The built-in one may come back in its place.
         self.key_sets.replace(self.read()?.key_sets);

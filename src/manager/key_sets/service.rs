@@ -70,7 +70,7 @@ impl KeySets for Admin {
     }
 }
 
-fn named(name: &str) -> Result<Name, Failure> {
+pub(super) fn named(name: &str) -> Result<Name, Failure> {
     name.parse().map_err(|why: String| {
         Failure::new(
             Kind::Usage,

@@ -8,6 +8,7 @@ fn routes() -> Vec<(&'static str, &'static str, Option<Value>, Operation)> {
     let set = serde_json::json!({"name": "k", "definition": {"provider": "file"}});
     let change = serde_json::json!({"version": "1"});
     let limits = serde_json::json!({"limits": {"iops_total": 100}});
+    let switch = serde_json::json!({"definition": {"provider": "file"}});
     vec![
         ("GET", "/v1/status", None, Operation::Look),
         ("GET", "/v1/audit", None, Operation::Look),
@@ -29,6 +30,25 @@ fn routes() -> Vec<(&'static str, &'static str, Option<Value>, Operation)> {
             Operation::KeySetEdit,
         ),
         ("POST", "/v1/key-sets/k/check", None, Operation::KeySetCheck),
+        (
+            "POST",
+            "/v1/key-sets/k/rotate",
+            None,
+            Operation::KeySetRotate,
+        ),
+        (
+            "POST",
+            "/v1/key-sets/k/switch",
+            Some(switch),
+            Operation::KeySetSwitch,
+        ),
+        ("GET", "/v1/ledger?key_set=k", None, Operation::Look),
+        (
+            "DELETE",
+            "/v1/ledger/00112233-4455-6677-8899-aabbccddeeff",
+            None,
+            Operation::VolumeForget,
+        ),
         ("DELETE", "/v1/key-sets/k", None, Operation::KeySetRemove),
         (
             "POST",
