@@ -534,6 +534,7 @@ fn everything_of_the_daemon_can_be_set() {
         attach_concurrency = 3
         keep_deks = false
         poll = "2m"
+        rewrap_rate = 7
 
         [daemon.roles]
         root = false
@@ -552,6 +553,7 @@ fn everything_of_the_daemon_can_be_set() {
         attach_concurrency: 3,
         keep_deks: false,
         poll: Duration::from_secs(120),
+        rewrap_rate: 7,
         roles: daemon::Roles {
             root: false,
             reader: vec![daemon::Principal::Group("100".into()), user("carol")],

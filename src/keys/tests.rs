@@ -10,7 +10,7 @@ use crate::error::{Explain, Kind};
 use crate::kms::file::{self, FileProvider};
 use crate::kms::recovery::RecoveryKey;
 use crate::kms::{Class, Denied};
-use crate::secret::Dek;
+use crate::secret::{Dek, Secret};
 use crate::volume::token::{Bound, Token, Wrap};
 
 fn wait<F: Future>(future: F) -> F::Output {

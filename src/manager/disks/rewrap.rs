@@ -264,7 +264,8 @@ mod tests {
         assert!(rewriting.begin(vec![b]).is_some());
         let wait = async {
             assert!(!rewriting.wait(&[b]).await);
-            let waiting = rewriting.wait(&[a]);
+            let files = [a];
+            let waiting = rewriting.wait(&files);
             tokio::pin!(waiting);
             tokio::select! {
                 biased;
