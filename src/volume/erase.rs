@@ -266,7 +266,8 @@ mod tests {
             wipe(&mut again, (2 * COPY as u64, AREA as u64)).unwrap();
             assert_nothing_left(&again, &header);
         }
-        assert_eq!(erased_from, Some(COPY / PIECE), "with the first copy");
+        // With the first copy, of which the end is zero before and after.
+        assert!(erased_from.unwrap() <= COPY / PIECE, "{erased_from:?}");
         let header = copies::read(&device.now).unwrap().header;
         assert_nothing_left(&device.now, &header);
     }

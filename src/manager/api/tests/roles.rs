@@ -111,9 +111,9 @@ async fn each_role_may_do_what_it_is_for_and_nothing_else() {
         let refused = records.iter().filter(|record| record.outcome == "refused");
         assert_eq!(refused.count(), refusals);
         let expected = match role {
-            None => 18,
-            Some(Role::Reader) => 10,
-            Some(Role::Operator) => 6,
+            None => 22,
+            Some(Role::Reader) => 13,
+            Some(Role::Operator) => 9,
             Some(Role::KeyAdmin) => 3,
         };
         assert_eq!(refusals, expected, "{role:?}");
