@@ -310,6 +310,12 @@ fn a_volume_gets_a_second_wrap_and_loses_it_again() {
     host.refused(&["volume", "remove-wrap", "disk.img", "--recovery-key", "12"])
         .expect(2, &["sixteen hexadecimal digits"], "volume info");
 
+    // Nobody is waited for that is gone.
+    let edit = ["keyset", "edit", "prod", "--no-check"];
+    succeed(
+        host.sealblk(&edit)
+            .args(["--set", "timeout=1s", "--set", "deadline=1s"]),
+    );
     host.server.kill();
     host.serve_refused("disk.img")
         .expect(9, &["was not tried"], "");

@@ -13,7 +13,7 @@ const MORE: [u8; 4096] = [0xa5; 4096];
 /// A daemon with key sets `prod` at a service and `safe` on this host.
 fn lab() -> Lab {
     let service = Service::new(1);
-    let limits = "timeout = \"5s\"\ndeadline = \"1s\"\npoll = \"1s\"";
+    let limits = "timeout = \"2s\"\ndeadline = \"2s\"\npoll = \"1s\"\nhierarchy = \"direct\"";
     let prod = service.key_set("prod", &service.token_auth(), limits);
     let home = Home::new();
     let safe = format!(
@@ -193,7 +193,10 @@ fn a_denied_key_is_got_around_by_who_says_so_and_never_by_itself() {
     );
     succeed(&mut lab.daemon.sealblk(&["detach", &disk]));
     let name = &lab.service.name;
-    server().post(&format!("sys/policies/acl/{name}"), json!({"policy": ""}));
+    server().post(
+        &format!("sys/policies/acl/{name}"),
+        json!({"policy": "path \"nothing\" { capabilities = [\"read\"] }"}),
+    );
     refused(&mut lab.attach_command("a", &["--break-glass"])).expect(8, &["denies its key"], "");
     assert!(alerts(&lab).is_empty());
     succeed(&mut lab.attach_command("a", &["--break-glass", "--even-if-denied"]));

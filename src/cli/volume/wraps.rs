@@ -127,12 +127,14 @@ fn run(asked: ChangeWraps, json: bool, config: &Config) -> Result<(), Failure> {
         Some(client) => ask(client.change_wraps(&asked))?,
         None => here(&asked, config)?,
     };
-    match json {
-        true => print_json(&changed)?,
-        false => print(&changed)?,
-    }
     let (_, failed) = changed.counts();
     let first = changed.volumes.iter().find_map(|it| it.problem.as_ref());
+    // Of one volume that stays as it was, the error says all.
+    match (asked.volume.is_some() && failed > 0, json) {
+        (true, _) => {}
+        (false, true) => print_json(&changed)?,
+        (false, false) => print(&changed)?,
+    }
     match first {
         None => Ok(()),
         Some(problem) => Err(Failure::new(
