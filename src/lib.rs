@@ -13,6 +13,7 @@ pub mod crypt;
 pub mod doctor;
 pub mod durable;
 pub mod engine;
+pub mod erase;
 pub mod error;
 pub mod key_store;
 pub mod keys;

@@ -9,15 +9,17 @@
 use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::config;
 use crate::engine::placement;
 use crate::error::{Explain, Kind};
 use crate::keys::{self, KeySets, Opened};
+use crate::kms::recovery::{self, RecoveryKey};
 use crate::plane::Spec;
 use crate::store::{self, DirectMode, Store};
 use crate::vhost::SocketParams;
-use crate::volume::{self, Access, Location, Volume};
+use crate::volume::{self, Access, Erased, Location, Volume};
 
 /// Why a volume cannot be served. What the rooms below say is passed on.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +35,14 @@ pub enum Error {
     /// May be read, and not written.
     #[error(transparent)]
     NotWritable(volume::Error),
+    /// It has no key any more.
+    #[error("{path} was erased on {}: its key was destroyed, and its data cannot be had{}", erased.since, unfinished(.erased))]
+    Erased {
+        /// The volume.
+        path: PathBuf,
+        /// When, and whether all of it.
+        erased: Erased,
+    },
     /// No key.
     #[error("cannot open the volume {path}")]
     Key {
@@ -56,11 +66,19 @@ pub enum Error {
     },
 }
 
+fn unfinished(erased: &Erased) -> &'static str {
+    match erased.finished {
+        true => "",
+        false => "; erasing it was not finished",
+    }
+}
+
 impl Explain for Error {
     fn kind(&self) -> Kind {
         match self {
             Error::NoZeroUnits(_) | Error::NoCpu(_) => Kind::Usage,
             Error::Volume(source) | Error::NotWritable(source) => source.kind(),
+            Error::Erased { .. } => Kind::Key,
             Error::Key { source, .. } => source.kind(),
             Error::Store { source, .. } => source.kind(),
         }
@@ -72,6 +90,12 @@ impl Explain for Error {
             Error::NotWritable(source) => {
                 format!("{}; or serve it with --read-only", source.help()?)
             }
+            Error::Erased { path, erased } => match erased.finished {
+                true => "if it was not meant to be erased, restore its header from a backup: \
+                         sealblk volume restore-header --force"
+                    .into(),
+                false => format!("finish it: sealblk volume erase {} --yes", path.display()),
+            },
             Error::Key { source, .. } => return source.help(),
             Error::Store { source, .. } => return source.help(),
             Error::NoCpu(_) => "name other CPUs with --cpus: `grep Cpus_allowed_list \
@@ -109,6 +133,12 @@ pub fn open_volume(disk: &config::Disk, config: &config::Serve) -> Result<Volume
             false => Error::Volume(error),
         }
     })?;
+    if let Some(erased) = volume.token().erased.clone() {
+        return Err(Error::Erased {
+            path: disk.volume.clone(),
+            erased,
+        });
+    }
     if config.discard == config::Discard::Pass && !volume.layout().zero_units {
         return Err(Error::NoZeroUnits(disk.volume.clone()));
     }
@@ -123,9 +153,49 @@ fn is_readable(location: &Location) -> bool {
     paths.all(|path| fs::File::open(path).is_ok())
 }
 
-/// Asks the key sets for the key of a volume, wherever its wraps are; with `break_glass`, also for
-/// that which is kept for emergencies. It is not proven yet: see
-/// [`Volume::verify_dek`].
+/// What a volume may be opened with, beside its own key set.
+#[derive(Clone, Debug, Default)]
+pub struct Opening {
+    /// Which of its wraps.
+    pub access: keys::Access,
+    /// A recovery key that somebody has shown.
+    pub recovery: Option<Arc<RecoveryKey>>,
+}
+
+impl Opening {
+    /// What somebody asks for: other key sets, even if the own one denies its
+    /// key, and the recovery key in a file.
+    ///
+    /// # Errors
+    /// When there is no recovery key in that file.
+    pub fn new(
+        break_glass: bool,
+        even_if_denied: bool,
+        recovery_key_file: Option<&Path>,
+    ) -> Result<Self, recovery::ReadError> {
+        let recovery = recovery_key_file.map(RecoveryKey::read).transpose()?;
+        let access = match (break_glass, even_if_denied) {
+            (_, true) => keys::Access::DespiteDenial,
+            (true, false) => keys::Access::BreakGlass,
+            (false, false) => keys::Access::OwnKeySet,
+        };
+        Ok(Opening {
+            access,
+            recovery: recovery.map(Arc::new),
+        })
+    }
+
+    /// The same, lent.
+    pub fn means(&self) -> keys::Means<'_> {
+        keys::Means {
+            access: self.access,
+            recovery: self.recovery.as_deref(),
+        }
+    }
+}
+
+/// Asks the key sets for the key of a volume, wherever its wraps are, and with all
+/// that `opening` permits. It is not proven yet: see [`Volume::verify_dek`].
 ///
 /// # Errors
 /// [`Error::Key`].
@@ -133,18 +203,14 @@ pub async fn unwrap(
     key_sets: &KeySets,
     context: &keys::Context,
     volume: &Volume,
-    break_glass: bool,
+    opening: &Opening,
 ) -> Result<Opened, Error> {
     let context = &keys::Context {
         volume: Some(volume.uuid()),
         ..context.clone()
     };
     let binding = volume.binding();
-    let access = match break_glass {
-        true => keys::Access::BreakGlass,
-        false => keys::Access::OwnKeySet,
-    };
-    let unwrapping = key_sets.unwrap(context, volume.token(), &binding, access);
+    let unwrapping = key_sets.unwrap_with(context, volume.token(), &binding, opening.means());
     unwrapping.await.map_err(|source| Error::Key {
         path: volume.data_path().to_owned(),
         source,

@@ -20,7 +20,7 @@ use crate::engine::stats::Stats;
 use crate::error::{Explain, Failure, Kind, io_kind};
 use crate::keys::{Context, KeySets};
 use crate::plane::{self, Plane};
-use crate::prepare;
+use crate::prepare::{self, Opening};
 use crate::runtime::block_on;
 use crate::vhost::{Listener, Server, SocketParams, Stopper};
 use crate::volume::Volume;
@@ -97,10 +97,15 @@ impl Ready {
 pub fn run(config: &config::Serve, key_sets: &KeySets) -> Result<(), Failure> {
     // Until here a signal ends the process as it always does, also while a key
     // service lets it wait: there is nothing yet that it could leave behind.
+    let opening = Opening::new(
+        config.break_glass,
+        config.even_if_denied,
+        config.recovery_key_file.as_deref(),
+    )?;
     let opened = config
         .disks
         .iter()
-        .map(|disk| open(disk, config, key_sets))
+        .map(|disk| open(disk, config, &opening, key_sets))
         .collect::<Result<Vec<_>, Failure>>()?;
     let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(system("cannot handle signals"))?;
     let disks = config
@@ -180,19 +185,15 @@ fn run_all(disks: Vec<Ready>) -> Result<(), Error> {
 fn open(
     disk: &config::Disk,
     config: &config::Serve,
+    opening: &Opening,
     key_sets: &KeySets,
 ) -> Result<Opened, Failure> {
     let path = &disk.volume;
     let _span = tracing::error_span!("disk", path = %path.display()).entered();
     let volume = prepare::open_volume(disk, config)?;
     let context = Context::local(Some(volume.uuid()));
-    let opened = block_on(prepare::unwrap(
-        key_sets,
-        &context,
-        &volume,
-        config.break_glass,
-    ))
-    .map_err(system("cannot start asking for the key"))??;
+    let opened = block_on(prepare::unwrap(key_sets, &context, &volume, opening))
+        .map_err(system("cannot start asking for the key"))??;
     let dek = opened.dek;
     volume.verify_dek(&dek)?;
     let spec = prepare::spec(disk, config, &volume);

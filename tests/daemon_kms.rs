@@ -6,6 +6,8 @@
 
 #[path = "daemon_kms/audit.rs"]
 mod audit;
+#[path = "daemon_kms/break_glass.rs"]
+mod break_glass;
 #[path = "daemon_kms/key_store.rs"]
 mod key_store;
 #[path = "daemon_kms/kills.rs"]

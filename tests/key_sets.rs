@@ -237,7 +237,128 @@ fn the_break_glass_key_opens_when_it_is_asked_for() {
         &["has been deleted", "was not tried"],
         "soft-delete-restore",
     );
+    // It is denied, and not lost.
+    host.refused(&[
+        "serve",
+        "disk.img",
+        "--socket",
+        "disk.sock",
+        "--break-glass",
+    ])
+    .expect(
+        8,
+        &["has been deleted", "denies its key"],
+        "soft-delete-restore",
+    );
+    host.opens("disk.img", &["--break-glass", "--even-if-denied"]);
+    host.refused(&[
+        "serve",
+        "disk.img",
+        "--socket",
+        "disk.sock",
+        "--even-if-denied",
+    ])
+    .expect(2, &["not how"], "--break-glass");
+}
+
+/// Without a daemon: a second wrap for a volume that is there, the server lost
+/// for good, and a wrap that is taken away again.
+#[test]
+fn a_volume_gets_a_second_wrap_and_loses_it_again() {
+    let mut host = Host::new();
+    host.make_key_set("prod", "disks", &[]);
+    host.make_volume("disk.img", "prod");
+    let new = ["key", "new-recovery-key", "--to", "paper"];
+    let said = succeed(&mut host.sealblk(&new));
+    let id = said.split_whitespace().nth(3).unwrap().to_owned();
+    host.refused(&new)
+        .expect(6, &["cannot write"], "not exist yet");
+    let add = |more: &[&str]| {
+        let command = ["volume", "add-wrap", "disk.img"];
+        host.json(&[&command, more].concat())
+    };
+    for (more, key_id) in [
+        (["--key-set", "safe"], Value::Null),
+        (["--recovery-key-file", "paper"], json!(id)),
+    ] {
+        let done = add(&more);
+        assert_eq!(
+            (&done["key_id"], &done["volumes"][0]["changed"]),
+            (&key_id, &json!(true))
+        );
+        assert_eq!(add(&more)["volumes"][0]["changed"], false, "once more");
+    }
+    let info = host.json(&["volume", "info", "disk.img"]);
+    let wraps: Vec<_> = info["wraps"].as_array().unwrap().iter().collect();
+    let sets: Vec<_> = wraps
+        .iter()
+        .map(|it| (&it["key_set"], &it["break_glass"]))
+        .collect();
+    assert_eq!(
+        sets,
+        [
+            (&json!("prod"), &json!(false)),
+            (&json!("safe"), &json!(true)),
+            (&json!("recovery-key"), &json!(true)),
+        ]
+    );
+    host.refused(&["volume", "add-wrap", "disk.img", "--key-set", "prod"])
+        .expect(6, &["own one"], "switch");
+    host.refused(&["volume", "remove-wrap", "disk.img", "--key-set", "prod"])
+        .expect(6, &["own one"], "switch");
+    // Nobody removes the key set while a volume has a wrap of it.
+    host.refused(&["volume", "remove-wrap", "disk.img", "--recovery-key", "12"])
+        .expect(2, &["sixteen hexadecimal digits"], "volume info");
+
+    // Nobody is waited for that is gone.
+    let edit = ["keyset", "edit", "prod", "--no-check"];
+    succeed(
+        host.sealblk(&edit)
+            .args(["--set", "timeout=1s", "--set", "deadline=1s"]),
+    );
+    host.server.kill();
+    host.serve_refused("disk.img")
+        .expect(9, &["was not tried"], "");
     host.opens("disk.img", &["--break-glass"]);
+    host.opens("disk.img", &["--recovery-key-file", "paper"]);
+    // Typed by hand, with a mistake and without.
+    let paper = std::fs::read_to_string(host.home.path("paper")).unwrap();
+    let groups = paper.lines().rfind(|line| line.starts_with("5: ")).unwrap();
+    let group = groups.split_whitespace().nth(1).unwrap();
+    let last = if group.ends_with('2') { "3" } else { "2" };
+    let wrong = format!("{}{last}", &group[..7]);
+    for (name, text) in [
+        ("mistake", paper.replace(group, &wrong)),
+        ("typed", paper.replace(group, &group.to_lowercase())),
+    ] {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::write(host.home.path(name), text).unwrap();
+        let mode = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(host.home.path(name), mode).unwrap();
+    }
+    let serve = ["serve", "disk.img", "--socket", "disk.sock"];
+    let mistake = [&serve[..], &["--recovery-key-file", "mistake"]].concat();
+    host.refused(&mistake)
+        .expect(7, &["group 5"], "compare that group");
+    host.opens("disk.img", &["--recovery-key-file", "typed"]);
+    let whole = succeed(&mut host.sealblk(&["key", "check-recovery-key", "typed"]));
+    assert!(whole.contains(&id), "{whole}");
+
+    // The header has nothing of a wrap that was removed.
+    let before = std::fs::read(host.home.path("disk.img")).unwrap();
+    succeed(&mut host.sealblk(&["volume", "remove-wrap", "disk.img", "--recovery-key", &id]));
+    succeed(&mut host.sealblk(&["volume", "remove-wrap", "disk.img", "--key-set", "safe"]));
+    let after = std::fs::read(host.home.path("disk.img")).unwrap();
+    for needle in [id.as_bytes(), b"\"safe\""] {
+        let has = |image: &[u8]| image.windows(needle.len()).any(|part| part == needle);
+        assert!(has(&before) && !has(&after));
+    }
+    for how in [&["--break-glass"][..], &["--recovery-key-file", "typed"]] {
+        host.refused(&[&serve[..], how].concat())
+            .expect(9, &["cannot unwrap"], "");
+    }
+    let again = ["volume", "remove-wrap", "disk.img", "--key-set", "safe"];
+    assert_eq!(host.json(&again)["volumes"][0]["changed"], false);
 }
 
 /// A rotation at the service, and a version that is no longer accepted.

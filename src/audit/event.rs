@@ -193,6 +193,97 @@ pub enum Event<'a> {
         #[serde(serialize_with = "text")]
         needs: &'a str,
     },
+    /// A volume was opened with a key that is not of its own key set.
+    BreakGlass {
+        /// Always `alert`: this is not to happen unseen.
+        severity: &'a str,
+        /// The volume.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        volume: Option<Uuid>,
+        /// The key set of the volume.
+        #[serde(serialize_with = "text")]
+        own_key_set: &'a str,
+        /// The key set that opened it; `recovery-key` for one from a safe.
+        #[serde(serialize_with = "text")]
+        key_set: &'a str,
+        /// Its provider.
+        #[serde(serialize_with = "text")]
+        provider: &'a str,
+        /// The key.
+        #[serde(serialize_with = "text")]
+        key_id: &'a str,
+        /// Its version.
+        #[serde(serialize_with = "text")]
+        key_version: &'a str,
+        /// Whether the own key set denied its key, and that was overridden.
+        #[serde(skip_serializing_if = "no")]
+        denied: bool,
+        /// Why the own key set did not open it.
+        #[serde(skip_serializing_if = "empty", serialize_with = "text")]
+        instead_of: &'a str,
+    },
+    /// Wraps for break-glass access were to be made or destroyed.
+    BreakGlassChanged {
+        /// `add` or `remove`.
+        action: &'a str,
+        /// The key set whose wraps they are, or `recovery-key`.
+        #[serde(serialize_with = "text")]
+        key_set: &'a str,
+        /// The key set whose volumes were meant, if not one volume.
+        #[serde(skip_serializing_if = "empty", serialize_with = "text")]
+        all_of: &'a str,
+        /// How many volumes were changed.
+        volumes: u64,
+        /// How many could not be.
+        #[serde(skip_serializing_if = "none")]
+        failed: u64,
+    },
+    /// A volume was given a wrap beside those that it had, or lost one.
+    WrapsChanged {
+        /// The volume.
+        volume: Uuid,
+        /// `add` or `remove`.
+        action: &'a str,
+        /// The key set whose wrap it is, or `recovery-key`.
+        #[serde(serialize_with = "text")]
+        key_set: &'a str,
+        /// Which recovery key, if it is one.
+        #[serde(skip_serializing_if = "empty", serialize_with = "text")]
+        key_id: &'a str,
+    },
+    /// The key of a volume is about to be destroyed.
+    VolumeErasing {
+        /// The volume, as far as it was read.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        volume: Option<Uuid>,
+        /// Where it is.
+        #[serde(serialize_with = "path_text")]
+        path: &'a Path,
+        /// Whether also if it is attached, or a key store does not answer.
+        #[serde(skip_serializing_if = "no")]
+        force: bool,
+    },
+    /// The key of a volume was destroyed, or should have been.
+    VolumeErased {
+        /// The volume, as far as it was read.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        volume: Option<Uuid>,
+        /// Where it is.
+        #[serde(serialize_with = "path_text")]
+        path: &'a Path,
+        /// Whether also if it was attached, or a key store did not answer.
+        #[serde(skip_serializing_if = "no")]
+        force: bool,
+        /// The disk that was detached for it.
+        #[serde(skip_serializing_if = "empty", serialize_with = "text")]
+        disk: &'a str,
+        /// Key stores that may have its wrapped keys still.
+        #[serde(skip_serializing_if = "<[String]>::is_empty", serialize_with = "list")]
+        left: &'a [String],
+        /// How many backups of its header this host knows of.
+        #[serde(skip_serializing_if = "none")]
+        backups: u64,
+    },
     /// The volumes of a key set were to follow its key, as somebody asked.
     KeySetRotate {
         /// The key set.

@@ -6,7 +6,7 @@ use super::event::{EndpointAsked, Event, KeyEvent, StoreEvent};
 use super::log::Log;
 use super::outcome::{Outcome, class_word};
 use super::record::{Record, micros};
-use crate::keys::{KeyUse, Operation, StoreOperation, StoreUse, Witness};
+use crate::keys::{GlassBroken, KeyUse, Operation, StoreOperation, StoreUse, Witness};
 use crate::kms::call::Notes;
 
 impl Witness for Log {
@@ -16,6 +16,27 @@ impl Witness for Log {
             return Ok(());
         }
         Ok(self.append(&record(used))?)
+    }
+
+    fn glass_broken(&self, broken: &GlassBroken<'_>) -> io::Result<()> {
+        let event = Event::BreakGlass {
+            severity: "alert",
+            volume: broken.context.volume,
+            own_key_set: broken.own_key_set,
+            key_set: broken.key_set,
+            provider: broken.provider,
+            key_id: broken.key_id,
+            key_version: broken.key_version,
+            denied: broken.denied,
+            instead_of: broken.instead_of,
+        };
+        Ok(self.append(&Record {
+            actor: &broken.context.actor,
+            event,
+            outcome: Outcome::Ok,
+            correlation: Some(broken.context.correlation),
+            took: None,
+        })?)
     }
 
     fn store_used(&self, used: &StoreUse<'_>) -> io::Result<()> {

@@ -415,7 +415,14 @@ impl Failed {
                 "the broker has no such key set any more",
                 "define the key set on the broker as it was",
             ),
-            Failed::Why(why @ (Why::OtherProvider(_) | Why::BadDek(_) | Why::BreakGlass)) => {
+            Failed::Why(
+                why @ (Why::OtherProvider(_)
+                | Why::BadDek(_)
+                | Why::BreakGlass
+                | Why::Denied
+                | Why::RecoveryKey
+                | Why::OtherRecoveryKey(_)),
+            ) => {
                 let next = why.help().unwrap_or_default();
                 kms::Error::new(Class::BadKey, format!("at the broker: {why}"), next)
             }

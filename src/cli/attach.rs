@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::disk::{Row, by_name, changes};
+use super::opening::OpeningArgs;
 use super::{Ask, print, print_json};
 use crate::config::{FilePath, Options, path_parser};
 use crate::error::{Failure, Kind};
@@ -45,9 +46,9 @@ pub struct Args {
     #[arg(long, requires = "wait")]
     no_block: bool,
 
-    /// Use the break-glass key set if the volume's own one yields no key
-    #[arg(long)]
-    break_glass: bool,
+    /// What to open it with.
+    #[command(flatten)]
+    opening: OpeningArgs,
 
     /// As JSON, for scripts
     #[arg(long)]
@@ -63,6 +64,8 @@ pub struct Args {
 /// # Errors
 /// When the disk cannot be served, or the daemon does not answer.
 pub fn run(args: Args, ask: &Ask) -> Result<(), Failure> {
+    args.opening.check()?;
+    let recovery = args.opening.recovery_key_file;
     let request = Attach {
         volume: args.volume.into(),
         header: args.header.map(PathBuf::from),
@@ -70,7 +73,9 @@ pub fn run(args: Args, ask: &Ask) -> Result<(), Failure> {
         name: args.name,
         options: args.options,
         wait: args.wait,
-        break_glass: args.break_glass,
+        break_glass: args.opening.break_glass,
+        even_if_denied: args.opening.even_if_denied,
+        recovery_key_file: recovery.map(|path| std::path::absolute(&path).unwrap_or(path)),
     };
     let disk = ask.daemon(async |client| {
         let disk = client.attach(&request).await?;

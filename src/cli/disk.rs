@@ -92,7 +92,10 @@ impl fmt::Display for Table<'_> {
         rows.extend(self.0.iter().map(|disk| {
             [
                 disk.name.clone(),
-                disk.state.as_str().into(),
+                match disk.break_glass {
+                    Some(_) => format!("{}, break-glass", disk.state.as_str()),
+                    None => disk.state.as_str().into(),
+                },
                 disk.size.map_or("-".into(), |size| Bytes(size).to_string()),
                 disk.key_set.clone().unwrap_or_else(|| "-".into()),
                 disk.socket.display().to_string(),
@@ -170,6 +173,12 @@ impl fmt::Display for Details<'_> {
         if let Some(key_set) = &disk.key_set {
             line("key set", key_set)?;
         }
+        if let Some(by) = &disk.break_glass {
+            line(
+                "BREAK-GLASS",
+                &format_args!("opened by {by}, not by its own key set"),
+            )?;
+        }
         if let (Some(provider), Some(id)) = (&disk.provider, &disk.key_id) {
             let version = disk.key_version.as_deref().unwrap_or("unknown");
             line("key", &format_args!("{provider} {id}, version {version}"))?;
@@ -196,6 +205,7 @@ mod tests {
             provider: None,
             key_id: None,
             key_version: None,
+            break_glass: None,
             size: Some(10 << 30),
             sector_size: None,
             read_only: false,

@@ -1,5 +1,7 @@
 //! `sealblk key`: the platform key of this host.
 
+mod recovery;
+
 use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -69,6 +71,10 @@ pub enum Action {
         #[arg(long)]
         destroy_key: bool,
     },
+    /// Make a recovery key, which is printed and put into a safe
+    NewRecoveryKey(recovery::NewArgs),
+    /// Say whether a recovery key was typed without a mistake, and which it is
+    CheckRecoveryKey(recovery::CheckArgs),
 }
 
 impl Args {
@@ -93,7 +99,12 @@ impl Args {
 /// # Errors
 /// When the key file cannot be made, read or changed as asked.
 pub fn run(args: Args, config: &Config) -> Result<(), Failure> {
-    let path = &key_file(config, &args.key_set)?;
+    let path = match &args.action {
+        // They are about no key set.
+        Action::NewRecoveryKey(args) => return recovery::new(args),
+        Action::CheckRecoveryKey(args) => return recovery::check(args),
+        _ => &key_file(config, &args.key_set)?,
+    };
     match args.action {
         Action::Init => init(path),
         Action::List { json } => list(path, json),
@@ -110,6 +121,7 @@ pub fn run(args: Args, config: &Config) -> Result<(), Failure> {
             version,
             destroy_key,
         } => remove_version(path, version, destroy_key),
+        Action::NewRecoveryKey(_) | Action::CheckRecoveryKey(_) => Ok(()),
     }
 }
 

@@ -5,8 +5,6 @@ mod settings;
 mod show;
 mod who;
 
-use std::io;
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use clap::Subcommand;
@@ -16,7 +14,6 @@ use super::{print, print_json};
 use crate::config::{Config, Overrides};
 use crate::error::Failure;
 use crate::keys::Name;
-use crate::manager::client::Client;
 use settings::SettingArgs;
 use who::{Local, Who};
 
@@ -169,10 +166,9 @@ pub fn run(
     overrides: Overrides,
     config: &Config,
 ) -> Result<(), Failure> {
-    let who = match UnixStream::connect(&config.daemon.socket) {
-        Err(error) if nobody(&error) => Who::Here(Local::new(named, overrides, config)),
-        // Whatever else is wrong with it, the client says.
-        _ => Who::Daemon(Client::new(&config.daemon.socket)?),
+    let who = match super::running_daemon(config)? {
+        None => Who::Here(Local::new(named, overrides, config)),
+        Some(client) => Who::Daemon(client),
     };
     match args.action {
         Action::Create {
@@ -241,13 +237,4 @@ pub fn run(
             print(format_args!("forgot volume {uuid}\n"))
         }
     }
-}
-
-/// Whether no daemon runs.
-fn nobody(error: &io::Error) -> bool {
-    use io::ErrorKind as E;
-    matches!(
-        error.kind(),
-        E::NotFound | E::NotADirectory | E::ConnectionRefused
-    )
 }

@@ -19,6 +19,7 @@ pub mod key;
 pub mod keyset;
 pub mod limit;
 pub mod list;
+mod opening;
 pub mod serve;
 pub mod show;
 pub mod status;
@@ -28,6 +29,7 @@ pub mod worker;
 use std::fmt::Display;
 use std::future::Future;
 use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
@@ -197,7 +199,10 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
     let log = logging::init(config.log);
     match cli.command {
         Command::Volume(args) => volume::run(args, &config),
-        Command::Serve(args) => crate::serve::run(&args.resolve(&config)?, &config.key_sets()),
+        Command::Serve(args) => {
+            args.opening.check()?;
+            crate::serve::run(&args.resolve(&config)?, &config.key_sets())
+        }
         Command::Keyset(args) => keyset::run(args, named, overrides, &config),
         Command::Key(args) => key::run(args, &config),
         Command::Doctor(args) => doctor::run(&args, &config),
@@ -227,6 +232,21 @@ where
     let answer = block_on(answer)
         .map_err(|error| Failure::new(Kind::Io, format!("cannot ask for a key: {error}"), None))?;
     answer.map_err(Failure::from)
+}
+
+/// The daemon, where one runs.
+///
+/// # Errors
+/// When there is no client to ask it with.
+fn running_daemon(config: &Config) -> Result<Option<Client>, Failure> {
+    use io::ErrorKind as E;
+    let socket = &config.daemon.socket;
+    let nobody = [E::NotFound, E::NotADirectory, E::ConnectionRefused];
+    match UnixStream::connect(socket) {
+        Err(error) if nobody.contains(&error.kind()) => Ok(None),
+        // Whatever else is wrong with it, the client says.
+        _ => Ok(Some(Client::new(socket)?)),
+    }
 }
 
 /// Records what a command did or is about to do, if that is to be recorded.

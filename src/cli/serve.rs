@@ -1,5 +1,6 @@
 //! `sealblk serve`: its arguments.
 
+use super::opening::OpeningArgs;
 use crate::config::path_parser;
 use crate::config::{self, Config, FilePath, Options, Serve};
 
@@ -30,12 +31,9 @@ pub struct Args {
     #[arg(long, value_name = "PATH", value_parser = path_parser())]
     pub header: Vec<FilePath>,
 
-    /// Open the volumes by the key of another key set than their own
-    ///
-    /// For when the own key set's service is lost. What `break_glass` of the
-    /// key set named when a volume was made.
-    #[arg(long)]
-    pub break_glass: bool,
+    /// What to open them with.
+    #[command(flatten)]
+    pub opening: OpeningArgs,
 
     /// Settings that the configuration file has, too.
     #[command(flatten)]
@@ -57,7 +55,9 @@ impl Args {
             config.serve.clone(),
         )?;
         Ok(Serve {
-            break_glass: self.break_glass,
+            break_glass: self.opening.break_glass,
+            even_if_denied: self.opening.even_if_denied,
+            recovery_key_file: self.opening.recovery_key_file,
             ..serve
         })
     }

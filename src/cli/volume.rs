@@ -2,10 +2,12 @@
 
 mod backup;
 mod create;
+mod erase;
 mod export;
 mod info;
 mod move_keys;
 mod verify;
+mod wraps;
 
 use std::path::PathBuf;
 
@@ -62,6 +64,16 @@ pub enum Action {
     MoveKeys(move_keys::Args),
     /// Write the bare data encryption key to a file, for rescue with cryptsetup
     ExportDek(export::Args),
+    /// Destroy the key of a volume for ever, wherever it is known to be
+    ///
+    /// The volume must not be in use, unless --force lets the daemon detach it.
+    Erase(erase::Args),
+    /// Give volumes one more wrapped key, for break-glass access
+    ///
+    /// By the key of another key set, or by a recovery key from a safe.
+    AddWrap(wraps::AddArgs),
+    /// Destroy a wrapped key that was for break-glass access
+    RemoveWrap(wraps::RemoveArgs),
 }
 
 /// The volume that a command is about.
@@ -99,5 +111,8 @@ pub fn run(args: Args, config: &Config) -> Result<(), Failure> {
         Action::RestoreHeader(args) => backup::restore(args, config),
         Action::MoveKeys(args) => move_keys::run(args, config),
         Action::ExportDek(args) => export::run(args, config),
+        Action::Erase(args) => erase::run(args, config),
+        Action::AddWrap(args) => wraps::add(args, config),
+        Action::RemoveWrap(args) => wraps::remove(args, config),
     }
 }

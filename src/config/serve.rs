@@ -49,6 +49,10 @@ pub struct Serve {
     /// Whether wraps of other key sets than a volume's own may open it. Never
     /// configured: somebody asks for it.
     pub break_glass: bool,
+    /// Also if the own key set denies its key.
+    pub even_if_denied: bool,
+    /// The recovery key that opens the volumes.
+    pub recovery_key_file: Option<PathBuf>,
 }
 
 /// One disk to serve.
@@ -147,6 +151,8 @@ impl Serve {
             limits: options.limits.resolve()?,
             pid_file,
             break_glass: false,
+            even_if_denied: false,
+            recovery_key_file: None,
         })
     }
 }

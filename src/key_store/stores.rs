@@ -67,6 +67,12 @@ impl KeyStores {
         }
     }
 
+    /// The names of all.
+    pub fn names(&self) -> Vec<String> {
+        let stores = self.stores.read().unwrap_or_else(PoisonError::into_inner);
+        stores.keys().map(Name::to_string).collect()
+    }
+
     /// What kind the key store `name` is, and where in it the entry of a
     /// volume is or would be.
     ///

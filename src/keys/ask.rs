@@ -117,11 +117,22 @@ impl KeySets {
         set: &KeySet,
         used: Use<'_>,
     ) -> Result<(), kms::Error> {
+        let names = (set.name.as_str(), set.provider.name());
+        self.witnessed_by(context, names, used)
+    }
+
+    /// The same of a key that is not that of a key set, by these names.
+    pub(super) fn witnessed_by(
+        &self,
+        context: &Context,
+        (key_set, provider): (&str, &str),
+        used: Use<'_>,
+    ) -> Result<(), kms::Error> {
         let used = KeyUse {
             context,
             operation: used.operation,
-            key_set: set.name.as_str(),
-            provider: set.provider.name(),
+            key_set,
+            provider,
             key_id: used.key_id,
             key_version: used.key_version,
             group: used.group,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use crate::error::{Explain, Kind, io_kind};
 use crate::key_store;
-use crate::kms;
+use crate::kms::{self, recovery};
 use crate::secret::BadDek;
 
 /// A key that could not be wrapped or unwrapped.
@@ -82,6 +82,17 @@ pub enum Why {
     /// It is for break-glass access, which nobody asked for.
     #[error("it is for break-glass access, and was not tried")]
     BreakGlass,
+    /// It is for break-glass access, and the own key set denies its key.
+    #[error(
+        "it is for break-glass access, and was not tried because the volume's own key set denies its key"
+    )]
+    Denied,
+    /// It opens with a recovery key, which nobody has shown.
+    #[error("it opens with a recovery key alone, and was not tried")]
+    RecoveryKey,
+    /// It opens with another recovery key.
+    #[error("it opens with another recovery key than {0}, which was given")]
+    OtherRecoveryKey(recovery::Id),
     /// The provider did not unwrap it.
     #[error(transparent)]
     Kms(kms::Error),
@@ -126,7 +137,9 @@ impl Explain for Why {
             Why::UnknownKeySet(_) => Kind::NotFound,
             Why::OtherProvider(_) => Kind::Key,
             Why::Binding(_) => Kind::Unsupported,
-            Why::BreakGlass => Kind::Key,
+            Why::BreakGlass | Why::Denied | Why::RecoveryKey | Why::OtherRecoveryKey(_) => {
+                Kind::Key
+            }
             Why::Kms(error) => error.kind(),
             Why::BadDek(_) => Kind::Corrupt,
         }
@@ -141,6 +154,15 @@ impl Explain for Why {
             Why::Binding(_) => "upgrade sealblk on this host".into(),
             Why::BreakGlass => {
                 "if the volume's own key set is lost, ask for it: --break-glass".into()
+            }
+            Why::Denied => "if the key was not denied on purpose, have it permitted again; to get \
+                 around its owner's will, say so: --break-glass --even-if-denied"
+                .into(),
+            Why::RecoveryKey => "type the recovery key from the safe into a file, and name that: \
+                 --recovery-key-file"
+                .into(),
+            Why::OtherRecoveryKey(_) => {
+                "take the paper with the id that `sealblk volume info` shows".into()
             }
             Why::Kms(error) => return error.help(),
             Why::BadDek(_) => "restore the volume's header from a backup".into(),

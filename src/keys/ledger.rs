@@ -4,6 +4,8 @@
 //! whether a key set can go; nothing depends on it for opening a volume.
 #![forbid(unsafe_code)]
 
+mod erased;
+
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,6 +15,7 @@ use uuid::Uuid;
 
 use super::Target;
 use crate::durable;
+use crate::timestamp::Timestamp;
 use crate::volume::token::Wrap;
 
 /// A volume that is known.
@@ -30,6 +33,12 @@ pub struct Known {
     /// What its wraps were when they were seen last. Nothing: nobody looked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub wraps: Vec<KnownWrap>,
+    /// Backups of its header that were made on this host, where they were put.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub backups: Vec<PathBuf>,
+    /// When it was erased. It needs no key any more; its backups do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub erased: Option<Timestamp>,
 }
 
 /// What is known of a wrap.
@@ -65,6 +74,8 @@ impl Known {
             header,
             key_sets: vec![key_set.to_owned()],
             wraps: Vec::new(),
+            backups: Vec::new(),
+            erased: None,
         };
         known.with_wraps(wraps.iter().map(KnownWrap::from).collect())
     }
@@ -103,17 +114,26 @@ impl Ledger {
         self.0.join(format!("{uuid}.json"))
     }
 
-    /// Takes note of a volume.
+    /// Takes note of a volume. Backups that are known of it already stay known.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn note(&self, known: &Known) -> io::Result<()> {
         let path = self.path(known.uuid);
-        if read(&path).is_ok_and(|before| before == *known) {
-            return Ok(());
+        let before = read(&path).ok();
+        let mut known = known.clone();
+        for backup in before.iter().flat_map(|before| &before.backups) {
+            if !known.backups.contains(backup) {
+                known.backups.push(backup.clone());
+            }
         }
-        durable::directory(&self.0)?;
-        durable::replace(&path, &serde_json::to_vec_pretty(known)?, 0o600)
+        match before {
+            Some(before) if before == known => Ok(()),
+            _ => {
+                durable::directory(&self.0)?;
+                durable::replace(&path, &serde_json::to_vec_pretty(&known)?, 0o600)
+            }
+        }
     }
 
     /// Forgets a volume.
@@ -194,6 +214,8 @@ mod tests {
             header: None,
             key_sets: key_sets.iter().map(|name| (*name).into()).collect(),
             wraps: Vec::new(),
+            backups: Vec::new(),
+            erased: None,
         };
         let (a, b) = (known("/a", &["prod", "safe"]), known("/b", &["prod"]));
         for known in [&b, &a, &a] {

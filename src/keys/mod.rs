@@ -12,6 +12,7 @@
 mod ask;
 mod definition;
 mod error;
+mod glass;
 mod group;
 pub mod ledger;
 mod name;
@@ -23,10 +24,13 @@ mod wrap;
 
 pub use definition::{Definition, Hierarchy, OnDenied, Policy, Source};
 pub use error::{Attempt, Error, Why};
+pub use glass::is_recovery;
 pub use name::{DEFAULT, Name};
 pub use rotate::{Current, Target};
-pub use unwrap::{Access, Opened};
-pub use witness::{Actor, Context, Host, KeyUse, Operation, StoreOperation, StoreUse, Witness};
+pub use unwrap::{Access, Means, Opened};
+pub use witness::{
+    Actor, Context, GlassBroken, Host, KeyUse, Operation, StoreOperation, StoreUse, Witness,
+};
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::error::{Explain, Kind};
 use crate::kms::file::{self, FileProvider};
+use crate::kms::recovery::RecoveryKey;
 use crate::kms::{Class, Denied};
 use crate::secret::{Dek, Secret};
 use crate::volume::token::{Bound, Token, Wrap};
@@ -110,11 +111,14 @@ fn a_break_glass_key_opens_when_it_is_asked_for_and_not_before() {
     let error = unwrap(&sets, &token).unwrap_err();
     assert_eq!(error.class(), Some(Class::Denied(Denied::Disabled)));
     assert!(error.to_string().contains("was not tried"), "{error}");
-    let opened = unwrap_as(&sets, &token, BINDING, Access::BreakGlass).unwrap();
+    // Denied, and not lost: to get around that is another thing to ask for.
+    let error = unwrap_as(&sets, &token, BINDING, Access::BreakGlass).unwrap_err();
+    assert!(error.to_string().contains("denies its key"), "{error}");
+    let opened = unwrap_as(&sets, &token, BINDING, Access::DespiteDenial).unwrap();
     assert_eq!((opened.dek, opened.wrap), (dek, 1));
 
     std::fs::remove_file(&b).unwrap();
-    let error = unwrap_as(&sets, &token, BINDING, Access::BreakGlass).unwrap_err();
+    let error = unwrap_as(&sets, &token, BINDING, Access::DespiteDenial).unwrap_err();
     assert_eq!(error.class(), Some(Class::Denied(Denied::Disabled)));
     assert_eq!(
         error.help(),
@@ -435,6 +439,79 @@ fn a_second_wrap_stands_beside_the_first() {
     unwrap(&sets, &token).unwrap_err();
     let opened = unwrap_as(&sets, &token, BINDING, Access::BreakGlass).unwrap();
     assert_eq!(opened.dek, dek);
+}
+
+/// Keeps what it was told of broken glass.
+#[derive(Debug, Default)]
+struct Alarm(std::sync::Mutex<Vec<(String, String, bool)>>);
+
+impl Witness for Alarm {
+    fn key_used(&self, _: &KeyUse<'_>) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn glass_broken(&self, broken: &GlassBroken<'_>) -> std::io::Result<()> {
+        let (own, by) = (broken.own_key_set.to_owned(), broken.key_set.to_owned());
+        self.0.lock().unwrap().push((own, by, broken.denied));
+        Ok(())
+    }
+}
+
+#[test]
+fn a_recovery_key_opens_what_it_wrapped_and_that_is_told() {
+    let directory = TempDir::new().unwrap();
+    let (a, b) = (key_file(&directory, "a"), key_file(&directory, "b"));
+    let alarm = std::sync::Arc::new(Alarm::default());
+    let sets = sets(&[(DEFAULT, &a), ("safe", &b)]).with_witnesses(vec![alarm.clone() as _]);
+    let dek = Dek::generate().unwrap();
+    let (paper, other) = (
+        RecoveryKey::generate().unwrap(),
+        RecoveryKey::generate().unwrap(),
+    );
+    let by_paper = sets.recovery_wrap(&context(), &paper, &dek, BINDING);
+    let token = token(vec![
+        wrap(&sets, DEFAULT, &dek),
+        wrap(&sets, "safe", &dek),
+        by_paper.unwrap(),
+    ]);
+    let open = |access, recovery| {
+        let means = Means { access, recovery };
+        wait(sets.unwrap_with(&context(), &token, BINDING, means))
+    };
+    // As long as the own key set works, nothing else is looked at.
+    let opened = open(Access::DespiteDenial, Some(&paper)).unwrap();
+    assert_eq!(opened.wrap, 0);
+    assert!(alarm.0.lock().unwrap().is_empty());
+
+    std::fs::rename(&a, directory.path().join("gone")).unwrap();
+    let error = open(Access::OwnKeySet, None).unwrap_err();
+    assert!(error.to_string().contains("recovery key alone"), "{error}");
+    let error = open(Access::OwnKeySet, Some(&other)).unwrap_err();
+    assert!(
+        error.to_string().contains(&other.id().to_string()),
+        "{error}"
+    );
+    let opened = open(Access::OwnKeySet, Some(&paper)).unwrap();
+    assert_eq!((opened.dek, opened.wrap), (dek, 2));
+    assert_eq!(open(Access::BreakGlass, Some(&paper)).unwrap().wrap, 1);
+    let told = |by: &str, denied| (DEFAULT.to_owned(), by.to_owned(), denied);
+    assert_eq!(
+        *alarm.0.lock().unwrap(),
+        [told("recovery-key", false), told("safe", false)]
+    );
+
+    // Neither gets around a key that is denied, unless that is asked for.
+    std::fs::rename(directory.path().join("gone"), &a).unwrap();
+    let version = token.wraps[0].key_version.parse().unwrap();
+    file::update(&a, |file| file.set_enabled(version, false)).unwrap();
+    for recovery in [None, Some(&paper)] {
+        let error = open(Access::BreakGlass, recovery).unwrap_err();
+        assert!(error.to_string().contains("denies its key"), "{error}");
+    }
+    open(Access::OwnKeySet, Some(&paper)).unwrap_err();
+    assert_eq!(alarm.0.lock().unwrap().len(), 2);
+    assert_eq!(open(Access::DespiteDenial, None).unwrap().wrap, 1);
+    assert_eq!(alarm.0.lock().unwrap()[2], told("safe", true));
 }
 
 #[test]

@@ -7,9 +7,11 @@ use std::time::Instant;
 use uuid::Uuid;
 
 use super::ask::Use;
+use super::glass::{attempt, is_recovery};
 use super::group::{self, cache};
 use super::{Attempt, Context, Error, KeySet, KeySets, Operation, Why};
 use crate::kms::call::Notes;
+use crate::kms::recovery::RecoveryKey;
 use crate::kms::{self, Class, Wrapped};
 use crate::secret::{Dek, Secret};
 use crate::volume::token::{Bound, Token, Wrap};
@@ -21,8 +23,29 @@ pub enum Access {
     /// revoked there does not open the volume by another one.
     #[default]
     OwnKeySet,
-    /// Those of other key sets too, because somebody asked for it.
+    /// Those of other key sets too, because somebody asked for it; but not if
+    /// the volume's own service works and denies its key.
     BreakGlass,
+    /// The same, and also if the key is denied, because somebody asked for that.
+    DespiteDenial,
+}
+
+/// What a volume may be opened with.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Means<'m> {
+    /// Which of its wraps.
+    pub access: Access,
+    /// A recovery key that somebody has out of the safe.
+    pub recovery: Option<&'m RecoveryKey>,
+}
+
+impl From<Access> for Means<'_> {
+    fn from(access: Access) -> Self {
+        Means {
+            access,
+            recovery: None,
+        }
+    }
 }
 
 /// The key of a volume, and what opened it.
@@ -52,28 +75,48 @@ impl KeySets {
         binding: &[u8],
         access: Access,
     ) -> Result<Opened, Error> {
-        let own = |wrap: &Wrap| wrap.key_set == token.key_set;
+        self.unwrap_with(context, token, binding, access.into())
+            .await
+    }
+
+    /// The same with all that `means` has: other key sets and a recovery key
+    /// come after the volume's own key set, and their use is told to the
+    /// witnesses as what it is.
+    ///
+    /// # Errors
+    /// As [`KeySets::unwrap`].
+    pub async fn unwrap_with(
+        &self,
+        context: &Context,
+        token: &Token,
+        binding: &[u8],
+        means: Means<'_>,
+    ) -> Result<Opened, Error> {
+        let own = |wrap: &Wrap| wrap.key_set == token.key_set && !is_recovery(wrap);
         let wraps = self.wraps_of(context, token).await?;
         let (mine, others): (Vec<_>, Vec<_>) =
             wraps.iter().enumerate().partition(|(_, wrap)| own(wrap));
-        let mut failed = Vec::new();
+        let mut failed: Vec<Attempt> = Vec::new();
         for (place, wrap) in mine.into_iter().chain(others) {
-            let why = if own(wrap) {
-                self.unwrap_one(context, wrap, binding).await
-            } else if access == Access::BreakGlass {
-                tracing::warn!(
-                    key_set = wrap.key_set,
-                    own_key_set = token.key_set,
-                    volume = context.volume.map(tracing::field::display),
-                    "break-glass: trying the key of another key set"
-                );
-                let context = context.clone().for_break_glass();
-                self.unwrap_one(&context, wrap, binding).await
-            } else {
-                Err(Why::BreakGlass)
+            let opened = match own(wrap) {
+                true => self.unwrap_one(context, wrap, binding).await,
+                false => {
+                    let denied = failed.iter().any(|it| it.is_denied_by(&token.key_set));
+                    self.break_glass(context, token, wrap, binding, means, denied)
+                        .await
+                }
             };
-            match why {
+            match opened {
+                Ok(dek) if own(wrap) => {
+                    return Ok(Opened {
+                        dek,
+                        wrap: place,
+                        wraps: wraps.into_owned(),
+                    });
+                }
                 Ok(dek) => {
+                    self.glass_broken(context, token, wrap, &failed)
+                        .map_err(|source| Error::Unwrap(vec![attempt(wrap, Why::Kms(source))]))?;
                     return Ok(Opened {
                         dek,
                         wrap: place,
@@ -81,13 +124,7 @@ impl KeySets {
                     });
                 }
                 Err(why) => {
-                    let attempt = Attempt {
-                        key_set: wrap.key_set.clone(),
-                        provider: wrap.provider.clone(),
-                        key_id: wrap.key_id.clone(),
-                        key_version: wrap.key_version.clone(),
-                        why,
-                    };
+                    let attempt = attempt(wrap, why);
                     tracing::debug!(%attempt, "a wrapped key did not open");
                     failed.push(attempt);
                 }
@@ -96,7 +133,12 @@ impl KeySets {
         Err(Error::Unwrap(failed))
     }
 
-    async fn unwrap_one(&self, context: &Context, wrap: &Wrap, binding: &[u8]) -> Result<Dek, Why> {
+    pub(super) async fn unwrap_one(
+        &self,
+        context: &Context,
+        wrap: &Wrap,
+        binding: &[u8],
+    ) -> Result<Dek, Why> {
         let secret = self.unwrap_secret(context, wrap, binding).await?;
         Dek::try_from(secret).map_err(Why::BadDek)
     }

@@ -203,6 +203,28 @@ pub struct StoreUse<'a> {
     pub notes: &'a kms::call::Notes,
 }
 
+/// A volume that was opened with a key that is not of its own key set.
+#[derive(Debug)]
+pub struct GlassBroken<'a> {
+    /// Who, and which volume.
+    pub context: &'a Context,
+    /// The key set of the volume.
+    pub own_key_set: &'a str,
+    /// The key set that opened it, or that it was a recovery key.
+    pub key_set: &'a str,
+    /// The provider of that.
+    pub provider: &'a str,
+    /// The key.
+    pub key_id: &'a str,
+    /// Its version.
+    pub key_version: &'a str,
+    /// Whether the own key set works and denies its key: somebody has said that
+    /// this does not matter.
+    pub denied: bool,
+    /// Why the own key set did not open it. Empty if there is no wrap of it.
+    pub instead_of: &'a str,
+}
+
 /// Keeps a record of how keys are used.
 pub trait Witness: fmt::Debug + Send + Sync {
     /// Takes note. It is called before anybody gets the result.
@@ -217,6 +239,15 @@ pub trait Witness: fmt::Debug + Send + Sync {
     /// # Errors
     /// When no record can be kept. What was read is then not handed out.
     fn store_used(&self, _used: &StoreUse<'_>) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Takes note of break-glass access that succeeded, beside the use of the
+    /// key itself.
+    ///
+    /// # Errors
+    /// When no record can be kept. The volume is then not opened.
+    fn glass_broken(&self, _broken: &GlassBroken<'_>) -> io::Result<()> {
         Ok(())
     }
 }

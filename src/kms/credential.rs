@@ -194,7 +194,7 @@ fn check(meta: &Metadata, exposure: Exposure, us: u32) -> Result<(), Cause> {
 }
 
 impl Unreadable {
-    fn kind(&self) -> Kind {
+    pub(crate) fn kind(&self) -> Kind {
         match &self.cause {
             Cause::Missing | Cause::NoCredentials => Kind::NotFound,
             Cause::NotRegular | Cause::Mode(_) | Cause::Owner { .. } => Kind::Permission,

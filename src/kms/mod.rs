@@ -30,6 +30,7 @@ pub mod k8s;
 pub mod kmip;
 #[cfg(feature = "pkcs11")]
 pub mod pkcs11;
+pub mod recovery;
 pub mod tls;
 pub mod vault;
 

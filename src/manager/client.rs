@@ -15,8 +15,8 @@ use uuid::Uuid;
 
 use super::api::{CORRELATION, ProblemDetails};
 use super::model::{
-    Attach, DiskChange, DiskInfo, DiskList, KeySetCheck, KeySetInfo, KeySetRotation, KeySetSwitch,
-    NewKeySet, Reloaded, Status,
+    Attach, ChangeWraps, DiskChange, DiskInfo, DiskList, EraseVolume, ErasedVolume, KeySetCheck,
+    KeySetInfo, KeySetRotation, KeySetSwitch, NewKeySet, Reloaded, Status, WrapsChanged,
 };
 use crate::error::{Failure, Kind};
 use crate::rotation::KeySetLedger;
@@ -193,6 +193,24 @@ impl Client {
     pub async fn check_key_set(&self, name: &str) -> Result<KeySetCheck, Failure> {
         let url = self.url(&["v1", "key-sets", name, "check"], &[]);
         self.call(Method::POST, url, None::<&()>).await
+    }
+
+    /// Destroys the key of a volume.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn erase_volume(&self, erase: &EraseVolume) -> Result<ErasedVolume, Failure> {
+        let url = self.url(&["v1", "volumes", "erase"], &[]);
+        self.call(Method::POST, url, Some(erase)).await
+    }
+
+    /// Makes or destroys wraps for break-glass access.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn change_wraps(&self, change: &ChangeWraps) -> Result<WrapsChanged, Failure> {
+        let url = self.url(&["v1", "volumes", "wraps"], &[]);
+        self.call(Method::POST, url, Some(change)).await
     }
 
     /// Has the volumes of a key set follow its key.

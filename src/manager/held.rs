@@ -37,6 +37,10 @@ pub struct KeyFacts {
     /// All its wraps.
     #[serde(default)]
     pub wraps: Vec<KnownWrap>,
+    /// The key set that opened it, or `recovery-key`, if that was break-glass
+    /// access.
+    #[serde(default)]
+    pub break_glass: Option<String>,
 }
 
 impl KeyFacts {
@@ -63,7 +67,16 @@ impl KeyFacts {
             provider: wrap.map(|wrap| wrap.provider.clone()),
             key_id: wrap.map(|wrap| wrap.key_id.clone()),
             key_version: wrap.map(|wrap| wrap.key_version.clone()),
+            break_glass: None,
         }
+    }
+
+    /// The same of a volume that was opened by one of `wraps`.
+    #[must_use]
+    pub fn opened_by(mut self, wraps: &[Wrap], opened: usize) -> Self {
+        let by = wraps.get(opened).map(|wrap| wrap.key_set.clone());
+        self.break_glass = by.filter(|by| *by != self.key_set);
+        self
     }
 }
 

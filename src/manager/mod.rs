@@ -15,6 +15,7 @@ pub mod client;
 pub mod control;
 mod directory;
 pub mod disks;
+mod erase;
 mod held;
 pub mod key_sets;
 mod link;
@@ -32,5 +33,6 @@ mod supervise;
 mod watched;
 mod wiring;
 mod worker_process;
+pub mod wraps;
 
 pub use run::{Setup, run};

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde_json::{Map, Value};
 
+use super::model::ErasedVolume;
 use super::services::{self, Act, Outcome};
 use crate::audit::{self, Event, Record};
 use crate::error::{Failure, Kind};
-use crate::keys::{Actor, KeyUse, StoreUse, Witness};
+use crate::keys::{Actor, GlassBroken, KeyUse, StoreUse, Witness};
 use crate::metrics::Metrics;
 
 /// The audit log, and who counts its lines.
@@ -60,6 +61,12 @@ impl Witness for Recorder {
         result
     }
 
+    fn glass_broken(&self, broken: &GlassBroken<'_>) -> io::Result<()> {
+        let result = tokio::task::block_in_place(|| self.log.glass_broken(broken));
+        self.metrics.audit_line(result.is_ok());
+        result
+    }
+
     fn store_used(&self, used: &StoreUse<'_>) -> io::Result<()> {
         let result = tokio::task::block_in_place(|| self.log.store_used(used));
         self.metrics.audit_line(result.is_ok());
@@ -71,6 +78,7 @@ impl Witness for Recorder {
 impl services::Audit for Recorder {
     async fn record(&self, event: &services::Event<'_>) -> Result<(), Failure> {
         let needs;
+        let left;
         let changed_limits;
         let what = match event.act {
             Act::Attach {
@@ -150,6 +158,48 @@ impl services::Audit for Recorder {
                     operation: operation.as_str(),
                     object,
                     needs: &needs,
+                }
+            }
+            Act::ChangeWraps { asked, changed } => {
+                let counts = changed.as_ref().map(|changed| changed.counts());
+                let (volumes, failed) = counts.unwrap_or_default();
+                let key_set = changed.as_ref().map(|changed| changed.key_set.as_str());
+                Event::BreakGlassChanged {
+                    action: asked.action.as_str(),
+                    key_set: key_set.or(asked.key_set.as_deref()).unwrap_or_default(),
+                    all_of: asked.all_of.as_deref().unwrap_or_default(),
+                    volumes,
+                    failed,
+                }
+            }
+            Act::WrapChanged {
+                volume,
+                action,
+                key_set,
+                key_id,
+            } => Event::WrapsChanged {
+                volume: *volume,
+                action: action.as_str(),
+                key_set,
+                key_id: key_id.as_deref().unwrap_or_default(),
+            },
+            Act::Erasing { asked } => Event::VolumeErasing {
+                volume: asked.uuid,
+                path: &asked.volume,
+                force: asked.force,
+            },
+            Act::Erase { asked, erased } => {
+                let erased = erased.as_deref();
+                left = erased.map(ErasedVolume::left_in).unwrap_or_default();
+                Event::VolumeErased {
+                    volume: erased.map(|erased| erased.uuid).or(asked.uuid),
+                    path: &asked.volume,
+                    force: asked.force,
+                    disk: erased
+                        .and_then(|it| it.detached.as_deref())
+                        .unwrap_or_default(),
+                    left: &left,
+                    backups: erased.map_or(0, |erased| erased.backups.len() as u64),
                 }
             }
         };

@@ -24,7 +24,7 @@ pub enum Role {
     Reader,
     /// May attach, detach and limit, and look.
     Operator,
-    /// May change and check key sets, and look.
+    /// May change and check key sets, destroy the keys of volumes, and look.
     KeyAdmin,
 }
 
@@ -69,6 +69,10 @@ pub enum Operation {
     KeySetCheck,
     /// To have the configuration read again.
     Reload,
+    /// To destroy the key of a volume.
+    VolumeErase,
+    /// To make or destroy wraps for break-glass access.
+    WrapsChange,
     /// To have the volumes of a key set follow its key.
     KeySetRotate,
     /// To make a key set one of another key or service.
@@ -79,7 +83,7 @@ pub enum Operation {
 
 impl Operation {
     /// Every operation.
-    pub const ALL: [Operation; 12] = [
+    pub const ALL: [Operation; 14] = [
         Operation::Look,
         Operation::Attach,
         Operation::Detach,
@@ -89,6 +93,8 @@ impl Operation {
         Operation::KeySetRemove,
         Operation::KeySetCheck,
         Operation::Reload,
+        Operation::VolumeErase,
+        Operation::WrapsChange,
         Operation::KeySetRotate,
         Operation::KeySetSwitch,
         Operation::VolumeForget,
@@ -106,6 +112,8 @@ impl Operation {
             Operation::KeySetRemove => "key-set-remove",
             Operation::KeySetCheck => "key-set-check",
             Operation::Reload => "reload",
+            Operation::VolumeErase => "volume-erase",
+            Operation::WrapsChange => "wraps-change",
             Operation::KeySetRotate => "key-set-rotate",
             Operation::KeySetSwitch => "key-set-switch",
             Operation::VolumeForget => "volume-forget",
@@ -126,6 +134,9 @@ impl Operation {
             | Operation::VolumeForget => &[Role::KeyAdmin],
             // The file is not theirs to write: it only takes effect.
             Operation::Reload => &[Role::Operator, Role::KeyAdmin],
+            // Also of one that is attached: whoever controls a key can take it
+            // away from a disk at its service, too.
+            Operation::VolumeErase | Operation::WrapsChange => &[Role::KeyAdmin],
         }
     }
 }
@@ -289,6 +300,8 @@ mod tests {
         Operation::KeySetRemove,
         Operation::KeySetCheck,
         Operation::Reload,
+        Operation::VolumeErase,
+        Operation::WrapsChange,
         Operation::KeySetRotate,
         Operation::KeySetSwitch,
         Operation::VolumeForget,

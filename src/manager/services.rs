@@ -12,7 +12,10 @@ use serde_json::{Map, Value};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::model::{Attach, Detach, DiskInfo, KeySetCheck, KeySetInfo, KeySetRotation, Reloaded};
+use super::model::{
+    Attach, ChangeWraps, Detach, DiskInfo, EraseVolume, ErasedVolume, KeySetCheck, KeySetInfo,
+    KeySetRotation, Reloaded, WrapAction, WrapsChanged,
+};
 use super::roles::{Operation, Role};
 use crate::config::{Config, Limits};
 use crate::error::Failure;
@@ -49,6 +52,24 @@ pub trait Disks: fmt::Debug + Send + Sync {
         name: &str,
         limits: Limits,
     ) -> Result<DiskInfo, Failure>;
+
+    /// Destroys the key of a volume; by force also of one that is attached,
+    /// which is detached first.
+    ///
+    /// # Errors
+    /// When it is in use, is no volume, or its key cannot be destroyed.
+    async fn erase(&self, context: &Context, erase: EraseVolume) -> Result<ErasedVolume, Failure>;
+
+    /// Gives volumes a wrap for break-glass access, or takes one away.
+    ///
+    /// # Errors
+    /// When what is asked for makes no sense. Volumes that cannot be changed are
+    /// told.
+    async fn change_wraps(
+        &self,
+        context: &Context,
+        change: ChangeWraps,
+    ) -> Result<WrapsChanged, Failure>;
 
     /// All disks, sorted by name.
     fn list(&self) -> Vec<DiskInfo>;
@@ -279,6 +300,37 @@ pub enum Act {
         /// The roles of which one would have done.
         needs: &'static [Role],
     },
+    /// Had wraps for break-glass access made or destroyed.
+    ChangeWraps {
+        /// What was asked for.
+        asked: ChangeWraps,
+        /// What came of it.
+        changed: Option<Box<WrapsChanged>>,
+    },
+    /// Of which this was one volume.
+    WrapChanged {
+        /// The volume.
+        volume: Uuid,
+        /// What was done.
+        action: WrapAction,
+        /// Whose wrap it is.
+        key_set: String,
+        /// Which recovery key, if it is one.
+        key_id: Option<String>,
+    },
+    /// Is about to destroy the key of a volume.
+    Erasing {
+        /// What was asked for.
+        asked: EraseVolume,
+    },
+    /// Destroyed the key of a volume.
+    Erase {
+        /// What was asked for.
+        asked: EraseVolume,
+        /// What came of it.
+        erased: Option<Box<ErasedVolume>>,
+    },
+
     /// Had the volumes of a key set follow its key.
     KeySetRotate {
         /// The key set.

@@ -13,7 +13,9 @@ use tokio::sync::watch;
 use super::control::Manager;
 use super::disks::{self, Settings};
 use super::key_sets::Admin;
-use super::model::{Attach, Detach, DiskInfo};
+use super::model::{
+    Attach, ChangeWraps, Detach, DiskInfo, EraseVolume, ErasedVolume, WrapsChanged,
+};
 use super::poll;
 use super::recorder::Recorder;
 use super::rotation::{Keeper, Reach, Teller};
@@ -71,6 +73,8 @@ pub async fn services(
     let keeper = Keeper::new(admin.clone(), teller);
     let disks = Arc::new(Attached {
         disks: attached,
+        keys: key_sets.clone(),
+        metrics: metrics.clone(),
         ledger: Ledger::below(&config.daemon.state_dir),
         keeper: keeper.clone(),
     });
@@ -102,6 +106,8 @@ fn settings(config: &Config) -> Settings {
 /// The disks, as the API has them.
 struct Attached {
     disks: Arc<disks::Disks>,
+    keys: Arc<keys::KeySets>,
+    metrics: Arc<metrics::Metrics>,
     /// Knows the volumes that were attached, for their key sets' sake.
     ledger: Ledger,
     /// Has volumes follow that were away while their key changed.
@@ -172,6 +178,23 @@ impl Disks for Attached {
         limits: Limits,
     ) -> Result<DiskInfo, Failure> {
         self.disks.limit(context, name, limits).await
+    }
+
+    async fn erase(&self, context: &Context, erase: EraseVolume) -> Result<ErasedVolume, Failure> {
+        let (disks, keys, ledger) = (&self.disks, &self.keys, &self.ledger);
+        let erased = super::erase::erase(disks, keys, ledger, context, erase).await;
+        let finished = erased.as_ref().map(|erased| erased.finished).ok();
+        self.metrics.volume_erased(finished);
+        erased
+    }
+
+    async fn change_wraps(
+        &self,
+        context: &Context,
+        change: ChangeWraps,
+    ) -> Result<WrapsChanged, Failure> {
+        let (disks, keys, ledger) = (&self.disks, &self.keys, &self.ledger);
+        super::wraps::change(disks, keys, ledger, context, change).await
     }
 
     fn list(&self) -> Vec<DiskInfo> {

@@ -55,6 +55,7 @@ pub struct Metrics {
     rotations: Rotations,
     audit_lines: Counter,
     audit_failures: Counter,
+    volumes_erased: Family<Erased, Counter>,
     api_requests: Family<Route, Counter>,
     api_seconds: Family<RouteOnly, Histogram, fn() -> Histogram>,
 }
@@ -64,6 +65,11 @@ struct Route {
     method: String,
     route: String,
     status: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Erased {
+    outcome: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -140,6 +146,12 @@ impl Metrics {
             "Times that a line could not be written to the audit log",
             audit_failures.clone(),
         );
+        let volumes_erased = Family::default();
+        ours.register(
+            "volumes_erased",
+            "Times that the key of a volume was to be destroyed",
+            volumes_erased.clone(),
+        );
         let api_requests = Family::default();
         ours.register(
             "api_requests",
@@ -161,6 +173,7 @@ impl Metrics {
             rotations,
             audit_lines,
             audit_failures,
+            volumes_erased,
             api_requests,
             api_seconds,
         }
@@ -223,6 +236,17 @@ impl Metrics {
             true => self.audit_lines.inc(),
             false => self.audit_failures.inc(),
         };
+    }
+
+    /// The key of a volume was destroyed: all that is known of it (`true`) or
+    /// with something left (`false`). `None`: it was to be, and was not.
+    pub fn volume_erased(&self, finished: Option<bool>) {
+        let outcome = match finished {
+            Some(true) => "finished",
+            Some(false) => "unfinished",
+            None => "failed",
+        };
+        self.volumes_erased.get_or_create(&Erased { outcome }).inc();
     }
 
     /// A request to the API was answered. `route` is the pattern that it

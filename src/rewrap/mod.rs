@@ -24,9 +24,11 @@
 #![forbid(unsafe_code)]
 
 mod error;
+mod glass;
 mod subject;
 
 pub use error::Error;
+pub use glass::{Add, Remove, Second};
 pub use subject::{KeyFrom, Subject};
 
 use async_trait::async_trait;

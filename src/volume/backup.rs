@@ -171,6 +171,12 @@ fn check_header(
             description.uuid, now.uuid
         ));
     }
+    if let Some(erased) = &now.token.erased {
+        return Err(format!(
+            "the volume was erased on {}, and would open again",
+            erased.since
+        ));
+    }
     let (current, old) = (there.header.binary.seqid, backup.header.binary.seqid);
     // The same content under a higher number: it was restored before.
     let same = there.header.metadata == backup.header.metadata;

@@ -207,6 +207,21 @@ impl Volume {
         self.devices.data.path()
     }
 
+    /// What holds the header.
+    pub(super) fn header_device(&self) -> &Device {
+        self.devices.header()
+    }
+
+    /// Both header copies as they are now, while the caller has the header lock.
+    pub(super) fn read_locked_header(&self) -> Result<copies::Found, Error> {
+        self.devices.read_locked_header()
+    }
+
+    /// The header was rewritten.
+    pub(super) fn set_description(&mut self, description: Description) {
+        self.description = description;
+    }
+
     /// Replaces the token, on disk and here. After a crash at any instant
     /// the header has either the old or the new one.
     ///

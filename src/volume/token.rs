@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use super::base64_text;
 use crate::error::{Explain, Kind};
+use crate::timestamp::Timestamp;
 
 /// The `type` of the token in the LUKS2 header.
 pub const TYPE: &str = "sealblk";
@@ -52,9 +53,24 @@ pub struct Token {
     /// volume was erased.
     #[serde(default)]
     pub wraps: Vec<Wrap>,
+    /// What is left to be said of a volume whose keys were destroyed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub erased: Option<Erased>,
     /// Fields that this version does not know. Kept as they are on a rewrite.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
+}
+
+/// A volume was erased, or erasing it was begun: its header has no wrapped key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Erased {
+    /// When it was begun.
+    pub since: Timestamp,
+    /// Whether nothing is left to be destroyed, as far as is known.
+    pub finished: bool,
+    /// Key stores that may have wrapped keys of the volume still.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub key_stores: Vec<String>,
 }
 
 /// The data encryption key, wrapped by one key.
@@ -178,7 +194,18 @@ impl Token {
             copy_in: None,
             zero_units,
             wraps,
+            erased: None,
             extra: Map::new(),
+        }
+    }
+
+    /// What stays of a volume that is erased. It has nothing of the token that
+    /// was there: not even fields that this version does not know, since a key
+    /// might be in them.
+    pub fn of_erased(key_set: impl Into<String>, zero_units: bool, erased: Erased) -> Self {
+        Token {
+            erased: Some(erased),
+            ..Token::new(key_set, zero_units, Vec::new())
         }
     }
 
@@ -233,8 +260,12 @@ impl Token {
             // What an older sealblk would pass over must not count here either.
             (Some(_), ..IN_KEY_STORE) => "it has wraps and a key store",
             (Some(_), _) if !token.wraps.is_empty() => "it has wraps and a key store",
+            (Some(_), _) if token.erased.is_some() => "it has a key store, and was erased",
             (None, IN_KEY_STORE..) => "it names no key store",
             (None, _) if value.get("wraps").is_none() => "it has no wraps",
+            (None, _) if token.erased.is_some() && !token.wraps.is_empty() => {
+                "it has wraps, and says that it was erased"
+            }
             _ => return Ok(token),
         };
         Err(TokenError::Malformed(serde::de::Error::custom(fault)))

@@ -125,6 +125,8 @@ pub fn request(directory: &Path, file: &str) -> Attach {
         options: Default::default(),
         wait: false,
         break_glass: false,
+        even_if_denied: false,
+        recovery_key_file: None,
     }
 }
 

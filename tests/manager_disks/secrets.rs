@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use sealblk::keys::{Actor, Context};
-use sealblk::prepare;
+use sealblk::prepare::{self, Opening};
 use sealblk::secret::DEK_BYTES;
 use sealblk::volume::{Access, Location, Volume};
 
@@ -23,7 +23,7 @@ fn dek_of(lab: &Lab, file: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     run(async {
         let context = Context::new(Actor::this_process("test"), None);
-        let opened = prepare::unwrap(&lab.keys(), &context, &volume, false).await;
+        let opened = prepare::unwrap(&lab.keys(), &context, &volume, &Opening::default()).await;
         bytes.extend_from_slice(opened.unwrap().dek.bytes());
     });
     bytes

@@ -40,6 +40,8 @@ fn the_defaults_are_the_documented_ones() {
     let cores = info.lines().filter(|line| line.starts_with("processor"));
     let expected = Serve {
         break_glass: false,
+        even_if_denied: false,
+        recovery_key_file: None,
         disks: vec![config::Disk {
             volume: "/v".into(),
             header: None,

@@ -1,14 +1,15 @@
 //! `sealblk volume backup-header`, `restore-header` and `repair`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::LocationArgs;
 use crate::audit::{Event, Outcome};
 use crate::cli::{print, record};
 use crate::config::Config;
 use crate::error::Failure;
+use crate::keys::ledger::{Known, Ledger};
 use crate::relocate::Place;
-use crate::volume::{self, Access, Inspection, Location, Token, Volume};
+use crate::volume::{self, Access, Description, Inspection, Location, Token, Volume};
 
 /// What follows `sealblk volume repair`.
 #[derive(Debug, clap::Args)]
@@ -54,12 +55,14 @@ pub fn repair(args: RepairArgs) -> Result<(), Failure> {
 }
 
 pub fn backup(args: BackupArgs, config: &Config) -> Result<(), Failure> {
-    let description = volume::backup(&args.location.into(), &args.to)?;
+    let location = Location::from(args.location);
+    let description = volume::backup(&location, &args.to)?;
     let event = Event::HeaderBackup {
         volume: Some(description.uuid),
         path: &args.to,
     };
     record(config, event, Outcome::Ok)?;
+    note_backup(config, &location, &description, &args.to);
     print(format_args!(
         "wrote the header of volume {} (update {}) to {}\n{}",
         description.uuid,
@@ -72,6 +75,25 @@ pub fn backup(args: BackupArgs, config: &Config) -> Result<(), Failure> {
             None => String::new(),
         }
     ))
+}
+
+/// Notes that there is a backup, which opens the volume even when that was
+/// erased.
+fn note_backup(config: &Config, location: &Location, description: &Description, to: &Path) {
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let token = &description.token;
+    let place = (
+        absolute(&location.data),
+        location.header.as_deref().map(absolute),
+    );
+    let known = Known {
+        backups: vec![absolute(to)],
+        erased: token.erased.as_ref().map(|erased| erased.since),
+        ..Known::new(description.uuid, place, &token.key_set, &token.wraps)
+    };
+    if let Err(error) = Ledger::below(&config.daemon.state_dir).note(&known) {
+        tracing::warn!(%error, "the ledger does not know of this backup");
+    }
 }
 
 /// What the restored header means for where the wrapped keys are.

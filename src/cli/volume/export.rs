@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 
 use super::LocationArgs;
 use crate::audit::{Event, Outcome};
+use crate::cli::opening::OpeningArgs;
 use crate::cli::{ask, print, record};
 use crate::config::Config;
 use crate::error::{Failure, Kind, io_kind};
-use crate::keys::{Access, Context};
+use crate::keys::Context;
 use crate::secret::Dek;
 use crate::volume::{Inspection, Location};
 
@@ -31,9 +32,8 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     to: PathBuf,
 
-    /// Open the volume by the key of another key set than its own
-    #[arg(long)]
-    break_glass: bool,
+    #[command(flatten)]
+    opening: OpeningArgs,
 
     /// Required: the file will hold the bare key
     #[arg(long = "i-understand-that-this-key-decrypts-the-disk")]
@@ -53,13 +53,10 @@ pub fn run(args: Args, config: &Config) -> Result<(), Failure> {
     let description = inspection.description()?;
     let binding = description.binding();
     let context = Context::local(Some(binding.uuid));
-    let access = match args.break_glass {
-        true => Access::BreakGlass,
-        false => Access::OwnKeySet,
-    };
+    let opening = args.opening.resolve()?;
     let token = &description.token;
     let keys = config.key_sets();
-    let dek = ask(keys.unwrap(&context, token, &binding.bytes(), access))?.dek;
+    let dek = ask(keys.unwrap_with(&context, token, &binding.bytes(), opening.means()))?.dek;
     inspection.verify_dek(&description, &dek)?;
     // Before it is there: what cannot be recorded is not handed out.
     let event = Event::KeyExported {

@@ -9,9 +9,10 @@ use super::LocationArgs;
 use crate::cli::{print, print_json};
 use crate::config::Config;
 use crate::error::Failure;
+use crate::keys::is_recovery;
 use crate::units::Bytes;
 use crate::volume::luks2::metadata::ENCRYPTION;
-use crate::volume::{Error, Inspection, Location};
+use crate::volume::{Erased, Error, Inspection, Location};
 
 /// What follows `sealblk volume info`.
 #[derive(Debug, clap::Args)]
@@ -50,6 +51,8 @@ struct Info {
     /// A key store that may have a copy of them, since a move was interrupted.
     copy_in: Option<String>,
     wraps: Vec<WrapInfo>,
+    /// When it was erased, and whether that was finished; null: it was not.
+    erased: Option<Erased>,
     in_use: bool,
     in_use_by: Option<u32>,
 }
@@ -87,6 +90,8 @@ struct WrapInfo {
     bytes: usize,
     /// The group key between, if there is one.
     group: Option<Uuid>,
+    /// Whether it is for break-glass access: not of the volume's own key set.
+    break_glass: bool,
 }
 
 impl Copies {
@@ -112,6 +117,7 @@ pub fn run(args: Args, config: &Config) -> Result<(), Failure> {
     let user = inspection.user()?;
     let layout = description.layout;
     let (used, room) = inspection.found().header.fill();
+    let own = description.token.key_set.clone();
     let info = Info {
         volume: location.data.display().to_string(),
         header: location.header.map(|path| path.display().to_string()),
@@ -133,11 +139,13 @@ pub fn run(args: Args, config: &Config) -> Result<(), Failure> {
             name,
         }),
         copy_in: description.token.copy_in,
+        erased: description.token.erased,
         wraps: description
             .token
             .wraps
             .into_iter()
             .map(|wrap| WrapInfo {
+                break_glass: wrap.key_set != own || is_recovery(&wrap),
                 key_set: wrap.key_set,
                 provider: wrap.provider,
                 key_id: wrap.key_id,
@@ -227,9 +235,21 @@ impl fmt::Display for Info {
                 }
             }
             None if self.wraps.is_empty() => {
-                writeln!(f, "wrapped keys   none: the volume was erased")?;
+                let since = self.erased.as_ref().map(|erased| erased.since);
+                let since = since.map_or(String::new(), |since| format!(" on {since}"));
+                writeln!(f, "wrapped keys   none: the volume was erased{since}")?;
             }
             None => {}
+        }
+        if let Some(erased) = self.erased.as_ref().filter(|erased| !erased.finished) {
+            write!(
+                f,
+                "unfinished     erasing it: repeat `sealblk volume erase`"
+            )?;
+            match erased.key_stores.as_slice() {
+                [] => writeln!(f)?,
+                stores => writeln!(f, "; its wrapped keys may be in {}", stores.join(", "))?,
+            }
         }
         if let Some(name) = &self.copy_in {
             let place = match &self.key_store {
@@ -248,6 +268,9 @@ impl fmt::Display for Info {
                 "wrapped key    by {} key {} version {} ({}, {} bytes, key set {})",
                 wrap.provider, wrap.key_id, wrap.key_version, wrap.alg, wrap.bytes, wrap.key_set
             )?;
+            if wrap.break_glass {
+                writeln!(f, "               for break-glass access")?;
+            }
             if let Some(group) = wrap.group {
                 writeln!(f, "               through group key {group}")?;
             }

@@ -141,7 +141,7 @@ pub async fn attach(
         },
         volume: disk.and_then(|disk| disk.uuid),
         key_set: disk.and_then(|disk| disk.key_set.clone()),
-        break_glass: asked.break_glass,
+        break_glass: asked.break_glass || asked.recovery_key_file.is_some(),
     };
     let work = move |services: Services, context| async move {
         services.disks.attach(&context, attach).await
@@ -160,6 +160,7 @@ fn check(attach: &Attach) -> Result<(), Problem> {
         ("volume", Some(attach.volume.as_path())),
         ("header", attach.header.as_deref()),
         ("socket", Some(attach.socket.as_path())),
+        ("recovery_key_file", attach.recovery_key_file.as_deref()),
     ];
     let relative = |path: &Path| !path.is_absolute();
     if let Some((field, _)) = paths.iter().find(|(_, path)| path.is_some_and(relative)) {

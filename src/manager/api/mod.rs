@@ -14,6 +14,7 @@ mod key_sets;
 mod problem;
 mod rotations;
 mod server;
+mod volumes;
 
 pub use caller::{CORRELATION, Caller};
 pub use extract::BODY_MAX;
@@ -53,6 +54,7 @@ use crate::keys::Context;
     tags(
         (name = "disks", description = "Disks that are served, or will be"),
         (name = "key sets", description = "The stable names between volumes and keys"),
+        (name = "volumes", description = "Volumes, attached or not"),
         (name = "host", description = "The manager itself"),
     ),
     components(schemas(ProblemDetails)),
@@ -202,6 +204,8 @@ impl Api {
             .routes(only(routes!(key_sets::edit), Operation::KeySetEdit))
             .routes(only(routes!(key_sets::remove), Operation::KeySetRemove))
             .routes(only(routes!(key_sets::check), Operation::KeySetCheck))
+            .routes(only(routes!(volumes::erase), Operation::VolumeErase))
+            .routes(only(routes!(volumes::wraps), Operation::WrapsChange))
             .routes(only(routes!(rotations::rotate), Operation::KeySetRotate))
             .routes(only(routes!(rotations::switch), Operation::KeySetSwitch))
             .routes(only(routes!(rotations::ledger), Operation::Look))

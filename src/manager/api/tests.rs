@@ -22,7 +22,8 @@ use crate::config::Config;
 use crate::config::Limits as RateLimits;
 use crate::config::daemon::{self, Principal};
 use crate::manager::model::{
-    Attach, Detach, DiskInfo, DiskState, KeySetCheck, KeySetInfo, KeySetRotation, Origin, Reloaded,
+    Attach, ChangeWraps, Detach, DiskInfo, DiskState, EraseVolume, ErasedVolume, KeySetCheck,
+    KeySetInfo, KeySetRotation, Origin, Reloaded, WrapsChanged,
 };
 use crate::manager::peer::Peer;
 use crate::manager::services::{Audit, Control, Disks, Facts, KeySets, Metrics, Rotations};
@@ -110,6 +111,7 @@ impl Disks for World {
             provider: Some("file".into()),
             key_id: Some("k".into()),
             key_version: Some("1".into()),
+            break_glass: None,
             size: Some(1 << 20),
             sector_size: Some(4096),
             read_only: false,
@@ -134,6 +136,40 @@ impl Disks for World {
         drop(disks);
         self.bump();
         Ok(())
+    }
+
+    async fn change_wraps(
+        &self,
+        context: &Context,
+        change: ChangeWraps,
+    ) -> Result<WrapsChanged, Failure> {
+        self.note(context);
+        Ok(WrapsChanged {
+            action: change.action,
+            key_set: change.key_set.unwrap_or_default(),
+            key_id: None,
+            volumes: Vec::new(),
+        })
+    }
+
+    async fn erase(&self, context: &Context, erase: EraseVolume) -> Result<ErasedVolume, Failure> {
+        self.note(context);
+        // It was on record before.
+        let acts = self.acts.lock().unwrap().clone();
+        assert!(matches!(acts.last(), Some(Act::Erasing { asked }) if *asked == erase));
+        Ok(ErasedVolume {
+            uuid: erase.uuid.unwrap_or_default(),
+            since: Timestamp::now().to_string(),
+            finished: true,
+            detached: None,
+            wraps: 1,
+            purged: Vec::new(),
+            left: Vec::new(),
+            unasked: Vec::new(),
+            discarded: erase.discard,
+            not_discarded: None,
+            backups: Vec::new(),
+        })
     }
 
     async fn limit(
@@ -311,6 +347,10 @@ impl Audit for World {
             Act::Attach { disk, .. } => (Operation::Attach, disk),
             Act::Detach { disk, .. } => (Operation::Detach, disk),
             Act::Limit { disk, .. } => (Operation::Limit, disk),
+            Act::ChangeWraps { .. } | Act::WrapChanged { .. } => {
+                (Operation::WrapsChange, &String::new())
+            }
+            Act::Erasing { .. } | Act::Erase { .. } => (Operation::VolumeErase, &String::new()),
             Act::KeySetCreate { key_set, .. } => (Operation::KeySetCreate, key_set),
             Act::KeySetEdit { key_set, .. } => (Operation::KeySetEdit, key_set),
             Act::KeySetRemove { key_set } => (Operation::KeySetRemove, key_set),

@@ -19,7 +19,7 @@ pub use settings::{Pace, Settings, Step};
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -35,8 +35,8 @@ use super::supervise::{Opened, Outset, Supervisor};
 use crate::config::{Limits, Options};
 use crate::error::{Failure, Kind, io_kind};
 use crate::keys::{Context, KeySets};
-use crate::prepare;
-use crate::volume::{self, Volume};
+use crate::prepare::{self, Opening};
+use crate::volume::{self, Location, Volume};
 
 /// How long an attach that is to wait is waited for before it is answered: a
 /// key service that works needs less, and what is wrong can be said at once.
@@ -168,6 +168,12 @@ impl Disks {
     /// and the request says so.
     pub async fn attach(&self, context: &Context, request: Attach) -> Result<DiskInfo, Failure> {
         request::check(&request)?;
+        let asked = request.clone();
+        let opening = blocking(move || {
+            let (glass, denied) = (asked.break_glass, asked.even_if_denied);
+            Opening::new(glass, denied, asked.recovery_key_file.as_deref())
+        });
+        let opening = opening.await??;
         let mut record = registry::record_of(&request, request.name.clone().unwrap_or_default());
         let (disk, serve) = resolve(&record, &self.shared.serve())?;
         let files = self.files_of(&record).await?;
@@ -210,6 +216,7 @@ impl Disks {
             context: context.clone(),
             wait: request.wait,
             opened: Box::new(opened),
+            opening,
         };
         let entry = reserved.0.clone();
         let begun = self.begin(record, reserved, outset);
@@ -267,6 +274,22 @@ impl Disks {
                 Some("`sealblk list` shows the disks".into()),
             )
         })
+    }
+
+    /// The disk that has this volume, or a part of it, by whatever path.
+    ///
+    /// # Errors
+    /// When the work to find out ended early.
+    pub async fn disk_of(&self, location: &Location) -> Result<Option<String>, Failure> {
+        let paths: Vec<PathBuf> = [Some(&location.data), location.header.as_ref()]
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect();
+        let looked = paths.clone();
+        let files = blocking(move || identities(looked.iter().map(PathBuf::as_path))).await?;
+        let paths: Vec<&Path> = paths.iter().map(PathBuf::as_path).collect();
+        Ok(self.shared.registry.with_files(&paths, &files))
     }
 
     /// All disks, sorted by name.

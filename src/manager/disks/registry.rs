@@ -145,6 +145,10 @@ impl Entry {
             info.provider = key.provider.clone();
             info.key_id = key.key_id.clone();
             info.key_version = key.key_version.clone();
+            // What opened it stays so, whatever its wraps become.
+            if key.break_glass.is_some() {
+                info.break_glass = key.break_glass.clone();
+            }
         });
         *lock(&self.key) = Some(key.clone());
     }
@@ -258,6 +262,16 @@ impl Registry {
         check(&lock(&self.disks), record, files)
     }
 
+    /// The disk that has one of these paths or files as its volume or header.
+    pub fn with_files(&self, paths: &[&Path], files: &[Identity]) -> Option<String> {
+        let disks = lock(&self.disks);
+        let found = disks.iter().find(|(_, entry)| {
+            paths.iter().any(|path| entry.paths.has(path))
+                || lock(&entry.files).iter().any(|file| files.contains(file))
+        });
+        found.map(|(name, _)| name.clone())
+    }
+
     /// The disk of that name.
     pub fn get(&self, name: &str) -> Option<Arc<Entry>> {
         lock(&self.disks).get(name).cloned()
@@ -356,6 +370,7 @@ fn info_of(record: &Record) -> DiskInfo {
         provider: None,
         key_id: None,
         key_version: None,
+        break_glass: None,
         size: None,
         sector_size: None,
         read_only: record.options.read_only.unwrap_or(false),

@@ -45,6 +45,7 @@ pub fn check(request: &Attach) -> Result<(), Failure> {
         ("volume", Some(&request.volume)),
         ("header", request.header.as_ref()),
         ("socket", Some(&request.socket)),
+        ("recovery key file", request.recovery_key_file.as_ref()),
     ];
     for (what, path) in paths {
         let Some(path) = path else { continue };
@@ -68,6 +69,13 @@ pub fn check(request: &Attach) -> Result<(), Failure> {
         return wrong(
             format!("{name:?} is not a name for a disk"),
             "use 1 to 64 letters, digits, '.', '_' and '-'",
+        );
+    }
+    let glass = request.break_glass || request.recovery_key_file.is_some();
+    if request.even_if_denied && !glass {
+        return wrong(
+            "even_if_denied says what for, and not how".into(),
+            "add break_glass, or a recovery_key_file",
         );
     }
     if request.options.pid_file.is_some() {

@@ -59,6 +59,11 @@ impl Supervisor {
 
     /// Takes note of other wraps, also for the managers that come later.
     async fn learn(&mut self, worker: Option<&mut Worker>, key: KeyFacts) {
+        let opened_by = self.key.take().and_then(|before| before.break_glass);
+        let key = KeyFacts {
+            break_glass: key.break_glass.or(opened_by),
+            ..key
+        };
         self.entry.set_key(&key);
         self.key = Some(key.clone());
         let Some(worker) = worker else { return };

@@ -32,6 +32,7 @@ use crate::engine::throttle::Limits;
 use crate::error::{Failure, Kind};
 use crate::keys::{Actor, Context};
 use crate::plane::Spec;
+use crate::prepare::Opening;
 use crate::secret::Dek;
 use crate::vhost::SocketParams;
 use crate::volume::Volume;
@@ -46,6 +47,8 @@ pub enum Outset {
         wait: bool,
         /// Its volume.
         opened: Box<Opened>,
+        /// What it may be opened with.
+        opening: Opening,
     },
     /// It is on record. Its worker may be running.
     Desired,
@@ -130,6 +133,9 @@ pub struct Supervisor {
     /// Attempts that failed, or workers that died, in a row.
     failures: u32,
     served_before: bool,
+    /// What somebody has just asked for it to be opened with. What is opened
+    /// later by itself is opened with what is on record.
+    opening: Option<Opening>,
 }
 
 impl Supervisor {
@@ -160,6 +166,7 @@ impl Supervisor {
             front_ends: None,
             failures: 0,
             served_before: false,
+            opening: None,
         }
     }
 
@@ -183,8 +190,10 @@ impl Supervisor {
                 context,
                 wait,
                 opened,
+                opening,
             } => {
                 self.context = context;
+                self.opening = Some(opening);
                 self.desired = wait;
                 if let Err(failure) = self.hold(*opened) {
                     return self.give_up(failure).await;
@@ -221,6 +230,7 @@ impl Supervisor {
     /// The disk is served: whoever asked for it is told.
     fn serves(&mut self, worker: Worker) -> Fate {
         self.served_before = true;
+        self.opening = None;
         self.desired = true;
         if !self.shared.settings.keep_deks {
             self.dek = None;

@@ -10,13 +10,14 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::{Opened, Retry, Supervisor, Trouble};
 use crate::config;
 use crate::error::{Failure, Kind};
-use crate::keys::Context;
+use crate::keys::{self, Context};
 use crate::kms::Class;
 use crate::manager::adopt::{self, Found};
 use crate::manager::disks::{Step, blocking, identities, resolve, system};
 use crate::manager::held::{FrontEnds, Held, KeyFacts};
+use crate::manager::state::Record;
 use crate::manager::worker_process::{self, Plan, Worker, control_path};
-use crate::prepare;
+use crate::prepare::{self, Opening};
 use crate::vhost::{Listener, SocketParams};
 use crate::volume::{self, Volume};
 
@@ -160,8 +161,9 @@ impl Supervisor {
             ..asked
         };
         let keys = self.shared.keys.clone();
-        let break_glass = self.record.break_glass;
-        let opened = prepare::unwrap(&keys, &context, &volume, break_glass)
+        let opening = self.opening.clone();
+        let opening = opening.unwrap_or_else(|| on_record(&self.record));
+        let opened = prepare::unwrap(&keys, &context, &volume, &opening)
             .await
             .map_err(|error| Trouble {
                 retry: when(&error),
@@ -170,7 +172,8 @@ impl Supervisor {
         // It takes the time of a thousand hashes.
         let proven = blocking(move || {
             volume.verify_dek(&opened.dek).map(|()| {
-                let key = KeyFacts::new(&volume.token().key_set, &opened.wraps);
+                let key = KeyFacts::new(&volume.token().key_set, &opened.wraps)
+                    .opened_by(&opened.wraps, opened.wrap);
                 (opened.dek, key)
             })
         });
@@ -238,6 +241,18 @@ impl Supervisor {
         self.front_ends = file.map(|file| Arc::new(FrontEnds { socket, file }));
         self.shared.settings.step(Step::Bound);
         Ok(())
+    }
+}
+
+/// What a disk is opened with that nobody just asked for. A key that is denied
+/// is then never got around.
+fn on_record(record: &Record) -> Opening {
+    Opening {
+        access: match record.break_glass {
+            true => keys::Access::BreakGlass,
+            false => keys::Access::OwnKeySet,
+        },
+        recovery: None,
     }
 }
 

@@ -47,7 +47,24 @@ impl Digest {
         getrandom::fill(&mut salt)?;
         let mut digest = vec![0; DIGEST_BYTES];
         pbkdf2_hmac::<Sha256>(dek.bytes(), &salt, ITERATIONS, &mut digest);
-        Ok(Digest {
+        Ok(Self::with(salt, digest))
+    }
+
+    /// A digest that proves no key right: random bytes in the place of a result.
+    /// For a header whose key was destroyed, which without any digest would
+    /// not be well-formed.
+    ///
+    /// # Errors
+    /// When the random number generator fails.
+    pub fn of_no_key() -> Result<Self, getrandom::Error> {
+        let (mut salt, mut digest) = (vec![0; SALT_BYTES], vec![0; DIGEST_BYTES]);
+        getrandom::fill(&mut salt)?;
+        getrandom::fill(&mut digest)?;
+        Ok(Self::with(salt, digest))
+    }
+
+    fn with(salt: Vec<u8>, digest: Vec<u8>) -> Self {
+        Digest {
             kind: "pbkdf2".into(),
             keyslots: Vec::new(),
             segments: vec!["0".into()],
@@ -55,7 +72,7 @@ impl Digest {
             iterations: ITERATIONS,
             salt,
             digest,
-        })
+        }
     }
 
     /// Reads a digest object.
@@ -125,6 +142,15 @@ mod tests {
     fn two_digests_of_one_key_differ() {
         let (a, b) = (Digest::of(&dek(0)).unwrap(), Digest::of(&dek(0)).unwrap());
         assert!(!a.same_key(&b), "the salt must be new each time");
+    }
+
+    #[test]
+    fn a_digest_of_no_key_is_well_formed_and_proves_none() {
+        let digest = Digest::of_no_key().unwrap();
+        let value = serde_json::to_value(&digest).unwrap();
+        assert_eq!(Digest::from_json(&value).as_ref(), Ok(&digest));
+        assert!(!digest.proves(&dek(0)));
+        assert!(!digest.same_key(&Digest::of_no_key().unwrap()));
     }
 
     /// Computed with Python's `hashlib.pbkdf2_hmac`.
