@@ -193,6 +193,21 @@ pub enum Event<'a> {
         #[serde(serialize_with = "text")]
         needs: &'a str,
     },
+    /// A disk was made larger, or a volume larger or smaller.
+    Resize {
+        /// The name of the disk. A volume that is not attached has none.
+        #[serde(skip_serializing_if = "empty", serialize_with = "text")]
+        disk: &'a str,
+        /// Its volume.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        volume: Option<Uuid>,
+        /// Its size before, in bytes.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        before: Option<u64>,
+        /// Its size after that, or the one that was asked for.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        size: Option<u64>,
+    },
 }
 
 /// What is recorded of a use of a key.

@@ -156,6 +156,9 @@ impl fmt::Display for Details<'_> {
         }
         if let Some(size) = disk.size {
             line("size", &format_args!("{} ({size} bytes)", Bytes(size)))?;
+            if disk.front_end && disk.size_read.is_some_and(|read| read != size) {
+                line("", &"the front end does not know of this size yet")?;
+            }
         }
         if let Some(bytes) = disk.sector_size {
             line("sector size", &bytes)?;
@@ -205,6 +208,8 @@ mod tests {
             restarts: 0,
             last_error: None,
             front_end: false,
+            size_read: None,
+            takes_notices: false,
             limits: Limits::default(),
         }
     }

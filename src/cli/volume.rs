@@ -5,6 +5,7 @@ mod create;
 mod export;
 mod info;
 mod move_keys;
+mod resize;
 mod verify;
 
 use std::path::PathBuf;
@@ -60,6 +61,10 @@ pub enum Action {
     /// The volume must not be in use. It opens at every instant, also when this
     /// is interrupted: the same command then finishes it.
     MoveKeys(move_keys::Args),
+    /// Make a volume that is not in use larger or smaller
+    ///
+    /// A disk that is attached is made larger with `sealblk resize`.
+    Resize(resize::Args),
     /// Write the bare data encryption key to a file, for rescue with cryptsetup
     ExportDek(export::Args),
 }
@@ -98,6 +103,7 @@ pub fn run(args: Args, config: &Config) -> Result<(), Failure> {
         Action::BackupHeader(args) => backup::backup(args, config),
         Action::RestoreHeader(args) => backup::restore(args, config),
         Action::MoveKeys(args) => move_keys::run(args, config),
+        Action::Resize(args) => resize::run(args, config),
         Action::ExportDek(args) => export::run(args, config),
     }
 }

@@ -51,12 +51,16 @@ pub struct DiskParams {
 /// Is told that an fdatasync has failed.
 type FailureHook = Box<dyn Fn() + Send + Sync>;
 
-/// A disk that can be served. Immutable but for the few flags below.
+/// A disk that can be served. Immutable but for its size, which grows, and the
+/// few flags below.
 pub struct Disk {
     cipher: SectorCipher,
     store: Store,
+    /// But for the capacity, as all that follows from it.
     shape: Shape,
     limits: Limits,
+    /// In 512-byte sectors. Only ever grows: what was checked stays right.
+    capacity: AtomicU64,
     serial: [u8; SERIAL_BYTES],
     cpus: Vec<u16>,
     queue_size: u16,
@@ -99,6 +103,7 @@ impl Disk {
                 read_only: params.read_only,
                 discard,
             },
+            capacity: AtomicU64::new(capacity),
             cipher: params.cipher,
             store: params.store,
             serial: params.serial,
@@ -139,13 +144,48 @@ impl Disk {
     }
 
     /// What the guest is told.
-    pub fn shape(&self) -> &Shape {
-        &self.shape
+    pub fn shape(&self) -> Shape {
+        Shape {
+            capacity: self.capacity(),
+            ..self.shape
+        }
     }
 
     /// What requests are checked against.
-    pub fn limits(&self) -> &Limits {
-        &self.limits
+    pub fn limits(&self) -> Limits {
+        Limits {
+            capacity: self.capacity(),
+            ..self.limits
+        }
+    }
+
+    /// The size of the disk in 512-byte sectors.
+    ///
+    /// A plain load: whoever sends a request beyond the old end has been told
+    /// of the new one by a message, which was sent after it was stored.
+    pub fn capacity(&self) -> u64 {
+        self.capacity.load(Ordering::Relaxed)
+    }
+
+    /// Makes the disk `bytes` large, from the next request on, while queues are
+    /// running. The guest has to be told by somebody else.
+    ///
+    /// # Errors
+    /// When it would be smaller, not a whole number of data units, or larger
+    /// than what lies below.
+    pub fn grow(&self, bytes: u64) -> io::Result<()> {
+        let refuse = |what| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        let capacity = bytes / SECTOR_BYTES;
+        if !bytes.is_multiple_of(self.limits.sector_size.bytes() as u64) {
+            return refuse("the new size is not a number of sectors");
+        }
+        if capacity < self.capacity() {
+            return refuse("a disk that is served can only grow");
+        }
+        // What lies below first: no request may be let through before that.
+        self.store.grow(bytes)?;
+        self.capacity.store(capacity, Ordering::SeqCst);
+        Ok(())
     }
 
     /// The serial number.
@@ -331,6 +371,23 @@ mod tests {
         let second = disk(false, false).remembering(true, hook(&calls));
         assert!(second.sync_has_failed());
         assert!(second.sync_now().is_err());
+    }
+
+    #[test]
+    fn a_disk_grows_as_far_as_its_file_does_and_never_shrinks() {
+        let disk = disk(false, false);
+        let sectors = BYTES / SECTOR_BYTES;
+        assert_eq!((disk.capacity(), disk.shape().capacity), (sectors, sectors));
+        for wrong in [BYTES - 512, BYTES + 1, 2 * BYTES] {
+            assert!(disk.grow(wrong).is_err(), "{wrong}");
+            assert_eq!(disk.capacity(), sectors);
+        }
+        disk.store().files()[0].set_len(2 * BYTES).unwrap();
+        disk.grow(2 * BYTES).unwrap();
+        assert_eq!(disk.limits().capacity, 2 * sectors);
+        assert_eq!(disk.shape().capacity, 2 * sectors);
+        assert_eq!(disk.store().position(2 * BYTES - 512), 2 * BYTES - 512);
+        disk.grow(2 * BYTES).unwrap();
     }
 
     #[test]

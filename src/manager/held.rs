@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::MemfdFlags;
 use serde::{Deserialize, Serialize};
@@ -88,8 +89,10 @@ pub struct Held {
     pub files: Files,
     /// What the lock is for.
     pub access: Access,
-    /// What the data plane has to know.
+    /// What the data plane has to know, as it was when the volume was opened.
     pub spec: Spec,
+    /// Bytes of the data by now.
+    size: AtomicU64,
     /// Remembers a failed fdatasync from one worker to the next.
     pub memo: File,
     /// The memory in which the workers count I/O, one after the other.
@@ -106,6 +109,7 @@ impl Held {
         Ok(Held {
             files: volume.files()?,
             access: volume.access(),
+            size: AtomicU64::new(spec.size),
             spec,
             memo: new_memo()?,
             statistics: Some(statistics),
@@ -135,10 +139,24 @@ impl Held {
                 true => Access::ReadOnly,
                 false => Access::ReadWrite,
             },
+            size: AtomicU64::new(start.spec.size),
             spec: start.spec.clone(),
             memo: parcel.need(Role::Memo)?.into(),
             statistics: parcel.take(Role::Statistics),
         })
+    }
+
+    /// What the data plane of a next worker has to know.
+    pub fn current_spec(&self) -> Spec {
+        Spec {
+            size: self.size.load(Ordering::SeqCst),
+            ..self.spec.clone()
+        }
+    }
+
+    /// The volume has another size, in its header too.
+    pub fn set_size(&self, bytes: u64) {
+        self.size.store(bytes, Ordering::SeqCst);
     }
 
     /// The volume, with its header read anew. It has the same lock. Blocks.

@@ -76,6 +76,36 @@ pub struct DiskChange {
     /// that are left out. 0 lifts a limit.
     #[serde(default)]
     pub limits: Limits,
+    /// What the guest is to see, in bytes: more than now, and a multiple of
+    /// `sector_size`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 512)]
+    pub size: Option<u64>,
+    /// As large as the file or block device has room for, instead of `size`.
+    #[serde(default)]
+    pub fill: bool,
+    /// Reserve the new space of a file now, instead of as the guest writes.
+    #[serde(default)]
+    pub preallocate: bool,
+}
+
+impl DiskChange {
+    /// Other limits, and nothing else.
+    pub fn limits(limits: Limits) -> Self {
+        DiskChange {
+            limits,
+            ..DiskChange::default()
+        }
+    }
+}
+
+/// How large a disk is to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NewSize {
+    /// In bytes. None: as large as there is room for.
+    pub size: Option<u64>,
+    /// Whether to reserve the new space of a file now.
+    pub preallocate: bool,
 }
 
 /// What is known of an attached disk.
@@ -123,6 +153,13 @@ pub struct DiskInfo {
     pub last_error: Option<Problem>,
     /// Whether a front end is connected.
     pub front_end: bool,
+    /// The size that the front end has read, in bytes. While it is not that of
+    /// the disk, the guest does not see a change yet.
+    #[serde(default)]
+    pub size_read: Option<u64>,
+    /// Whether the front end can be told that the size has changed.
+    #[serde(default)]
+    pub takes_notices: bool,
     /// What its guest may do per second: nothing is limited that is not here.
     pub limits: Limits,
 }

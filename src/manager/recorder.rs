@@ -105,6 +105,17 @@ impl services::Audit for Recorder {
                     limits: &changed_limits,
                 }
             }
+            Act::Resize {
+                disk,
+                volume,
+                before,
+                size,
+            } => Event::Resize {
+                disk,
+                volume: *volume,
+                before: *before,
+                size: *size,
+            },
             Act::KeySetCreate { key_set, provider } => Event::KeySetCreated {
                 key_set,
                 provider: provider.as_deref().unwrap_or_default(),

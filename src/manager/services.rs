@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::model::{Attach, Detach, DiskInfo, KeySetCheck, KeySetInfo, Reloaded};
+use super::model::{Attach, Detach, DiskInfo, KeySetCheck, KeySetInfo, NewSize, Reloaded};
 use super::roles::{Operation, Role};
 use crate::config::{Config, Limits};
 use crate::error::Failure;
@@ -47,6 +47,17 @@ pub trait Disks: fmt::Debug + Send + Sync {
         context: &Context,
         name: &str,
         limits: Limits,
+    ) -> Result<DiskInfo, Failure>;
+
+    /// Makes a disk larger.
+    ///
+    /// # Errors
+    /// When there is none of that name, or it cannot be that large.
+    async fn resize(
+        &self,
+        context: &Context,
+        name: &str,
+        wanted: NewSize,
     ) -> Result<DiskInfo, Failure>;
 
     /// All disks, sorted by name.
@@ -229,6 +240,17 @@ pub enum Act {
     Reload {
         /// Which settings have changed.
         changed: Vec<String>,
+    },
+    /// Made a disk larger.
+    Resize {
+        /// Its name.
+        disk: String,
+        /// Its volume.
+        volume: Option<Uuid>,
+        /// Its size before, in bytes.
+        before: Option<u64>,
+        /// Its size now; of one that was not resized, what was asked for.
+        size: Option<u64>,
     },
     /// Asked for what their role does not permit.
     Refused {

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use super::control::Manager;
 use super::disks::{self, Settings};
 use super::key_sets::Admin;
-use super::model::{Attach, Detach, DiskInfo};
+use super::model::{Attach, Detach, DiskInfo, NewSize};
 use super::poll;
 use super::recorder::Recorder;
 use super::services::{Disks, Metrics, Services};
@@ -148,6 +148,15 @@ impl Disks for Attached {
         limits: Limits,
     ) -> Result<DiskInfo, Failure> {
         self.disks.limit(context, name, limits).await
+    }
+
+    async fn resize(
+        &self,
+        context: &Context,
+        name: &str,
+        wanted: NewSize,
+    ) -> Result<DiskInfo, Failure> {
+        self.disks.resize(context, name, wanted).await
     }
 
     fn list(&self) -> Vec<DiskInfo> {

@@ -202,7 +202,8 @@ struct Spawned {
 /// managers, and starts the process, which does nothing yet.
 fn prepare(plan: &Plan, settings: &Settings) -> Result<Spawned, Failure> {
     let Plan { held, record, .. } = plan;
-    let store = prepare::open_store(&held.spec, &held.files.data, &record.volume)?;
+    let spec = held.current_spec();
+    let store = prepare::open_store(&spec, &held.files.data, &record.volume)?;
     let mut parcel = held
         .parcel(&plan.front_ends, &plan.dek)
         .map_err(system("cannot pass on the files of a disk"))?;
@@ -219,7 +220,7 @@ fn prepare(plan: &Plan, settings: &Settings) -> Result<Spawned, Failure> {
         volume: record.volume.clone(),
         spec: Spec {
             limits: plan.limits.clone(),
-            ..held.spec.clone()
+            ..spec
         },
         direct: store.is_direct(),
         socket: plan.front_ends.file.clone(),

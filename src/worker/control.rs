@@ -15,8 +15,10 @@ use super::news::News;
 use super::parcel::{Parcel, Role};
 use super::protocol::{Answer, Call, Fault, Message, Request, Start, Status};
 use crate::engine::Disk;
+use crate::error::Failure;
 use crate::secret::Dek;
-use crate::vhost::Stopper;
+use crate::units::SECTOR_BYTES;
+use crate::vhost::{Notices, Sent, Stopper};
 
 /// What a next worker of the disk would need, for managers that ask for it.
 pub struct Estate {
@@ -51,6 +53,7 @@ pub struct Control {
     pub news: Arc<News>,
     pub estate: Estate,
     pub disk: Arc<Disk>,
+    pub notices: Arc<Notices>,
     pub stopper: Stopper,
     /// Whether somebody wants it to end.
     pub stopping: bool,
@@ -134,6 +137,34 @@ impl Control {
             errors: self.disk.errors(),
             sync_failed: self.disk.sync_has_failed(),
             stopping: self.stopping,
+            size_read: self
+                .notices
+                .read_capacity()
+                .and_then(|sectors| sectors.checked_mul(SECTOR_BYTES)),
+            takes_notices: self.notices.has_channel(),
+        }
+    }
+
+    /// The disk grows to `size` bytes, and its front end is told.
+    fn resize(&mut self, size: u64) -> Answer {
+        if let Err(error) = self.disk.grow(size) {
+            let what = format!("the disk cannot be {size} bytes large: {error}");
+            let failure = Failure::new(crate::error::io_kind(&error), what, None);
+            return Answer::Failed {
+                fault: Fault::from(&failure),
+            };
+        }
+        // For the managers that come later.
+        self.estate.start.spec.size = size;
+        match self.notices.send() {
+            Sent::Yes => tracing::info!(size, "the disk has grown, and the front end was told"),
+            Sent::NoChannel | Sent::Failed => tracing::info!(
+                size,
+                "the disk has grown; no front end is there that could be told"
+            ),
+        }
+        Answer::Status {
+            status: self.status(),
         }
     }
 
@@ -202,6 +233,13 @@ impl Control {
                 self.stop_call = Some(call.id);
                 self.stop();
                 Ok(())
+            }
+            Request::Resize { size } => {
+                let answer = self.resize(size);
+                match &self.manager {
+                    Some(manager) => manager.answer(call.id, answer, &none),
+                    None => Ok(()),
+                }
             }
             // Nobody starts a worker twice.
             Request::Start(_) | Request::Unknown => {

@@ -114,6 +114,7 @@ fn prepare(
                 news: parts.news,
                 estate: parts.estate,
                 disk: parts.disk,
+                notices: parts.plane.notices(),
                 stopper: parts.plane.stopper(),
                 stopping: false,
                 stop_call: None,
@@ -183,6 +184,10 @@ fn build(start: Start, mut parcel: Parcel) -> Result<Parts, Failure> {
             let news = news.clone();
             Box::new(move |connected| news.front_end(connected))
         });
+    server.notices().on_change({
+        let news = news.clone();
+        Box::new(move || news.changed())
+    });
     let signals = signals().map_err(failed("cannot handle signals"))?;
     Ok(Parts {
         managers,

@@ -55,6 +55,12 @@ pub enum Request {
     },
     /// Complete the requests in flight, make everything durable, and end.
     Stop,
+    /// The disk has `size` bytes from now on, which it has room for: serve
+    /// them, and tell the front end. Answered with the status.
+    Resize {
+        /// Not less than before.
+        size: u64,
+    },
     /// Something that a later version may ask for.
     #[serde(other)]
     Unknown,
@@ -180,6 +186,12 @@ pub struct Status {
     /// It was told to end, and will.
     #[serde(default)]
     pub stopping: bool,
+    /// The size of the disk that the front end has read, in bytes.
+    #[serde(default)]
+    pub size_read: Option<u64>,
+    /// Whether the front end can be told that the size has changed.
+    #[serde(default)]
+    pub takes_notices: bool,
 }
 
 /// A [`Failure`] that goes to another process.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use sealblk::config::{Log, LogLevel};
 use sealblk::manager::disks::{Disks, Pace, Settings, Step};
+use sealblk::manager::model::NewSize;
 
 use super::lab::{BY_FORCE, keys, request, run, settings, us};
 
@@ -159,6 +160,15 @@ fn manager_process() {
                 "attach" => {
                     let attached = disks.attach(&us(), request(&directory, what)).await;
                     attached.map(drop)
+                }
+                "grow" => {
+                    let (file, size) = what.split_once(' ').unwrap();
+                    let name = super::lab::name(&directory, file);
+                    let wanted = NewSize {
+                        size: Some(size.parse().unwrap()),
+                        preallocate: false,
+                    };
+                    disks.resize(&us(), &name, wanted).await.map(drop)
                 }
                 "detach" => {
                     let name = super::lab::name(&directory, what);

@@ -22,7 +22,8 @@ use crate::config::Config;
 use crate::config::Limits as RateLimits;
 use crate::config::daemon::{self, Principal};
 use crate::manager::model::{
-    Attach, Detach, DiskInfo, DiskState, KeySetCheck, KeySetInfo, Origin, Reloaded,
+    Attach, Detach, DiskInfo, DiskState, KeySetCheck, KeySetInfo, NewSize, Origin,
+    Reloaded,
 };
 use crate::manager::peer::Peer;
 use crate::manager::services::{Audit, Control, Disks, Facts, KeySets, Metrics};
@@ -118,6 +119,8 @@ impl Disks for World {
             restarts: 0,
             last_error: None,
             front_end: false,
+            size_read: None,
+            takes_notices: false,
             limits: attach.options.limits,
         };
         self.disks.lock().unwrap().push(disk.clone());
@@ -147,6 +150,21 @@ impl Disks for World {
         let disk = disks.iter_mut().find(|disk| disk.name == name);
         let disk = disk.ok_or_else(|| missing(name))?;
         disk.limits = limits.over(disk.limits.clone());
+        Ok(disk.clone())
+    }
+
+    async fn resize(
+        &self,
+        context: &Context,
+        name: &str,
+        wanted: NewSize,
+    ) -> Result<DiskInfo, Failure> {
+        self.note(context);
+        let mut disks = self.disks.lock().unwrap();
+        let disk = disks.iter_mut().find(|disk| disk.name == name);
+        let disk = disk.ok_or_else(|| missing(name))?;
+        // There is room for so much.
+        disk.size = wanted.size.or(Some(4 << 20));
         Ok(disk.clone())
     }
 
@@ -263,6 +281,7 @@ impl Audit for World {
             Act::Attach { disk, .. } => (Operation::Attach, disk),
             Act::Detach { disk, .. } => (Operation::Detach, disk),
             Act::Limit { disk, .. } => (Operation::Limit, disk),
+            Act::Resize { disk, .. } => (Operation::Limit, disk),
             Act::KeySetCreate { key_set, .. } => (Operation::KeySetCreate, key_set),
             Act::KeySetEdit { key_set, .. } => (Operation::KeySetEdit, key_set),
             Act::KeySetRemove { key_set } => (Operation::KeySetRemove, key_set),

@@ -26,7 +26,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::directory::OwnDirectory;
-use super::model::{Attach, Detach, DiskInfo};
+use super::model::{Attach, Detach, DiskInfo, NewSize};
 use super::state::{Record, State};
 use super::supervise::{Opened, Outset, Supervisor};
 use crate::config::{Limits, Options};
@@ -234,6 +234,24 @@ impl Disks {
         let (reply, outcome) = oneshot::channel();
         let limits = Box::new(limits);
         entry.send(Command::Limit { limits, reply }).await?;
+        outcome.await.unwrap_or_else(|_| Err(ended()))
+    }
+
+    /// Makes a disk larger, from now on and for good, and tells its front end.
+    ///
+    /// # Errors
+    /// When there is no such disk, the size is smaller or cannot be, the space
+    /// is not there, or the worker does not take it.
+    pub async fn resize(
+        &self,
+        context: &Context,
+        name: &str,
+        wanted: NewSize,
+    ) -> Result<DiskInfo, Failure> {
+        let entry = self.entry(name)?;
+        tracing::info!(disk = name, uid = context.actor.uid, ?wanted, "resizing");
+        let (reply, outcome) = oneshot::channel();
+        entry.send(Command::Resize { wanted, reply }).await?;
         outcome.await.unwrap_or_else(|_| Err(ended()))
     }
 

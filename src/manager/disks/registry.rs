@@ -10,9 +10,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::config::Limits;
 use crate::error::{Failure, Kind};
 use crate::manager::held::{Held, KeyFacts};
-use crate::manager::model::{Attach, Detach, DiskInfo, DiskState, Problem};
+use crate::manager::model::{Attach, Detach, DiskInfo, DiskState, NewSize, Problem};
 use crate::manager::state::Record;
-use crate::manager::supervise::Limited;
+use crate::manager::supervise::{Limited, Resized};
 use crate::plane::Spec;
 use crate::timestamp::Timestamp;
 use crate::worker::protocol::Status;
@@ -33,6 +33,13 @@ pub enum Command {
         limits: Box<Limits>,
         /// Gets the disk as it is then.
         reply: Limited,
+    },
+    /// Make it larger.
+    Resize {
+        /// How large.
+        wanted: NewSize,
+        /// Gets the disk as it is then.
+        reply: Resized,
     },
 }
 
@@ -158,6 +165,8 @@ impl Entry {
     pub fn set_status(&self, status: Status) {
         self.update(|info| {
             info.front_end = status.front_end;
+            info.size_read = status.size_read.filter(|_| status.front_end);
+            info.takes_notices = status.front_end && status.takes_notices;
             if status.sync_failed {
                 info.last_error = Some(Problem {
                     message: "an fdatasync failed: what was written may be lost, and flushes fail \
@@ -340,6 +349,8 @@ fn info_of(record: &Record) -> DiskInfo {
         restarts: 0,
         last_error: None,
         front_end: false,
+        size_read: None,
+        takes_notices: false,
         limits: record.options.limits.clone(),
     }
 }

@@ -9,10 +9,12 @@
 
 mod limit;
 mod obtain;
+mod resize;
 mod stop;
 mod watch;
 
 pub use limit::Limited;
+pub use resize::Resized;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -271,6 +273,10 @@ impl Supervisor {
                 return Fate::Again(Duration::ZERO);
             }
             Err(Command::Detach { how, reply }) => return self.take_away(how, reply).await,
+            Err(Command::Resize { wanted, reply }) => {
+                self.resize(None, wanted, reply).await;
+                return Fate::Again(Duration::ZERO);
+            }
             Ok(Ok(permit)) => self.launch(permit).await,
             Ok(Err(trouble)) => Err(trouble),
         };
@@ -322,6 +328,7 @@ impl Supervisor {
                 Some(command) = commands.recv() => match command {
                     Command::Detach { how, reply } => return self.take_away(how, reply).await,
                     Command::Limit { limits, reply } => self.limit(None, *limits, reply).await,
+                    Command::Resize { wanted, reply } => self.resize(None, wanted, reply).await,
                 },
                 () = &mut end => return Fate::Again(Duration::ZERO),
             }
@@ -338,6 +345,13 @@ impl Supervisor {
                     let _ = reply.send(Err(Failure::new(
                         Kind::Busy,
                         "the disk cannot be served, and so has no limits",
+                        Some("detach it, and attach it again".into()),
+                    )));
+                }
+                Some(Command::Resize { reply, .. }) => {
+                    let _ = reply.send(Err(Failure::new(
+                        Kind::Busy,
+                        "the disk cannot be served, and so has no size",
                         Some("detach it, and attach it again".into()),
                     )));
                 }

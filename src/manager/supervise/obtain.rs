@@ -48,6 +48,7 @@ impl Supervisor {
             Ok(Some(found)) => {
                 let mut worker = self.take_over(found);
                 self.remind(&mut worker).await;
+                self.catch_up(&mut worker).await;
                 Ok(Some(worker))
             }
             Ok(None) => {

@@ -114,7 +114,7 @@ impl Supervisor {
                             end.as_mut().reset(tokio::time::Instant::now() + stop_timeout);
                         }
                     }
-                    Command::Limit { reply, .. } => {
+                    Command::Limit { reply, .. } | Command::Resize { reply, .. } => {
                         let _ = reply.send(Err(Failure::new(
                             Kind::Busy,
                             "the disk is being detached",

@@ -80,6 +80,10 @@ impl Supervisor {
                             self.limit(Some(&mut worker), *limits, reply).await;
                             continue;
                         }
+                        Command::Resize { wanted, reply } => {
+                            self.resize(Some(&mut worker), wanted, reply).await;
+                            continue;
+                        }
                     };
                     if how.force || !used {
                         return self.stop(worker, how, reply, commands).await;
@@ -128,6 +132,8 @@ impl Supervisor {
         self.entry.update(|info| {
             info.pid = None;
             info.front_end = false;
+            info.size_read = None;
+            info.takes_notices = false;
             info.restarts += 1;
         });
         Fate::Again(pause)
