@@ -366,3 +366,95 @@ fn a_limit_on_file_sizes_leaves_nothing_behind() {
     assert!(errors.contains("ulimit"), "{errors}");
     assert!(!host.place.path("disk.img").exists());
 }
+
+#[test]
+fn a_volume_is_resized_and_shrinks_only_with_consent() {
+    let host = Host::new();
+    host.ok(&[
+        "volume",
+        "create",
+        "disk.img",
+        "--size",
+        "4M",
+        "--zero-units",
+    ]);
+    let path = host.place.path("disk.img");
+    const AREA: u64 = 16 * MIB;
+    let assert_size = |size: u64| {
+        let info = host.json(&["volume", "info", "--json", "disk.img"]);
+        assert_eq!(info["size"], size);
+        assert_eq!(fs::metadata(&path).unwrap().len(), AREA + size);
+    };
+    let resize = |arguments: &[&str]| {
+        host.json(&[&["volume", "resize", "--json", "disk.img"], arguments].concat())
+    };
+    let done = resize(&["12M"]);
+    assert_eq!(
+        (&done["before"], &done["size"]),
+        (&(4 * MIB).into(), &(12 * MIB).into())
+    );
+    assert_size(12 * MIB);
+    // Something that a guest wrote, at 10 MiB.
+    let file = File::options().write(true).open(&path).unwrap();
+    file.write_all_at(&[7; 1024], AREA + 10 * MIB).unwrap();
+
+    let refused = |status: i32, arguments: &[&str], causes: &[&str]| {
+        let errors = host.fails(
+            status,
+            &[&["volume", "resize", "disk.img"], arguments].concat(),
+        );
+        for cause in causes {
+            assert!(errors.contains(cause), "{cause:?} is not in {errors}");
+        }
+        assert_size(12 * MIB);
+    };
+    refused(
+        6,
+        &["11M"],
+        &[
+            "would lose the last 1 MiB",
+            "nothing is stored",
+            "add --shrink",
+        ],
+    );
+    let lost = ["the last 4 MiB", "1 KiB hold data"];
+    refused(6, &["8M"], &[&lost[..], &["add --shrink"]].concat());
+    refused(
+        6,
+        &["8M", "--shrink"],
+        &[&lost[..], &["add --force"]].concat(),
+    );
+    let done = host.run(&["volume", "resize", "disk.img", "8M", "--force"]);
+    assert_eq!(done.status, 2, "{done:?}");
+    for (size, cause) in [("1000", "say 512 or 1024"), ("0", "at least one sector")] {
+        let done = host.run(&["volume", "resize", "disk.img", size, "--shrink", "--force"]);
+        assert_eq!(done.status, 2, "{done:?}");
+        assert!(done.errors.contains(cause), "{done:?}");
+    }
+    assert_size(12 * MIB);
+
+    let done = resize(&["11M", "--shrink"]);
+    assert_eq!(
+        (&done["size"], &done["lost"]),
+        (&(11 * MIB).into(), &0.into())
+    );
+    assert_size(11 * MIB);
+    let done = resize(&["8M", "--shrink", "--force"]);
+    assert_eq!(done["lost"], 1024);
+    assert_size(8 * MIB);
+    // What a crash before the cut leaves, the same command cuts.
+    file.set_len(AREA + 9 * MIB).unwrap();
+    resize(&["8M", "--shrink"]);
+    assert_size(8 * MIB);
+    file.set_len(AREA + 9 * MIB + 100).unwrap();
+    assert_eq!(resize(&["max"])["size"], 9 * MIB);
+    resize(&["9M", "--shrink"]);
+    assert_size(9 * MIB);
+
+    // And not under somebody who has it.
+    let volume = Volume::open(&host.location(), Access::ReadOnly).unwrap();
+    let errors = host.fails(5, &["volume", "resize", "disk.img", "20M"]);
+    assert!(errors.contains("`sealblk resize`"), "{errors}");
+    drop(volume);
+    assert_size(9 * MIB);
+}

@@ -231,12 +231,18 @@ fn what_cannot_be_changes_nothing() {
 fn a_disk_that_waits_for_its_key_grows_too() {
     let lab = Lab::with_volume("a.img");
     let name = lab.name("a.img");
+    let mut manager = ManagerProcess::start(lab.home.directory());
+    assert_eq!(manager.ask("attach a.img").as_deref(), Some("ok"));
+    let worker = lab.workers()[0];
+    manager.kill();
+    kill(worker);
     lab.hide_key();
     run(async {
         let disks = lab.open().await;
-        let mut request = lab.request("a.img");
-        request.wait = true;
-        disks.attach(&us(), request).await.unwrap();
+        until(&disks, &name, "it cannot be served", |info| {
+            info.last_error.is_some()
+        })
+        .await;
         let info = disks.resize(&us(), &name, to(LARGER)).await.unwrap();
         assert_eq!(info.size, Some(LARGER));
         lab.show_key();

@@ -22,8 +22,7 @@ use crate::config::Config;
 use crate::config::Limits as RateLimits;
 use crate::config::daemon::{self, Principal};
 use crate::manager::model::{
-    Attach, Detach, DiskInfo, DiskState, KeySetCheck, KeySetInfo, NewSize, Origin,
-    Reloaded,
+    Attach, Detach, DiskInfo, DiskState, KeySetCheck, KeySetInfo, NewSize, Origin, Reloaded,
 };
 use crate::manager::peer::Peer;
 use crate::manager::services::{Audit, Control, Disks, Facts, KeySets, Metrics};
