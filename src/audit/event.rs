@@ -29,6 +29,9 @@ pub enum Event<'a> {
         /// Whether it was asked for by break-glass access.
         #[serde(skip_serializing_if = "no")]
         break_glass: bool,
+        /// Whether it has no volume, and no key but that of its worker.
+        #[serde(skip_serializing_if = "no")]
+        ephemeral: bool,
     },
     /// A disk was detached.
     Detach {

@@ -94,7 +94,10 @@ impl fmt::Display for Table<'_> {
                 disk.name.clone(),
                 disk.state.as_str().into(),
                 disk.size.map_or("-".into(), |size| Bytes(size).to_string()),
-                disk.key_set.clone().unwrap_or_else(|| "-".into()),
+                match disk.ephemeral {
+                    true => "(ephemeral)".into(),
+                    false => disk.key_set.clone().unwrap_or_else(|| "-".into()),
+                },
                 disk.socket.display().to_string(),
                 disk.volume.display().to_string(),
             ]
@@ -127,7 +130,11 @@ impl fmt::Display for Details<'_> {
         if let Some(uuid) = disk.uuid {
             line("uuid", &uuid)?;
         }
-        line("volume", &disk.volume.display())?;
+        if disk.ephemeral {
+            line("ephemeral", &"yes: its key is in its worker alone")?;
+        }
+        let place = if disk.ephemeral { "space in" } else { "volume" };
+        line(place, &disk.volume.display())?;
         if let Some(header) = &disk.header {
             line("header", &header.display())?;
         }
@@ -211,6 +218,7 @@ mod tests {
             size_read: None,
             takes_notices: false,
             limits: Limits::default(),
+            ephemeral: false,
         }
     }
 

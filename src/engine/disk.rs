@@ -71,6 +71,8 @@ pub struct Disk {
     throttle: Arc<Throttle>,
     /// Whether writes may complete before they are durable.
     write_cache: AtomicBool,
+    /// What was on the disk is gone: every request fails.
+    lost: bool,
     /// An fdatasync failed: nobody knows what is durable, so that no later
     /// flush may claim it.
     sync_failed: AtomicBool,
@@ -115,6 +117,7 @@ impl Disk {
             stats: Arc::new(params.stats),
             throttle: Arc::new(Throttle::new(&params.rate_limits)),
             write_cache: AtomicBool::new(params.write_cache),
+            lost: false,
             sync_failed: AtomicBool::new(false),
             on_sync_failure: None,
             punch_refused: AtomicBool::new(false),
@@ -130,6 +133,15 @@ impl Disk {
     pub fn remembering(mut self, has_failed: bool, hook: FailureHook) -> Self {
         self.sync_failed = AtomicBool::new(has_failed);
         self.on_sync_failure = Some(hook);
+        self
+    }
+
+    /// The same disk without its contents, which are lost for good: the guest
+    /// finds it as it was, and has an I/O error for all that it wants to read,
+    /// write or flush, so that it does not take an empty disk for its own.
+    #[must_use]
+    pub fn without_contents(mut self) -> Self {
+        self.lost = true;
         self
     }
 
@@ -154,7 +166,11 @@ impl Disk {
     /// What requests are checked against.
     pub fn limits(&self) -> Limits {
         Limits {
-            capacity: self.capacity(),
+            // Nothing is within a disk of no size.
+            capacity: match self.lost {
+                false => self.capacity(),
+                true => 0,
+            },
             ..self.limits
         }
     }
@@ -247,7 +263,8 @@ impl Disk {
     /// # Errors
     /// When it fails now, or has failed before.
     pub fn sync_now(&self) -> io::Result<()> {
-        if self.limits.read_only {
+        // There is nothing of a lost disk that could be made durable.
+        if self.limits.read_only || self.lost {
             return Ok(());
         }
         if self.sync_has_failed() {
@@ -260,7 +277,7 @@ impl Disk {
 
     /// Whether an fdatasync has failed since the disk was opened.
     pub fn sync_has_failed(&self) -> bool {
-        self.sync_failed.load(Ordering::SeqCst)
+        self.lost || self.sync_failed.load(Ordering::SeqCst)
     }
 
     /// Remembers that an fdatasync failed.
@@ -371,6 +388,16 @@ mod tests {
         let second = disk(false, false).remembering(true, hook(&calls));
         assert!(second.sync_has_failed());
         assert!(second.sync_now().is_err());
+    }
+
+    #[test]
+    fn a_lost_disk_keeps_its_looks_and_serves_nothing() {
+        let disk = disk(false, false).without_contents();
+        assert_eq!(disk.shape().capacity, BYTES / SECTOR_BYTES);
+        assert_eq!(disk.limits().capacity, 0);
+        // Flushes of the guest fail, and the end of the process is no failure.
+        assert!(disk.sync_has_failed());
+        assert!(disk.sync_now().is_ok());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::MemfdFlags;
@@ -21,7 +22,7 @@ use crate::worker::parcel::{Parcel, Role};
 use crate::worker::protocol::Start;
 
 /// What a volume says about its key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyFacts {
     /// The key set of the volume.
     pub key_set: String,
@@ -68,7 +69,8 @@ impl KeyFacts {
 pub struct Baggage {
     /// The desired state of its disk.
     pub record: Record,
-    /// The key, as it was when the disk was attached.
+    /// The key, as it was when the disk was attached. Of an ephemeral disk,
+    /// nothing.
     pub key: KeyFacts,
 }
 
@@ -109,6 +111,29 @@ impl Held {
         Ok(Held {
             files: volume.files()?,
             access: volume.access(),
+            size: AtomicU64::new(spec.size),
+            spec,
+            memo: new_memo()?,
+            statistics: Some(statistics),
+        })
+    }
+
+    /// Space without a header, for an ephemeral disk.
+    ///
+    /// # Errors
+    /// As [`Held::of`].
+    pub fn scratch(data: File, place: PathBuf, spec: Spec) -> io::Result<Self> {
+        let statistics = stats::create(spec.queues).map_err(io::Error::other)?;
+        Ok(Held {
+            files: Files {
+                location: Location {
+                    data: place,
+                    header: None,
+                },
+                data,
+                header: None,
+            },
+            access: Access::ReadWrite,
             size: AtomicU64::new(spec.size),
             spec,
             memo: new_memo()?,
@@ -173,7 +198,7 @@ impl Held {
     ///
     /// # Errors
     /// When there are no more descriptors.
-    pub fn parcel(&self, front_ends: &FrontEnds, dek: &Dek) -> io::Result<Parcel> {
+    pub fn parcel(&self, front_ends: &FrontEnds, dek: Option<&Dek>) -> io::Result<Parcel> {
         let mut parcel = Parcel::default();
         parcel.share(Role::Data, &self.files.data)?;
         if let Some(header) = &self.files.header {
@@ -184,7 +209,9 @@ impl Held {
         if let Some(statistics) = &self.statistics {
             parcel.share(Role::Statistics, statistics)?;
         }
-        parcel.add(Role::Dek, dek.pass()?);
+        if let Some(dek) = dek {
+            parcel.add(Role::Dek, dek.pass()?);
+        }
         Ok(parcel)
     }
 }

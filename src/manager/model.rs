@@ -30,7 +30,8 @@ pub fn is_disk_name(name: &str) -> bool {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Attach {
-    /// The file or block device: an absolute path.
+    /// The file or block device: an absolute path. For an ephemeral disk, the
+    /// directory or block device that its space is taken from.
     #[schema(value_type = String, example = "/var/lib/vm/disk.img")]
     pub volume: PathBuf,
     /// The file with its detached header: an absolute path.
@@ -55,6 +56,25 @@ pub struct Attach {
     /// Use the break-glass key set if the volume's own one yields no key.
     #[serde(default)]
     pub break_glass: bool,
+    /// A disk that is nowhere but here: it begins empty, its key is in its
+    /// worker alone, and nothing of it is left when it is detached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ephemeral: Option<Ephemeral>,
+}
+
+/// What an ephemeral disk is to be like.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Ephemeral {
+    /// What the guest sees, in bytes: a multiple of the sector size.
+    #[schema(minimum = 512)]
+    pub size: u64,
+    /// Bytes of a data unit: 512 or 4096, which is the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sector_size: Option<u32>,
+    /// Destroy what can be recognised on the block device.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// How a disk is to be taken away.
@@ -162,6 +182,9 @@ pub struct DiskInfo {
     pub takes_notices: bool,
     /// What its guest may do per second: nothing is limited that is not here.
     pub limits: Limits,
+    /// Whether nothing of it is left when it is detached, or its worker dies.
+    #[serde(default)]
+    pub ephemeral: bool,
 }
 
 /// What a disk is doing.

@@ -78,11 +78,13 @@ impl services::Audit for Recorder {
                 volume,
                 key_set,
                 break_glass,
+                ephemeral,
             } => Event::Attach {
                 disk,
                 volume: *volume,
                 key_set: key_set.as_deref().unwrap_or_default(),
                 break_glass: *break_glass,
+                ephemeral: *ephemeral,
             },
             Act::Detach {
                 disk,

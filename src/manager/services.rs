@@ -191,6 +191,8 @@ pub enum Act {
         key_set: Option<String>,
         /// Whether break-glass access was asked for.
         break_glass: bool,
+        /// Whether it is a disk without a volume.
+        ephemeral: bool,
     },
     /// Detached a disk.
     Detach {

@@ -133,7 +133,10 @@ impl Attached {
 impl Disks for Attached {
     async fn attach(&self, context: &Context, attach: Attach) -> Result<DiskInfo, Failure> {
         let disk = self.disks.attach(context, attach).await?;
-        self.note(&disk).await;
+        // Of an ephemeral disk there is nothing that needs a key.
+        if !disk.ephemeral {
+            self.note(&disk).await;
+        }
         Ok(disk)
     }
 

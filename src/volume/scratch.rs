@@ -113,7 +113,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = make(directory.path(), 1 << 20, false).unwrap();
         let meta = file.metadata().unwrap();
-        assert_eq!((meta.len(), meta.nlink(), meta.mode() & 0o777), (1 << 20, 0, 0o600));
+        assert_eq!(
+            (meta.len(), meta.nlink(), meta.mode() & 0o777),
+            (1 << 20, 0, 0o600)
+        );
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
         file.write_all_at(&[1; 65536], 4096).unwrap();
         file.sync_all().unwrap();
@@ -132,6 +135,9 @@ mod tests {
         assert!(error.to_string().contains("neither a directory"), "{error}");
         assert_eq!(std::fs::read(&path).unwrap(), b"data");
         let missing = directory.path().join("missing");
-        assert!(matches!(make(&missing, 4096, true), Err(Error::Open { .. })));
+        assert!(matches!(
+            make(&missing, 4096, true),
+            Err(Error::Open { .. })
+        ));
     }
 }

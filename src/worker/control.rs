@@ -13,7 +13,7 @@ use rustix::net::SocketFlags;
 use super::connection::Connection;
 use super::news::News;
 use super::parcel::{Parcel, Role};
-use super::protocol::{Answer, Call, Fault, Message, Request, Start, Status};
+use super::protocol::{Answer, Call, Contents, Fault, Message, Request, Start, Status};
 use crate::engine::Disk;
 use crate::error::Failure;
 use crate::secret::Dek;
@@ -135,7 +135,7 @@ impl Control {
         Status {
             front_end: self.news.has_front_end(),
             errors: self.disk.errors(),
-            sync_failed: self.disk.sync_has_failed(),
+            sync_failed: self.sync_failed(),
             stopping: self.stopping,
             size_read: self
                 .notices
@@ -166,6 +166,11 @@ impl Control {
         Answer::Status {
             status: self.status(),
         }
+    }
+
+    /// A lost disk fails flushes because it is lost, and that is said elsewhere.
+    pub(super) fn sync_failed(&self) -> bool {
+        self.estate.start.contents != Contents::Lost && self.disk.sync_has_failed()
     }
 
     fn stop(&mut self) {

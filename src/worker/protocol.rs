@@ -85,6 +85,22 @@ pub struct Start {
     pub keep_dek: bool,
     /// What those managers will want to know. Not looked at here.
     pub baggage: Value,
+    /// What is on it, and who has its key.
+    #[serde(default)]
+    pub contents: Contents,
+}
+
+/// What is on a disk, and who has its key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Contents {
+    /// That of a volume, whose key comes with the message.
+    #[default]
+    Volume,
+    /// Nothing yet: the worker makes the key, and gives it to nobody.
+    Ephemeral,
+    /// What an ephemeral disk held whose worker is gone: every request fails.
+    Lost,
 }
 
 /// From the worker to the manager.
@@ -292,6 +308,7 @@ mod tests {
             log: Log::default(),
             keep_dek: true,
             baggage: serde_json::json!({"some": "thing"}),
+            contents: Contents::Volume,
         };
         let call = Call {
             id: u64::MAX,

@@ -125,6 +125,7 @@ pub fn request(directory: &Path, file: &str) -> Attach {
         options: Default::default(),
         wait: false,
         break_glass: false,
+        ephemeral: None,
     }
 }
 

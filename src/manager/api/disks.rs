@@ -139,9 +139,13 @@ pub async fn attach(
             (None, Some(name)) => name,
             (None, None) => asked.volume.display().to_string(),
         },
-        volume: disk.and_then(|disk| disk.uuid),
+        // That of an ephemeral disk is no volume's.
+        volume: disk
+            .filter(|disk| !disk.ephemeral)
+            .and_then(|disk| disk.uuid),
         key_set: disk.and_then(|disk| disk.key_set.clone()),
         break_glass: asked.break_glass,
+        ephemeral: asked.ephemeral.is_some(),
     };
     let work = move |services: Services, context| async move {
         services.disks.attach(&context, attach).await

@@ -121,6 +121,7 @@ impl Disks for World {
             size_read: None,
             takes_notices: false,
             limits: attach.options.limits,
+            ephemeral: attach.ephemeral.is_some(),
         };
         self.disks.lock().unwrap().push(disk.clone());
         self.bump();

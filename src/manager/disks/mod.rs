@@ -131,7 +131,13 @@ impl Disks {
             .flatten()
             .cloned()
             .collect();
-        blocking(move || identities(paths.iter().map(PathBuf::as_path))).await
+        let shared = record.ephemeral.is_some();
+        blocking(move || {
+            // A directory is nobody's.
+            let paths = paths.iter().filter(|path| !shared || !path.is_dir());
+            identities(paths.map(PathBuf::as_path))
+        })
+        .await
     }
 
     /// Starts the task of a disk. What is returned is told how it began.
@@ -166,9 +172,14 @@ impl Disks {
         let (disk, serve) = resolve(&record, &self.shared.serve())?;
         let files = self.files_of(&record).await?;
         self.shared.registry.check_free(&record, &files)?;
-        let opening = blocking(move || {
-            let volume = prepare::open_volume(&disk, &serve)?;
-            Ok(Opened::new(volume, &disk, &serve))
+        let (scratch, force) = (record.ephemeral.clone(), request.ephemeral.as_ref());
+        let force = force.is_some_and(|wanted| wanted.force);
+        let opening = blocking(move || match scratch {
+            None => {
+                let volume = prepare::open_volume(&disk, &serve)?;
+                Ok(Opened::new(volume, &disk, &serve))
+            }
+            Some(scratch) => Opened::scratch(&scratch, force, &disk, &serve),
         });
         let opened = opening.await?.map_err(|error| {
             match &error {
@@ -181,7 +192,7 @@ impl Disks {
             }
         })?;
         if request.name.is_none() {
-            record.name = opened.volume.uuid().to_string();
+            record.name = opened.spec.uuid.to_string();
         }
         let reserved = self.shared.registry.reserve(&record, files)?;
         let outset = Outset::Requested {
@@ -294,6 +305,9 @@ impl Disks {
     ) -> Result<T, Failure> {
         let entry = self.entry(name)?;
         let _alone = entry.header.lock().await;
+        if entry.info().ephemeral {
+            return Err(no_header(name));
+        }
         let held = entry.held().ok_or_else(|| {
             Failure::new(
                 Kind::Busy,
@@ -365,6 +379,15 @@ fn raise_limit() {
     if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
         tracing::warn!(%error, "the limit of open files cannot be raised");
     }
+}
+
+/// An ephemeral disk has no header that could be read or written.
+pub(in crate::manager) fn no_header(name: &str) -> Failure {
+    Failure::new(
+        Kind::Usage,
+        format!("disk {name:?} is ephemeral: it has no header, and nobody wraps its key"),
+        Some("detach it, and attach one that is as you want it".into()),
+    )
 }
 
 fn ended() -> Failure {

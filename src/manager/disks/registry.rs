@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::config::Limits;
+use crate::config::{Discard, Limits};
 use crate::error::{Failure, Kind};
 use crate::manager::held::{Held, KeyFacts};
 use crate::manager::model::{Attach, Detach, DiskInfo, DiskState, NewSize, Problem};
-use crate::manager::state::Record;
+use crate::manager::state::{Record, Scratch};
 use crate::manager::supervise::{Limited, Resized};
 use crate::plane::Spec;
 use crate::timestamp::Timestamp;
@@ -138,7 +138,8 @@ impl Entry {
     /// What the volume says about its key.
     pub fn set_key(&self, key: &KeyFacts) {
         self.update(|info| {
-            info.key_set = Some(key.key_set.clone());
+            // That of an ephemeral disk has no name.
+            info.key_set = Some(key.key_set.clone()).filter(|name| !name.is_empty());
             info.provider = key.provider.clone();
             info.key_id = key.key_id.clone();
             info.key_version = key.key_version.clone();
@@ -279,7 +280,12 @@ struct Paths {
 impl Paths {
     fn of(record: &Record) -> Self {
         Paths {
-            volume: record.volume.clone(),
+            // There is room for many in one directory. A block device is known
+            // by what it is.
+            volume: match record.ephemeral {
+                None => record.volume.clone(),
+                Some(_) => PathBuf::new(),
+            },
             header: record.header.clone(),
             socket: record.socket.clone(),
         }
@@ -352,6 +358,7 @@ fn info_of(record: &Record) -> DiskInfo {
         size_read: None,
         takes_notices: false,
         limits: record.options.limits.clone(),
+        ephemeral: record.ephemeral.is_some(),
     }
 }
 
@@ -361,5 +368,14 @@ pub fn record_of(request: &Attach, name: String) -> Record {
     record.header = request.header.clone();
     record.options = request.options.clone();
     record.break_glass = request.break_glass;
+    if let Some(wanted) = &request.ephemeral {
+        record.ephemeral = Some(Scratch {
+            size: wanted.size,
+            sector_size: wanted.sector_size.unwrap_or(4096),
+            served_in: None,
+        });
+        // Whoever sees which of its space is in use sees it of a file, too.
+        record.options.discard.get_or_insert(Discard::Pass);
+    }
     record
 }

@@ -7,6 +7,7 @@
 //! it is there.
 #![forbid(unsafe_code)]
 
+mod ephemeral;
 mod limit;
 mod obtain;
 mod resize;
@@ -16,6 +17,7 @@ mod watch;
 pub use limit::Limited;
 pub use resize::Resized;
 
+use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,14 +57,22 @@ pub enum Outset {
     Unusable(Failure),
 }
 
-/// A volume that was opened to be served.
+/// A volume that was opened to be served, or space for an ephemeral disk.
 pub struct Opened {
-    /// The volume, locked.
-    pub volume: Volume,
+    /// The data, locked.
+    pub data: Data,
     /// What its data plane will be told.
     pub spec: Spec,
     /// How its socket is made.
     pub socket: SocketParams,
+}
+
+/// What is opened to be served.
+pub enum Data {
+    /// A volume.
+    Volume(Volume),
+    /// Space in a directory or on a block device.
+    Scratch(File),
 }
 
 /// How soon what failed is tried again.
@@ -130,6 +140,8 @@ pub struct Supervisor {
     /// Attempts that failed, or workers that died, in a row.
     failures: u32,
     served_before: bool,
+    /// The worker of an ephemeral disk is gone, and with it all that was there.
+    contents_lost: bool,
 }
 
 impl Supervisor {
@@ -160,6 +172,7 @@ impl Supervisor {
             front_ends: None,
             failures: 0,
             served_before: false,
+            contents_lost: false,
         }
     }
 
@@ -236,6 +249,7 @@ impl Supervisor {
             info.state = state;
             info.pid = Some(pid);
         });
+        self.show_loss();
         tracing::info!(pid, "the disk is served");
         self.tell_begun();
         Fate::Served(Box::new(worker))
@@ -282,7 +296,10 @@ impl Supervisor {
         };
         match launched {
             Ok(worker) => self.serves(worker),
-            Err(trouble) => self.cope(trouble).await,
+            Err(trouble) => {
+                self.begin_afresh();
+                self.cope(trouble).await
+            }
         }
     }
 

@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 
 use super::Supervisor;
 use crate::error::{Failure, Kind, io_kind};
-use crate::manager::disks::{Step, blocking};
+use crate::manager::disks::{Step, blocking, no_header};
 use crate::manager::model::{DiskInfo, NewSize};
 use crate::manager::worker_process::Worker;
 use crate::units::Bytes;
@@ -59,6 +59,9 @@ impl Supervisor {
                 Some("wait until the disk is running".into()),
             ));
         };
+        if self.record.ephemeral.is_some() {
+            return Err(no_header(&self.record.name));
+        }
         if held.spec.read_only {
             return Err(Failure::new(
                 Kind::Usage,
@@ -109,7 +112,9 @@ impl Supervisor {
     /// Lets a worker that was taken over know of a size that was written into
     /// the header, and that it was perhaps not told of.
     pub(super) async fn catch_up(&mut self, worker: &mut Worker) {
-        let Some(held) = self.held.clone().filter(|held| !held.spec.read_only) else {
+        let has_header = self.record.ephemeral.is_none();
+        let held = self.held.clone();
+        let Some(held) = held.filter(|held| has_header && !held.spec.read_only) else {
             return;
         };
         let header = self.entry.header.lock().await;

@@ -175,6 +175,7 @@ impl Supervisor {
 
     async fn remove(&mut self) -> Result<(), Failure> {
         // Nobody is rewriting the header any more when the lock goes.
+        self.give_back_space().await;
         let header = self.entry.header.lock().await;
         self.entry.forget_volume();
         self.fresh = None;

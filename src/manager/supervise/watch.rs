@@ -128,6 +128,7 @@ impl Supervisor {
             ),
         };
         tracing::error!(again_in = ?pause, "the worker process {how}: {failure}");
+        self.lose_contents();
         self.entry.fail(DiskState::Restarting, &failure);
         self.entry.update(|info| {
             info.pid = None;
