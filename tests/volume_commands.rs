@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::process::Command;
 
+use sealblk::secret::{Dek, Secret};
 use sealblk::volume::{Access, Location, Volume};
 use serde_json::Value;
 use volume_support::*;
@@ -457,4 +458,120 @@ fn a_volume_is_resized_and_shrinks_only_with_consent() {
     assert!(errors.contains("`sealblk resize`"), "{errors}");
     drop(volume);
     assert_size(9 * MIB);
+}
+
+#[path = "key_file/crash.rs"]
+#[allow(dead_code)]
+mod crash;
+
+#[test]
+fn a_clone_has_a_key_of_its_own_and_the_same_data() {
+    let host = Host::new();
+    host.ok(&[
+        "volume",
+        "create",
+        "disk.img",
+        "--size",
+        "5M",
+        "--zero-units",
+    ]);
+    host.ok(&[
+        "volume",
+        "create",
+        "plain.img",
+        "--size",
+        "5M",
+        "--sector-size",
+        "4096",
+    ]);
+    for name in ["disk.img", "plain.img"] {
+        let location = Location {
+            data: host.place.path(name),
+            header: None,
+        };
+        let dek_of = |volume: &str| {
+            let file = host.place.path(&format!("{volume}.dek"));
+            let mut export = vec!["volume", "export-dek", volume, "--to", text(&file)];
+            export.push("--i-understand-that-this-key-decrypts-the-disk");
+            host.ok(&export);
+            let bytes = fs::read(&file).unwrap();
+            Dek::try_from(Secret::copy_of(&bytes).unwrap()).unwrap()
+        };
+        let old = dek_of(name);
+        let volume = Volume::open(&location, Access::ReadWrite).unwrap();
+        let unit = volume.layout().sector_size;
+        let plain = random(MIB as usize);
+        let stored = encrypt(&old, unit, &plain);
+        volume.data_file().write_all_at(&stored, 16 * MIB).unwrap();
+        // Open for writing: somebody may be changing it.
+        let clone = ["volume", "clone", "--json", name, "copy.img"];
+        let errors = host.fails(5, &clone);
+        assert!(errors.contains("detach it first"), "{errors}");
+        assert!(!host.place.path("copy.img").exists());
+        drop(volume);
+
+        let done = host.json(&clone);
+        let info = host.json(&["volume", "info", "--json", "copy.img"]);
+        let before = host.json(&["volume", "info", "--json", name]);
+        assert_eq!(
+            (&done["uuid"], &done["source"]),
+            (&info["uuid"], &before["uuid"])
+        );
+        assert_ne!(info["uuid"], before["uuid"]);
+        for same in ["size", "sector_size", "zero_units", "label"] {
+            assert_eq!(info[same], before[same], "{same}");
+        }
+        assert_eq!(done["written"], MIB);
+        let new = dek_of("copy.img");
+        assert!(new != old, "they share a key");
+        let copy = File::open(host.place.path("copy.img")).unwrap();
+        let mut there = vec![0; MIB as usize];
+        copy.read_exact_at(&mut there, 16 * MIB).unwrap();
+        assert!(there == encrypt(&new, unit, &plain), "the data differs");
+        // As sparse as its source.
+        assert!(copy.metadata().unwrap().blocks() * 512 < 3 * MIB);
+        // Once more, only by force.
+        let errors = host.fails(6, &clone);
+        assert!(errors.contains("--force"), "{errors}");
+        let again = [&clone[..], &["--force"]].concat();
+        assert_ne!(host.json(&again)["uuid"], done["uuid"]);
+        fs::remove_file(host.place.path("copy.img")).unwrap();
+        fs::remove_file(host.place.path("copy.img.dek")).unwrap();
+    }
+}
+
+#[test]
+fn an_interrupted_clone_is_no_volume_and_is_repeated_by_force() {
+    let host = Host::new();
+    host.ok(&["volume", "create", "disk.img", "--size", "3M"]);
+    let location = host.location();
+    let volume = Volume::open(&location, Access::ReadWrite).unwrap();
+    let bytes = random(MIB as usize);
+    volume.data_file().write_all_at(&bytes, 16 * MIB).unwrap();
+    drop(volume);
+    let copy = host.place.path("copy.img");
+    // Before anything was written, and before it is known to be durable.
+    for syscall in [libc::SYS_pwrite64, libc::SYS_fsync] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sealblk"));
+        command
+            .arg("--key-file")
+            .arg(host.place.path("platform.key"))
+            .args(["volume", "clone", "disk.img", "copy.img"])
+            .current_dir(host.place.dir.path());
+        crash::at(command, syscall);
+        let head = fs::read(&copy).unwrap();
+        assert!(
+            head[..MIB as usize].iter().all(|byte| *byte == 0),
+            "a header"
+        );
+        let errors = host.fails(11, &["volume", "info", "copy.img"]);
+        assert!(errors.contains("is not a volume"), "{errors}");
+        if syscall == libc::SYS_fsync {
+            let errors = host.fails(6, &["volume", "clone", "disk.img", "copy.img"]);
+            assert!(errors.contains("data that is not zero"), "{errors}");
+        }
+        host.ok(&["volume", "clone", "disk.img", "copy.img", "--force"]);
+        host.ok(&["volume", "verify-header", "copy.img"]);
+        fs::remove_file(&copy).unwrap();
+    }
 }

@@ -196,6 +196,19 @@ pub enum Event<'a> {
         #[serde(serialize_with = "text")]
         needs: &'a str,
     },
+    /// A volume was copied to a new one, with a key of its own.
+    VolumeCloned {
+        /// The volume that was copied.
+        volume: Uuid,
+        /// The new one.
+        clone: Uuid,
+        /// The key set of the new one.
+        #[serde(serialize_with = "text")]
+        key_set: &'a str,
+        /// Its file.
+        #[serde(serialize_with = "path_text")]
+        path: &'a Path,
+    },
     /// A disk was made larger, or a volume larger or smaller.
     Resize {
         /// The name of the disk. A volume that is not attached has none.

@@ -1,6 +1,7 @@
 //! `sealblk volume`: make volumes and look after their headers.
 
 mod backup;
+mod clone;
 mod create;
 mod export;
 mod info;
@@ -65,6 +66,11 @@ pub enum Action {
     ///
     /// A disk that is attached is made larger with `sealblk resize`.
     Resize(resize::Args),
+    /// Copy a volume that is not in use to a new one, with a key of its own
+    ///
+    /// All data is decrypted and encrypted again. Without its header, which is
+    /// written last, an interrupted copy is no volume.
+    Clone(clone::Args),
     /// Write the bare data encryption key to a file, for rescue with cryptsetup
     ExportDek(export::Args),
 }
@@ -104,6 +110,7 @@ pub fn run(args: Args, config: &Config) -> Result<(), Failure> {
         Action::RestoreHeader(args) => backup::restore(args, config),
         Action::MoveKeys(args) => move_keys::run(args, config),
         Action::Resize(args) => resize::run(args, config),
+        Action::Clone(args) => clone::run(args, config),
         Action::ExportDek(args) => export::run(args, config),
     }
 }

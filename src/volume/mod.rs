@@ -30,7 +30,7 @@ mod undo;
 
 pub use backup::{backup, restore};
 pub use binding::Binding;
-pub use create::Plan;
+pub use create::{Fill, Plan};
 pub use description::{Description, Layout};
 pub use device::Access;
 pub use devices::Location;

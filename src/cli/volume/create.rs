@@ -174,7 +174,7 @@ pub fn run(args: Args, config: &Config) -> Result<(), Failure> {
 
 /// Notes that this host has a volume that needs these key sets, if one of them
 /// could be removed. The volume is made already, and opens without the note.
-fn note(config: &Config, location: &Location, uuid: Uuid, key_sets: Vec<String>) {
+pub(super) fn note(config: &Config, location: &Location, uuid: Uuid, key_sets: Vec<String>) {
     let is_defined = |name: &String| config.defined_in.contains_key(name.as_str());
     if !key_sets.iter().any(is_defined) {
         return;
@@ -192,7 +192,7 @@ fn note(config: &Config, location: &Location, uuid: Uuid, key_sets: Vec<String>)
 }
 
 /// Takes back the entry of a volume that could not be written.
-fn undone(
+pub(super) fn undone(
     keys: &KeySets,
     context: &Context,
     key_store: &str,
