@@ -8,6 +8,7 @@ pub mod audit;
 #[cfg(feature = "broker")]
 pub mod broker;
 pub mod cli;
+pub mod clone;
 pub mod config;
 pub mod crypt;
 pub mod doctor;

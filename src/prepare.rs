@@ -11,6 +11,8 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use crate::config;
 use crate::engine::placement;
 use crate::error::{Explain, Kind};
@@ -114,10 +116,7 @@ impl Explain for Error {
 /// # Errors
 /// See [`Error`].
 pub fn open_volume(disk: &config::Disk, config: &config::Serve) -> Result<Volume, Error> {
-    // A kernel that does not say where we may run has no say in it either.
-    if let Ok(Some(cpu)) = placement::not_permitted(&config.cpus) {
-        return Err(Error::NoCpu(cpu));
-    }
+    check_cpus(config)?;
     let access = match config.read_only {
         true => Access::ReadOnly,
         false => Access::ReadWrite,
@@ -143,6 +142,18 @@ pub fn open_volume(disk: &config::Disk, config: &config::Serve) -> Result<Volume
         return Err(Error::NoZeroUnits(disk.volume.clone()));
     }
     Ok(volume)
+}
+
+/// Checks that queues can run where they shall.
+///
+/// # Errors
+/// [`Error::NoCpu`].
+pub fn check_cpus(config: &config::Serve) -> Result<(), Error> {
+    match placement::not_permitted(&config.cpus) {
+        Ok(Some(cpu)) => Err(Error::NoCpu(cpu)),
+        // A kernel that does not say where we may run has no say in it either.
+        Ok(None) | Err(_) => Ok(()),
+    }
 }
 
 /// Whether all files of the volume may be read.
@@ -219,9 +230,18 @@ pub async fn unwrap(
 
 /// What the data plane has to know.
 pub fn spec(disk: &config::Disk, config: &config::Serve, volume: &Volume) -> Spec {
-    let layout = volume.layout();
+    spec_of(disk, config, volume.uuid(), volume.layout())
+}
+
+/// The same for data that lies as `layout` says, and has no header.
+pub fn spec_of(
+    disk: &config::Disk,
+    config: &config::Serve,
+    uuid: Uuid,
+    layout: volume::Layout,
+) -> Spec {
     Spec {
-        uuid: volume.uuid(),
+        uuid,
         data_offset: layout.data_offset,
         size: layout.size,
         sector_size: layout.sector_size,
@@ -234,7 +254,7 @@ pub fn spec(disk: &config::Disk, config: &config::Serve, volume: &Volume) -> Spe
         // What was configured, or the first hexadecimal digits of the UUID.
         serial: match &disk.serial {
             Some(serial) => serial.as_str().to_owned(),
-            None => volume.uuid().simple().to_string(),
+            None => uuid.simple().to_string(),
         },
         queues: config.queues,
         cpus: config.cpus.clone(),

@@ -44,6 +44,8 @@ mod openbao;
 mod pykmip;
 #[path = "guest/rescue.rs"]
 mod rescue;
+#[path = "guest/resize.rs"]
+mod resize;
 #[path = "guest/secrecy.rs"]
 mod secrecy;
 // Front ends of the test's own are for other tests.

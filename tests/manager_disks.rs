@@ -7,6 +7,8 @@
 mod attach;
 #[path = "manager_disks/crash.rs"]
 mod crash;
+#[path = "manager_disks/ephemeral.rs"]
+mod ephemeral;
 #[path = "manager_disks/impostor.rs"]
 mod impostor;
 #[path = "manager_disks/lab.rs"]
@@ -15,8 +17,12 @@ mod lab;
 mod limits;
 #[path = "manager_disks/managers.rs"]
 mod managers;
+#[path = "manager_disks/memory_search.rs"]
+mod memory_search;
 #[path = "manager_disks/process.rs"]
 mod process;
+#[path = "manager_disks/resize.rs"]
+mod resize;
 #[path = "manager_disks/rewrap.rs"]
 mod rewrap;
 #[path = "manager_disks/secrets.rs"]

@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::process::Command;
 
+use sealblk::secret::{Dek, Secret};
 use sealblk::volume::{Access, Location, Volume};
 use serde_json::Value;
 use volume_support::*;
@@ -365,4 +366,212 @@ fn a_limit_on_file_sizes_leaves_nothing_behind() {
     assert_eq!(output.status.code(), Some(10), "{errors}");
     assert!(errors.contains("ulimit"), "{errors}");
     assert!(!host.place.path("disk.img").exists());
+}
+
+#[test]
+fn a_volume_is_resized_and_shrinks_only_with_consent() {
+    let host = Host::new();
+    host.ok(&[
+        "volume",
+        "create",
+        "disk.img",
+        "--size",
+        "4M",
+        "--zero-units",
+    ]);
+    let path = host.place.path("disk.img");
+    const AREA: u64 = 16 * MIB;
+    let assert_size = |size: u64| {
+        let info = host.json(&["volume", "info", "--json", "disk.img"]);
+        assert_eq!(info["size"], size);
+        assert_eq!(fs::metadata(&path).unwrap().len(), AREA + size);
+    };
+    let resize = |arguments: &[&str]| {
+        host.json(&[&["volume", "resize", "--json", "disk.img"], arguments].concat())
+    };
+    let done = resize(&["12M"]);
+    assert_eq!(
+        (&done["before"], &done["size"]),
+        (&(4 * MIB).into(), &(12 * MIB).into())
+    );
+    assert_size(12 * MIB);
+    // Something that a guest wrote, at 10 MiB.
+    let file = File::options().write(true).open(&path).unwrap();
+    file.write_all_at(&[7; 1024], AREA + 10 * MIB).unwrap();
+
+    let refused = |status: i32, arguments: &[&str], causes: &[&str]| {
+        let errors = host.fails(
+            status,
+            &[&["volume", "resize", "disk.img"], arguments].concat(),
+        );
+        for cause in causes {
+            assert!(errors.contains(cause), "{cause:?} is not in {errors}");
+        }
+        assert_size(12 * MIB);
+    };
+    refused(
+        6,
+        &["11M"],
+        &[
+            "would lose the last 1 MiB",
+            "nothing is stored",
+            "add --shrink",
+        ],
+    );
+    let lost = ["the last 4 MiB", "1 KiB hold data"];
+    refused(6, &["8M"], &[&lost[..], &["add --shrink"]].concat());
+    refused(
+        6,
+        &["8M", "--shrink"],
+        &[&lost[..], &["add --force"]].concat(),
+    );
+    let done = host.run(&["volume", "resize", "disk.img", "8M", "--force"]);
+    assert_eq!(done.status, 2, "{done:?}");
+    for (size, cause) in [("1000", "say 512 or 1024"), ("0", "at least one sector")] {
+        let done = host.run(&["volume", "resize", "disk.img", size, "--shrink", "--force"]);
+        assert_eq!(done.status, 2, "{done:?}");
+        assert!(done.errors.contains(cause), "{done:?}");
+    }
+    assert_size(12 * MIB);
+
+    let done = resize(&["11M", "--shrink"]);
+    assert_eq!(
+        (&done["size"], &done["lost"]),
+        (&(11 * MIB).into(), &0.into())
+    );
+    assert_size(11 * MIB);
+    let done = resize(&["8M", "--shrink", "--force"]);
+    assert_eq!(done["lost"], 1024);
+    assert_size(8 * MIB);
+    // What a crash before the cut leaves, the same command cuts.
+    file.set_len(AREA + 9 * MIB).unwrap();
+    resize(&["8M", "--shrink"]);
+    assert_size(8 * MIB);
+    file.set_len(AREA + 9 * MIB + 100).unwrap();
+    assert_eq!(resize(&["max"])["size"], 9 * MIB);
+    resize(&["9M", "--shrink"]);
+    assert_size(9 * MIB);
+
+    // And not under somebody who has it.
+    let volume = Volume::open(&host.location(), Access::ReadOnly).unwrap();
+    let errors = host.fails(5, &["volume", "resize", "disk.img", "20M"]);
+    assert!(errors.contains("`sealblk resize`"), "{errors}");
+    drop(volume);
+    assert_size(9 * MIB);
+}
+
+#[path = "key_file/crash.rs"]
+#[allow(dead_code)]
+mod crash;
+
+#[test]
+fn a_clone_has_a_key_of_its_own_and_the_same_data() {
+    let host = Host::new();
+    host.ok(&[
+        "volume",
+        "create",
+        "disk.img",
+        "--size",
+        "5M",
+        "--zero-units",
+    ]);
+    host.ok(&[
+        "volume",
+        "create",
+        "plain.img",
+        "--size",
+        "5M",
+        "--sector-size",
+        "4096",
+    ]);
+    for name in ["disk.img", "plain.img"] {
+        let location = Location {
+            data: host.place.path(name),
+            header: None,
+        };
+        let dek_of = |volume: &str| {
+            let file = host.place.path(&format!("{volume}.dek"));
+            let mut export = vec!["volume", "export-dek", volume, "--to", text(&file)];
+            export.push("--i-understand-that-this-key-decrypts-the-disk");
+            host.ok(&export);
+            let bytes = fs::read(&file).unwrap();
+            Dek::try_from(Secret::copy_of(&bytes).unwrap()).unwrap()
+        };
+        let old = dek_of(name);
+        let volume = Volume::open(&location, Access::ReadWrite).unwrap();
+        let unit = volume.layout().sector_size;
+        let plain = random(MIB as usize);
+        let stored = encrypt(&old, unit, &plain);
+        volume.data_file().write_all_at(&stored, 16 * MIB).unwrap();
+        // Open for writing: somebody may be changing it.
+        let clone = ["volume", "clone", "--json", name, "copy.img"];
+        let errors = host.fails(5, &clone);
+        assert!(errors.contains("detach it first"), "{errors}");
+        assert!(!host.place.path("copy.img").exists());
+        drop(volume);
+
+        let done = host.json(&clone);
+        let info = host.json(&["volume", "info", "--json", "copy.img"]);
+        let before = host.json(&["volume", "info", "--json", name]);
+        assert_eq!(
+            (&done["uuid"], &done["source"]),
+            (&info["uuid"], &before["uuid"])
+        );
+        assert_ne!(info["uuid"], before["uuid"]);
+        for same in ["size", "sector_size", "zero_units", "label"] {
+            assert_eq!(info[same], before[same], "{same}");
+        }
+        assert_eq!(done["written"], MIB);
+        let new = dek_of("copy.img");
+        assert!(new != old, "they share a key");
+        let copy = File::open(host.place.path("copy.img")).unwrap();
+        let mut there = vec![0; MIB as usize];
+        copy.read_exact_at(&mut there, 16 * MIB).unwrap();
+        assert!(there == encrypt(&new, unit, &plain), "the data differs");
+        // As sparse as its source.
+        assert!(copy.metadata().unwrap().blocks() * 512 < 3 * MIB);
+        // Once more, only by force.
+        let errors = host.fails(6, &clone);
+        assert!(errors.contains("--force"), "{errors}");
+        let again = [&clone[..], &["--force"]].concat();
+        assert_ne!(host.json(&again)["uuid"], done["uuid"]);
+        fs::remove_file(host.place.path("copy.img")).unwrap();
+        fs::remove_file(host.place.path("copy.img.dek")).unwrap();
+    }
+}
+
+#[test]
+fn an_interrupted_clone_is_no_volume_and_is_repeated_by_force() {
+    let host = Host::new();
+    host.ok(&["volume", "create", "disk.img", "--size", "3M"]);
+    let location = host.location();
+    let volume = Volume::open(&location, Access::ReadWrite).unwrap();
+    let bytes = random(MIB as usize);
+    volume.data_file().write_all_at(&bytes, 16 * MIB).unwrap();
+    drop(volume);
+    let copy = host.place.path("copy.img");
+    // Before anything was written, and before it is known to be durable.
+    for syscall in [libc::SYS_pwrite64, libc::SYS_fsync] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sealblk"));
+        command
+            .arg("--key-file")
+            .arg(host.place.path("platform.key"))
+            .args(["volume", "clone", "disk.img", "copy.img"])
+            .current_dir(host.place.dir.path());
+        crash::at(command, syscall);
+        let head = fs::read(&copy).unwrap();
+        assert!(
+            head[..MIB as usize].iter().all(|byte| *byte == 0),
+            "a header"
+        );
+        let errors = host.fails(11, &["volume", "info", "copy.img"]);
+        assert!(errors.contains("is not a volume"), "{errors}");
+        if syscall == libc::SYS_fsync {
+            let errors = host.fails(6, &["volume", "clone", "disk.img", "copy.img"]);
+            assert!(errors.contains("data that is not zero"), "{errors}");
+        }
+        host.ok(&["volume", "clone", "disk.img", "copy.img", "--force"]);
+        host.ok(&["volume", "verify-header", "copy.img"]);
+        fs::remove_file(&copy).unwrap();
+    }
 }

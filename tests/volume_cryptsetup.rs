@@ -312,3 +312,45 @@ fn header_backups_go_both_ways() {
     let volume = Volume::open(&detached, Access::ReadOnly).unwrap();
     assert_eq!(volume.layout().data_offset, 16 * MIB);
 }
+
+#[test]
+fn cryptsetup_reads_a_volume_that_was_resized() {
+    for case in Case::all() {
+        let larger = SIZE + MIB;
+        let mut volume = case.open();
+        let offset = volume.layout().data_offset;
+        volume.extend(larger, false).unwrap();
+        // Between the steps, too, it is what it was.
+        let segment = || {
+            let json = case.cryptsetup(&["luksDump", "--dump-json-metadata", case.header()]);
+            let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+            json["segments"]["0"].clone()
+        };
+        let before = segment();
+        assert_eq!(before["size"], SIZE.to_string());
+        volume.set_size(larger).unwrap();
+        let mut after = segment();
+        assert_eq!(after["size"], larger.to_string());
+        // And nothing else of it has changed.
+        after["size"] = before["size"].clone();
+        assert_eq!(after, before);
+        assert_eq!(case.proof(text(&case.dek_file)), 0);
+
+        let plain = random(larger as usize);
+        let cipher = encrypt(&case.dek, case.sector_size, &plain);
+        volume.data_file().write_all_at(&cipher, offset).unwrap();
+        volume.set_size(SIZE).unwrap();
+        assert_eq!(volume.cut_off().unwrap(), MIB);
+        drop(volume);
+        assert_eq!(segment(), before);
+        let passphrase = case.add_passphrase();
+        let new_header = case.place.path("new-header");
+        let header = case.location.header.as_ref().unwrap_or(&new_header);
+        let mut arguments = vec!["reencrypt", "--decrypt", "--force-offline-reencrypt"];
+        arguments.extend(["--batch-mode", "--header", text(header)]);
+        arguments.extend(["--key-file", text(&passphrase), case.data()]);
+        case.cryptsetup(&arguments);
+        let result = fs::read(&case.location.data).unwrap();
+        assert!(result[..SIZE as usize] == plain[..SIZE as usize]);
+    }
+}

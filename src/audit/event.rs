@@ -29,6 +29,9 @@ pub enum Event<'a> {
         /// Whether it was asked for by break-glass access.
         #[serde(skip_serializing_if = "no")]
         break_glass: bool,
+        /// Whether it has no volume, and no key but that of its worker.
+        #[serde(skip_serializing_if = "no")]
+        ephemeral: bool,
     },
     /// A disk was detached.
     Detach {
@@ -348,6 +351,34 @@ pub enum Event<'a> {
         expires: &'a str,
         /// Whether the key set stays with this version.
         pinned: bool,
+    },
+    /// A volume was copied to a new one, with a key of its own.
+    VolumeCloned {
+        /// The volume that was copied.
+        volume: Uuid,
+        /// The new one.
+        clone: Uuid,
+        /// The key set of the new one.
+        #[serde(serialize_with = "text")]
+        key_set: &'a str,
+        /// Its file.
+        #[serde(serialize_with = "path_text")]
+        path: &'a Path,
+    },
+    /// A disk was made larger, or a volume larger or smaller.
+    Resize {
+        /// The name of the disk. A volume that is not attached has none.
+        #[serde(skip_serializing_if = "empty", serialize_with = "text")]
+        disk: &'a str,
+        /// Its volume.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        volume: Option<Uuid>,
+        /// Its size before, in bytes.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        before: Option<u64>,
+        /// Its size after that, or the one that was asked for.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        size: Option<u64>,
     },
 }
 

@@ -178,6 +178,7 @@ mod tests {
                 volume: None,
                 key_set: "",
                 break_glass: false,
+                ephemeral: false,
             },
             outcome: Outcome::Ok,
             correlation: None,

@@ -8,19 +8,22 @@ use super::{Ask, print, print_json};
 use crate::config::{FilePath, Options, path_parser};
 use crate::error::{Failure, Kind};
 use crate::manager::client::Client;
-use crate::manager::model::{Attach, DiskInfo, DiskState};
+use crate::manager::model::{Attach, DiskInfo, DiskState, Ephemeral};
+use crate::units::{Bytes, SectorSize};
 
 /// What follows `sealblk attach`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
   sealblk attach /var/lib/vm/disk.img --socket /run/sealblk/disk.sock --name vm1
+  sealblk attach /var/scratch --ephemeral --size 10G --socket /run/sealblk/tmp.sock
 
 The daemon serves the volume until it is detached, also after a restart of the
 host. What is not given here is taken from the [serve] table of its
 configuration.")]
 pub struct Args {
-    /// Volume to serve: a file or block device that `sealblk volume create` made
+    /// Volume to serve: a file or block device that `sealblk volume create` made;
+    /// with --ephemeral, the directory or block device to take space from
     #[arg(value_name = "VOLUME", value_parser = path_parser())]
     volume: FilePath,
 
@@ -50,6 +53,27 @@ pub struct Args {
     #[command(flatten)]
     opening: OpeningArgs,
 
+    /// A disk for swap, caches and temporary files: it begins empty, its key is in
+    /// its worker alone, and nothing of it is left when it is detached
+    ///
+    /// Needs no volume and no key service. If its worker dies, what was on it is
+    /// lost and all requests fail until it is detached; after a restart of the host
+    /// it is there again, empty.
+    #[arg(long, requires = "size", conflicts_with_all = ["header", "break_glass"])]
+    ephemeral: bool,
+
+    /// With --ephemeral: what the guest sees, such as 10G
+    #[arg(long, value_name = "SIZE", requires = "ephemeral")]
+    size: Option<Bytes>,
+
+    /// With --ephemeral: bytes encrypted as one unit [default: 4096]
+    #[arg(long, value_name = "512|4096", requires = "ephemeral")]
+    sector_size: Option<SectorSize>,
+
+    /// With --ephemeral: destroy what is found on the block device
+    #[arg(long, requires = "ephemeral")]
+    force: bool,
+
     /// As JSON, for scripts
     #[arg(long)]
     json: bool,
@@ -76,6 +100,14 @@ pub fn run(args: Args, ask: &Ask) -> Result<(), Failure> {
         break_glass: args.opening.break_glass,
         even_if_denied: args.opening.even_if_denied,
         recovery_key_file: recovery.map(|path| std::path::absolute(&path).unwrap_or(path)),
+        ephemeral: match (args.ephemeral, args.size) {
+            (true, Some(Bytes(size))) => Some(Ephemeral {
+                size,
+                sector_size: args.sector_size.map(|size| size.bytes() as u32),
+                force: args.force,
+            }),
+            _ => None,
+        },
     };
     let disk = ask.daemon(async |client| {
         let disk = client.attach(&request).await?;

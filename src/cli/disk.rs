@@ -97,7 +97,10 @@ impl fmt::Display for Table<'_> {
                     None => disk.state.as_str().into(),
                 },
                 disk.size.map_or("-".into(), |size| Bytes(size).to_string()),
-                disk.key_set.clone().unwrap_or_else(|| "-".into()),
+                match disk.ephemeral {
+                    true => "(ephemeral)".into(),
+                    false => disk.key_set.clone().unwrap_or_else(|| "-".into()),
+                },
                 disk.socket.display().to_string(),
                 disk.volume.display().to_string(),
             ]
@@ -130,7 +133,11 @@ impl fmt::Display for Details<'_> {
         if let Some(uuid) = disk.uuid {
             line("uuid", &uuid)?;
         }
-        line("volume", &disk.volume.display())?;
+        if disk.ephemeral {
+            line("ephemeral", &"yes: its key is in its worker alone")?;
+        }
+        let place = if disk.ephemeral { "space in" } else { "volume" };
+        line(place, &disk.volume.display())?;
         if let Some(header) = &disk.header {
             line("header", &header.display())?;
         }
@@ -159,6 +166,9 @@ impl fmt::Display for Details<'_> {
         }
         if let Some(size) = disk.size {
             line("size", &format_args!("{} ({size} bytes)", Bytes(size)))?;
+            if disk.front_end && disk.size_read.is_some_and(|read| read != size) {
+                line("", &"the front end does not know of this size yet")?;
+            }
         }
         if let Some(bytes) = disk.sector_size {
             line("sector size", &bytes)?;
@@ -215,7 +225,10 @@ mod tests {
             restarts: 0,
             last_error: None,
             front_end: false,
+            size_read: None,
+            takes_notices: false,
             limits: Limits::default(),
+            ephemeral: false,
         }
     }
 

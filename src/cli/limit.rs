@@ -51,7 +51,11 @@ pub fn run(args: Args, ask: &Ask) -> Result<(), Failure> {
         let disk = named(&client, &args.disk).await?;
         match limits.is_unset() {
             true => Ok(disk),
-            false => client.change_disk(&disk.name, &DiskChange { limits }).await,
+            false => {
+                client
+                    .change_disk(&disk.name, &DiskChange::limits(limits))
+                    .await
+            }
         }
     })?;
     match args.json {

@@ -20,6 +20,7 @@ pub mod keyset;
 pub mod limit;
 pub mod list;
 mod opening;
+pub mod resize;
 pub mod serve;
 pub mod show;
 pub mod status;
@@ -142,6 +143,8 @@ pub enum Command {
     Detach(detach::Args),
     /// Limit what the guest of one of the daemon's disks may do per second
     Limit(limit::Args),
+    /// Make one of the daemon's disks larger, while its guest uses it
+    Resize(resize::Args),
     /// List the daemon's disks
     List(list::Args),
     /// Show one of the daemon's disks
@@ -213,6 +216,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Attach(args) => attach::run(args, &Ask::of(&config)),
         Command::Detach(args) => detach::run(args, &Ask::of(&config)),
         Command::Limit(args) => limit::run(args, &Ask::of(&config)),
+        Command::Resize(args) => resize::run(args, &Ask::of(&config)),
         Command::List(args) => list::run(args, &Ask::of(&config)),
         Command::Show(args) => show::run(args, &Ask::of(&config)),
         Command::Status(args) => status::run(args, &Ask::of(&config)),

@@ -1,11 +1,13 @@
 //! `sealblk volume`: make volumes and look after their headers.
 
 mod backup;
+mod clone;
 mod create;
 mod erase;
 mod export;
 mod info;
 mod move_keys;
+mod resize;
 mod verify;
 mod wraps;
 
@@ -62,6 +64,15 @@ pub enum Action {
     /// The volume must not be in use. It opens at every instant, also when this
     /// is interrupted: the same command then finishes it.
     MoveKeys(move_keys::Args),
+    /// Make a volume that is not in use larger or smaller
+    ///
+    /// A disk that is attached is made larger with `sealblk resize`.
+    Resize(resize::Args),
+    /// Copy a volume that is not in use to a new one, with a key of its own
+    ///
+    /// All data is decrypted and encrypted again. Without its header, which is
+    /// written last, an interrupted copy is no volume.
+    Clone(clone::Args),
     /// Write the bare data encryption key to a file, for rescue with cryptsetup
     ExportDek(export::Args),
     /// Destroy the key of a volume for ever, wherever it is known to be
@@ -110,6 +121,8 @@ pub fn run(args: Args, config: &Config) -> Result<(), Failure> {
         Action::BackupHeader(args) => backup::backup(args, config),
         Action::RestoreHeader(args) => backup::restore(args, config),
         Action::MoveKeys(args) => move_keys::run(args, config),
+        Action::Resize(args) => resize::run(args, config),
+        Action::Clone(args) => clone::run(args, config),
         Action::ExportDek(args) => export::run(args, config),
         Action::Erase(args) => erase::run(args, config),
         Action::AddWrap(args) => wraps::add(args, config),

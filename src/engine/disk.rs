@@ -51,12 +51,16 @@ pub struct DiskParams {
 /// Is told that an fdatasync has failed.
 type FailureHook = Box<dyn Fn() + Send + Sync>;
 
-/// A disk that can be served. Immutable but for the few flags below.
+/// A disk that can be served. Immutable but for its size, which grows, and the
+/// few flags below.
 pub struct Disk {
     cipher: SectorCipher,
     store: Store,
+    /// But for the capacity, as all that follows from it.
     shape: Shape,
     limits: Limits,
+    /// In 512-byte sectors. Only ever grows: what was checked stays right.
+    capacity: AtomicU64,
     serial: [u8; SERIAL_BYTES],
     cpus: Vec<u16>,
     queue_size: u16,
@@ -67,6 +71,8 @@ pub struct Disk {
     throttle: Arc<Throttle>,
     /// Whether writes may complete before they are durable.
     write_cache: AtomicBool,
+    /// What was on the disk is gone: every request fails.
+    lost: bool,
     /// An fdatasync failed: nobody knows what is durable, so that no later
     /// flush may claim it.
     sync_failed: AtomicBool,
@@ -99,6 +105,7 @@ impl Disk {
                 read_only: params.read_only,
                 discard,
             },
+            capacity: AtomicU64::new(capacity),
             cipher: params.cipher,
             store: params.store,
             serial: params.serial,
@@ -110,6 +117,7 @@ impl Disk {
             stats: Arc::new(params.stats),
             throttle: Arc::new(Throttle::new(&params.rate_limits)),
             write_cache: AtomicBool::new(params.write_cache),
+            lost: false,
             sync_failed: AtomicBool::new(false),
             on_sync_failure: None,
             punch_refused: AtomicBool::new(false),
@@ -128,6 +136,15 @@ impl Disk {
         self
     }
 
+    /// The same disk without its contents, which are lost for good: the guest
+    /// finds it as it was, and has an I/O error for all that it wants to read,
+    /// write or flush, so that it does not take an empty disk for its own.
+    #[must_use]
+    pub fn without_contents(mut self) -> Self {
+        self.lost = true;
+        self
+    }
+
     /// The cipher.
     pub fn cipher(&self) -> &SectorCipher {
         &self.cipher
@@ -139,13 +156,52 @@ impl Disk {
     }
 
     /// What the guest is told.
-    pub fn shape(&self) -> &Shape {
-        &self.shape
+    pub fn shape(&self) -> Shape {
+        Shape {
+            capacity: self.capacity(),
+            ..self.shape
+        }
     }
 
     /// What requests are checked against.
-    pub fn limits(&self) -> &Limits {
-        &self.limits
+    pub fn limits(&self) -> Limits {
+        Limits {
+            // Nothing is within a disk of no size.
+            capacity: match self.lost {
+                false => self.capacity(),
+                true => 0,
+            },
+            ..self.limits
+        }
+    }
+
+    /// The size of the disk in 512-byte sectors.
+    ///
+    /// A plain load: whoever sends a request beyond the old end has been told
+    /// of the new one by a message, which was sent after it was stored.
+    pub fn capacity(&self) -> u64 {
+        self.capacity.load(Ordering::Relaxed)
+    }
+
+    /// Makes the disk `bytes` large, from the next request on, while queues are
+    /// running. The guest has to be told by somebody else.
+    ///
+    /// # Errors
+    /// When it would be smaller, not a whole number of data units, or larger
+    /// than what lies below.
+    pub fn grow(&self, bytes: u64) -> io::Result<()> {
+        let refuse = |what| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        let capacity = bytes / SECTOR_BYTES;
+        if !bytes.is_multiple_of(self.limits.sector_size.bytes() as u64) {
+            return refuse("the new size is not a number of sectors");
+        }
+        if capacity < self.capacity() {
+            return refuse("a disk that is served can only grow");
+        }
+        // What lies below first: no request may be let through before that.
+        self.store.grow(bytes)?;
+        self.capacity.store(capacity, Ordering::SeqCst);
+        Ok(())
     }
 
     /// The serial number.
@@ -207,7 +263,8 @@ impl Disk {
     /// # Errors
     /// When it fails now, or has failed before.
     pub fn sync_now(&self) -> io::Result<()> {
-        if self.limits.read_only {
+        // There is nothing of a lost disk that could be made durable.
+        if self.limits.read_only || self.lost {
             return Ok(());
         }
         if self.sync_has_failed() {
@@ -220,7 +277,7 @@ impl Disk {
 
     /// Whether an fdatasync has failed since the disk was opened.
     pub fn sync_has_failed(&self) -> bool {
-        self.sync_failed.load(Ordering::SeqCst)
+        self.lost || self.sync_failed.load(Ordering::SeqCst)
     }
 
     /// Remembers that an fdatasync failed.
@@ -331,6 +388,33 @@ mod tests {
         let second = disk(false, false).remembering(true, hook(&calls));
         assert!(second.sync_has_failed());
         assert!(second.sync_now().is_err());
+    }
+
+    #[test]
+    fn a_lost_disk_keeps_its_looks_and_serves_nothing() {
+        let disk = disk(false, false).without_contents();
+        assert_eq!(disk.shape().capacity, BYTES / SECTOR_BYTES);
+        assert_eq!(disk.limits().capacity, 0);
+        // Flushes of the guest fail, and the end of the process is no failure.
+        assert!(disk.sync_has_failed());
+        assert!(disk.sync_now().is_ok());
+    }
+
+    #[test]
+    fn a_disk_grows_as_far_as_its_file_does_and_never_shrinks() {
+        let disk = disk(false, false);
+        let sectors = BYTES / SECTOR_BYTES;
+        assert_eq!((disk.capacity(), disk.shape().capacity), (sectors, sectors));
+        for wrong in [BYTES - 512, BYTES + 1, 2 * BYTES] {
+            assert!(disk.grow(wrong).is_err(), "{wrong}");
+            assert_eq!(disk.capacity(), sectors);
+        }
+        disk.store().files()[0].set_len(2 * BYTES).unwrap();
+        disk.grow(2 * BYTES).unwrap();
+        assert_eq!(disk.limits().capacity, 2 * sectors);
+        assert_eq!(disk.shape().capacity, 2 * sectors);
+        assert_eq!(disk.store().position(2 * BYTES - 512), 2 * BYTES - 512);
+        disk.grow(2 * BYTES).unwrap();
     }
 
     #[test]

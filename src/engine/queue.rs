@@ -372,7 +372,7 @@ impl QueueThread {
             let Some((number, slot)) = self.slots.peek_free() else {
                 return Ok(());
             };
-            let Some(parsed) = self.vring.pop(self.disk.limits(), &mut slot.segments) else {
+            let Some(parsed) = self.vring.pop(&self.disk.limits(), &mut slot.segments) else {
                 return Ok(());
             };
             self.active = true;

@@ -15,7 +15,7 @@ use super::worker_process::{Process, Worker};
 use crate::error::Failure;
 use crate::secret::Dek;
 use crate::worker::parcel::{Parcel, Role};
-use crate::worker::protocol::{Answer, Request};
+use crate::worker::protocol::{Answer, Contents, Request};
 
 /// A worker that an earlier manager has started, with all that it had.
 pub struct Found {
@@ -31,6 +31,8 @@ pub struct Found {
     pub front_ends: FrontEnds,
     /// The key, if it was kept.
     pub dek: Option<Dek>,
+    /// What is on the disk.
+    pub contents: Contents,
 }
 
 /// Looks for the worker that accepts managers at `control`, and takes over.
@@ -101,6 +103,7 @@ async fn adopt_over(socket: OwnedFd, ours: Option<&Record>) -> io::Result<Found>
         held,
         front_ends,
         dek,
+        contents: start.contents,
     })
 }
 

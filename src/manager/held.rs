@@ -6,6 +6,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::MemfdFlags;
 use serde::{Deserialize, Serialize};
@@ -21,7 +23,7 @@ use crate::worker::parcel::{Parcel, Role};
 use crate::worker::protocol::Start;
 
 /// What a volume says about its key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyFacts {
     /// The key set of the volume.
     pub key_set: String,
@@ -85,7 +87,8 @@ impl KeyFacts {
 pub struct Baggage {
     /// The desired state of its disk.
     pub record: Record,
-    /// The key, as it was when the disk was attached.
+    /// The key, as it was when the disk was attached. Of an ephemeral disk,
+    /// nothing.
     pub key: KeyFacts,
 }
 
@@ -106,8 +109,10 @@ pub struct Held {
     pub files: Files,
     /// What the lock is for.
     pub access: Access,
-    /// What the data plane has to know.
+    /// What the data plane has to know, as it was when the volume was opened.
     pub spec: Spec,
+    /// Bytes of the data by now.
+    size: AtomicU64,
     /// Remembers a failed fdatasync from one worker to the next.
     pub memo: File,
     /// The memory in which the workers count I/O, one after the other.
@@ -124,6 +129,30 @@ impl Held {
         Ok(Held {
             files: volume.files()?,
             access: volume.access(),
+            size: AtomicU64::new(spec.size),
+            spec,
+            memo: new_memo()?,
+            statistics: Some(statistics),
+        })
+    }
+
+    /// Space without a header, for an ephemeral disk.
+    ///
+    /// # Errors
+    /// As [`Held::of`].
+    pub fn scratch(data: File, place: PathBuf, spec: Spec) -> io::Result<Self> {
+        let statistics = stats::create(spec.queues).map_err(io::Error::other)?;
+        Ok(Held {
+            files: Files {
+                location: Location {
+                    data: place,
+                    header: None,
+                },
+                data,
+                header: None,
+            },
+            access: Access::ReadWrite,
+            size: AtomicU64::new(spec.size),
             spec,
             memo: new_memo()?,
             statistics: Some(statistics),
@@ -153,10 +182,24 @@ impl Held {
                 true => Access::ReadOnly,
                 false => Access::ReadWrite,
             },
+            size: AtomicU64::new(start.spec.size),
             spec: start.spec.clone(),
             memo: parcel.need(Role::Memo)?.into(),
             statistics: parcel.take(Role::Statistics),
         })
+    }
+
+    /// What the data plane of a next worker has to know.
+    pub fn current_spec(&self) -> Spec {
+        Spec {
+            size: self.size.load(Ordering::SeqCst),
+            ..self.spec.clone()
+        }
+    }
+
+    /// The volume has another size, in its header too.
+    pub fn set_size(&self, bytes: u64) {
+        self.size.store(bytes, Ordering::SeqCst);
     }
 
     /// The volume, with its header read anew. It has the same lock. Blocks.
@@ -173,7 +216,7 @@ impl Held {
     ///
     /// # Errors
     /// When there are no more descriptors.
-    pub fn parcel(&self, front_ends: &FrontEnds, dek: &Dek) -> io::Result<Parcel> {
+    pub fn parcel(&self, front_ends: &FrontEnds, dek: Option<&Dek>) -> io::Result<Parcel> {
         let mut parcel = Parcel::default();
         parcel.share(Role::Data, &self.files.data)?;
         if let Some(header) = &self.files.header {
@@ -184,7 +227,9 @@ impl Held {
         if let Some(statistics) = &self.statistics {
             parcel.share(Role::Statistics, statistics)?;
         }
-        parcel.add(Role::Dek, dek.pass()?);
+        if let Some(dek) = dek {
+            parcel.add(Role::Dek, dek.pass()?);
+        }
         Ok(parcel)
     }
 }

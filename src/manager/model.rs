@@ -31,7 +31,8 @@ pub fn is_disk_name(name: &str) -> bool {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Attach {
-    /// The file or block device: an absolute path.
+    /// The file or block device: an absolute path. For an ephemeral disk, the
+    /// directory or block device that its space is taken from.
     #[schema(value_type = String, example = "/var/lib/vm/disk.img")]
     pub volume: PathBuf,
     /// The file with its detached header: an absolute path.
@@ -65,6 +66,25 @@ pub struct Attach {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub recovery_key_file: Option<PathBuf>,
+    /// A disk that is nowhere but here: it begins empty, its key is in its
+    /// worker alone, and nothing of it is left when it is detached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ephemeral: Option<Ephemeral>,
+}
+
+/// What an ephemeral disk is to be like.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Ephemeral {
+    /// What the guest sees, in bytes: a multiple of the sector size.
+    #[schema(minimum = 512)]
+    pub size: u64,
+    /// Bytes of a data unit: 512 or 4096, which is the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sector_size: Option<u32>,
+    /// Destroy what can be recognised on the block device.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// How a disk is to be taken away.
@@ -86,6 +106,36 @@ pub struct DiskChange {
     /// that are left out. 0 lifts a limit.
     #[serde(default)]
     pub limits: Limits,
+    /// What the guest is to see, in bytes: more than now, and a multiple of
+    /// `sector_size`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 512)]
+    pub size: Option<u64>,
+    /// As large as the file or block device has room for, instead of `size`.
+    #[serde(default)]
+    pub fill: bool,
+    /// Reserve the new space of a file now, instead of as the guest writes.
+    #[serde(default)]
+    pub preallocate: bool,
+}
+
+impl DiskChange {
+    /// Other limits, and nothing else.
+    pub fn limits(limits: Limits) -> Self {
+        DiskChange {
+            limits,
+            ..DiskChange::default()
+        }
+    }
+}
+
+/// How large a disk is to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NewSize {
+    /// In bytes. None: as large as there is room for.
+    pub size: Option<u64>,
+    /// Whether to reserve the new space of a file now.
+    pub preallocate: bool,
 }
 
 /// What is known of an attached disk.
@@ -136,8 +186,18 @@ pub struct DiskInfo {
     pub last_error: Option<Problem>,
     /// Whether a front end is connected.
     pub front_end: bool,
+    /// The size that the front end has read, in bytes. While it is not that of
+    /// the disk, the guest does not see a change yet.
+    #[serde(default)]
+    pub size_read: Option<u64>,
+    /// Whether the front end can be told that the size has changed.
+    #[serde(default)]
+    pub takes_notices: bool,
     /// What its guest may do per second: nothing is limited that is not here.
     pub limits: Limits,
+    /// Whether nothing of it is left when it is detached, or its worker dies.
+    #[serde(default)]
+    pub ephemeral: bool,
 }
 
 /// What a disk is doing.

@@ -86,11 +86,13 @@ impl services::Audit for Recorder {
                 volume,
                 key_set,
                 break_glass,
+                ephemeral,
             } => Event::Attach {
                 disk,
                 volume: *volume,
                 key_set: key_set.as_deref().unwrap_or_default(),
                 break_glass: *break_glass,
+                ephemeral: *ephemeral,
             },
             Act::Detach {
                 disk,
@@ -113,6 +115,17 @@ impl services::Audit for Recorder {
                     limits: &changed_limits,
                 }
             }
+            Act::Resize {
+                disk,
+                volume,
+                before,
+                size,
+            } => Event::Resize {
+                disk,
+                volume: *volume,
+                before: *before,
+                size: *size,
+            },
             Act::KeySetCreate { key_set, provider } => Event::KeySetCreated {
                 key_set,
                 provider: provider.as_deref().unwrap_or_default(),

@@ -22,7 +22,7 @@ use crate::config::{Group, user};
 pub enum Role {
     /// May look.
     Reader,
-    /// May attach, detach and limit, and look.
+    /// May attach, detach, limit and resize, and look.
     Operator,
     /// May change and check key sets, destroy the keys of volumes, and look.
     KeyAdmin,
@@ -57,7 +57,7 @@ pub enum Operation {
     Attach,
     /// To detach one.
     Detach,
-    /// To limit what its guest may do per second.
+    /// To change one: to limit what its guest may do per second, or resize it.
     Limit,
     /// To make a key set.
     KeySetCreate,

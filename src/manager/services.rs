@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::model::{
     Attach, ChangeWraps, Detach, DiskInfo, EraseVolume, ErasedVolume, KeySetCheck, KeySetInfo,
-    KeySetRotation, Reloaded, WrapAction, WrapsChanged,
+    KeySetRotation, NewSize, Reloaded, WrapAction, WrapsChanged,
 };
 use super::roles::{Operation, Role};
 use crate::config::{Config, Limits};
@@ -70,6 +70,17 @@ pub trait Disks: fmt::Debug + Send + Sync {
         context: &Context,
         change: ChangeWraps,
     ) -> Result<WrapsChanged, Failure>;
+
+    /// Makes a disk larger.
+    ///
+    /// # Errors
+    /// When there is none of that name, or it cannot be that large.
+    async fn resize(
+        &self,
+        context: &Context,
+        name: &str,
+        wanted: NewSize,
+    ) -> Result<DiskInfo, Failure>;
 
     /// All disks, sorted by name.
     fn list(&self) -> Vec<DiskInfo>;
@@ -241,6 +252,8 @@ pub enum Act {
         key_set: Option<String>,
         /// Whether break-glass access was asked for.
         break_glass: bool,
+        /// Whether it is a disk without a volume.
+        ephemeral: bool,
     },
     /// Detached a disk.
     Detach {
@@ -290,6 +303,17 @@ pub enum Act {
     Reload {
         /// Which settings have changed.
         changed: Vec<String>,
+    },
+    /// Made a disk larger.
+    Resize {
+        /// Its name.
+        disk: String,
+        /// Its volume.
+        volume: Option<Uuid>,
+        /// Its size before, in bytes.
+        before: Option<u64>,
+        /// Its size now; of one that was not resized, what was asked for.
+        size: Option<u64>,
     },
     /// Asked for what their role does not permit.
     Refused {

@@ -52,6 +52,22 @@ pub struct Record {
     pub break_glass: bool,
     /// When somebody asked for it.
     pub attached: Timestamp,
+    /// For a disk that is nowhere but in its worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ephemeral: Option<Scratch>,
+}
+
+/// What is on record of an ephemeral disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scratch {
+    /// What the guest sees, in bytes.
+    pub size: u64,
+    /// Bytes of a data unit.
+    pub sector_size: u32,
+    /// The boot of the host in which it was served. As long as that is the one
+    /// that runs, a guest may have it, and it is not to begin anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub served_in: Option<String>,
 }
 
 impl Record {
@@ -67,6 +83,7 @@ impl Record {
             options: Options::default(),
             break_glass: false,
             attached: Timestamp::now(),
+            ephemeral: None,
         }
     }
 }

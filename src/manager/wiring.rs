@@ -14,7 +14,7 @@ use super::control::Manager;
 use super::disks::{self, Settings};
 use super::key_sets::Admin;
 use super::model::{
-    Attach, ChangeWraps, Detach, DiskInfo, EraseVolume, ErasedVolume, WrapsChanged,
+    Attach, ChangeWraps, Detach, DiskInfo, EraseVolume, ErasedVolume, NewSize, WrapsChanged,
 };
 use super::poll;
 use super::recorder::Recorder;
@@ -163,7 +163,10 @@ impl Attached {
 impl Disks for Attached {
     async fn attach(&self, context: &Context, attach: Attach) -> Result<DiskInfo, Failure> {
         let disk = self.disks.attach(context, attach).await?;
-        self.note(&disk).await;
+        // Of an ephemeral disk there is nothing that needs a key.
+        if !disk.ephemeral {
+            self.note(&disk).await;
+        }
         Ok(disk)
     }
 
@@ -195,6 +198,15 @@ impl Disks for Attached {
     ) -> Result<WrapsChanged, Failure> {
         let (disks, keys, ledger) = (&self.disks, &self.keys, &self.ledger);
         super::wraps::change(disks, keys, ledger, context, change).await
+    }
+
+    async fn resize(
+        &self,
+        context: &Context,
+        name: &str,
+        wanted: NewSize,
+    ) -> Result<DiskInfo, Failure> {
+        self.disks.resize(context, name, wanted).await
     }
 
     fn list(&self) -> Vec<DiskInfo> {

@@ -24,7 +24,7 @@ use crate::plane::Spec;
 use crate::prepare;
 use crate::secret::Dek;
 use crate::worker::parcel::{Parcel, Role};
-use crate::worker::protocol::{Answer, Message, Request, Start, Status};
+use crate::worker::protocol::{Answer, Contents, Message, Request, Start, Status};
 
 /// A process that is a worker.
 pub struct Process {
@@ -103,8 +103,10 @@ pub struct Plan {
     pub limits: Limits,
     /// The socket.
     pub front_ends: Arc<FrontEnds>,
-    /// The key.
-    pub dek: Arc<Dek>,
+    /// The key, unless it is the worker's own affair.
+    pub dek: Option<Arc<Dek>>,
+    /// What is on the disk.
+    pub contents: Contents,
     /// Where it shall accept managers.
     pub control: PathBuf,
 }
@@ -202,9 +204,10 @@ struct Spawned {
 /// managers, and starts the process, which does nothing yet.
 fn prepare(plan: &Plan, settings: &Settings) -> Result<Spawned, Failure> {
     let Plan { held, record, .. } = plan;
-    let store = prepare::open_store(&held.spec, &held.files.data, &record.volume)?;
+    let spec = held.current_spec();
+    let store = prepare::open_store(&spec, &held.files.data, &record.volume)?;
     let mut parcel = held
-        .parcel(&plan.front_ends, &plan.dek)
+        .parcel(&plan.front_ends, plan.dek.as_deref())
         .map_err(system("cannot pass on the files of a disk"))?;
     for file in store.files() {
         let shared = parcel.share(Role::Queue, file);
@@ -219,12 +222,13 @@ fn prepare(plan: &Plan, settings: &Settings) -> Result<Spawned, Failure> {
         volume: record.volume.clone(),
         spec: Spec {
             limits: plan.limits.clone(),
-            ..held.spec.clone()
+            ..spec
         },
         direct: store.is_direct(),
         socket: plan.front_ends.file.clone(),
         log: settings.log,
         keep_dek: settings.keep_deks,
+        contents: plan.contents,
         baggage: serde_json::to_value(baggage).map_err(|error| {
             Failure::new(
                 Kind::Internal,

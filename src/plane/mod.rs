@@ -25,7 +25,7 @@ use crate::error::{Explain, Kind, io_kind};
 use crate::secret::Dek;
 use crate::store::Store;
 use crate::units::Bytes;
-use crate::vhost::{Server, Stopper};
+use crate::vhost::{Notices, Server, Stopper};
 
 /// A queue without work for so long gives back its buffers. To take them again
 /// takes some tenths of a millisecond.
@@ -110,6 +110,11 @@ impl Plane {
     /// What ends it.
     pub fn stopper(&self) -> Stopper {
         self.server.stopper()
+    }
+
+    /// What front ends are told of, and have read.
+    pub fn notices(&self) -> Arc<Notices> {
+        self.server.notices()
     }
 
     /// Serves front ends until stopped, and then makes durable what they wrote.

@@ -5,8 +5,9 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, SeekFrom, StatxFlags};
 
 use super::arena::{Arena, PAGE};
 use crate::error::{Explain, Kind, io_kind};
@@ -73,7 +74,7 @@ impl Explain for Error {
 pub struct Store {
     files: Vec<File>,
     offset: u64,
-    len: u64,
+    len: AtomicU64,
     direct: bool,
     in_memory: bool,
 }
@@ -143,7 +144,7 @@ impl Store {
         Store {
             files,
             offset,
-            len,
+            len: AtomicU64::new(len),
             direct,
             in_memory,
         }
@@ -156,8 +157,36 @@ impl Store {
 
     /// Where the byte at `offset` of the disk lies in the file.
     pub fn position(&self, offset: u64) -> u64 {
-        debug_assert!(offset < self.len, "requests are checked before");
+        debug_assert!(
+            offset < self.len.load(Ordering::Relaxed),
+            "requests are checked before"
+        );
         self.offset + offset
+    }
+
+    /// From now on there are `len` bytes.
+    ///
+    /// # Errors
+    /// When the file or device does not reach so far.
+    pub fn grow(&self, len: u64) -> io::Result<()> {
+        let Some(file) = self.files.first() else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        // The metadata of a block device says 0. The position of the
+        // descriptor is nobody's: all I/O says where.
+        let actual = rustix::fs::seek(file, SeekFrom::End(0))?;
+        let needed = self.offset.checked_add(len);
+        if needed.is_none_or(|needed| needed > actual) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!(
+                    "the data file has {actual} bytes, and {len} are needed after the first {}",
+                    self.offset
+                ),
+            ));
+        }
+        self.len.fetch_max(len, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Whether O_DIRECT is in use.

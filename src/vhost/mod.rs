@@ -10,9 +10,11 @@
 
 mod listener;
 mod memory;
+mod notices;
 mod ring;
 mod server;
 mod session;
 
 pub use listener::{Error as ListenerError, Listener, SocketFile, SocketParams};
+pub use notices::{Notices, Sent};
 pub use server::{Server, Stopper};

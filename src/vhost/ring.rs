@@ -101,6 +101,11 @@ impl VirtQueue {
         }
     }
 
+    /// Whether its thread runs.
+    pub fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
     pub fn set_enabled(&mut self, enabled: bool) {
         self.enabled = enabled;
         if !enabled {

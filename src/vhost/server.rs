@@ -11,6 +11,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use vhost::vhost_user::{BackendReqHandler, Error as VhostError};
 
 use super::listener::Listener;
+use super::notices::{Notices, channel_in_next_message};
 use super::session::Session;
 use crate::engine::Disk;
 
@@ -20,6 +21,7 @@ pub struct Server {
     listener: Listener,
     stopper: Stopper,
     on_front_end: Option<FrontEndHook>,
+    notices: Arc<Notices>,
 }
 
 /// Is told when a front end has come (`true`) or gone.
@@ -131,6 +133,7 @@ impl Server {
                 shared: Arc::default(),
             },
             on_front_end: None,
+            notices: Arc::default(),
         })
     }
 
@@ -145,6 +148,11 @@ impl Server {
         if let Some(hook) = &self.on_front_end {
             hook(connected);
         }
+    }
+
+    /// What front ends are told of, and have read.
+    pub fn notices(&self) -> Arc<Notices> {
+        self.notices.clone()
     }
 
     /// What ends the server.
@@ -209,14 +217,24 @@ impl Server {
 
     fn serve(&self, stream: UnixStream) {
         tracing::info!("front end connected");
+        self.notices.begin();
         self.tell(true);
-        let session = Arc::new(Mutex::new(Session::new(self.disk.clone())));
+        let session = Session::new(self.disk.clone(), self.notices.clone());
+        let session = Arc::new(Mutex::new(session));
+        // Without a second descriptor it is served as one that takes no notices.
+        let peeked = stream.try_clone().ok();
         let mut handler = BackendReqHandler::from_stream(stream, session.clone());
         let reason = loop {
+            let channel = peeked.as_ref().and_then(channel_in_next_message);
             if let Err(error) = handler.handle_request() {
                 break error;
             }
+            // Only now it is known to be what it should be.
+            if let Some(channel) = channel {
+                self.notices.opened(channel);
+            }
         };
+        drop(peeked);
         self.stopper.silence();
         session.lock().unwrap_or_else(PoisonError::into_inner).end();
         match reason {
@@ -226,6 +244,7 @@ impl Server {
         // Only now is the socket closed, with no request in flight: QEMU takes
         // the used ring's position for the place to go on from.
         drop(handler);
+        self.notices.begin();
         self.tell(false);
     }
 }

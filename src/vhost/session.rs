@@ -21,6 +21,7 @@ use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandlerMut
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 
 use super::memory::{MAX_REGIONS, MemoryMap};
+use super::notices::Notices;
 use super::ring::{Addresses, VirtQueue};
 use crate::engine::Disk;
 use crate::virtio::config::{CONFIG_BYTES, WRITEBACK_OFFSET, write_cache};
@@ -42,11 +43,15 @@ fn unblock(fd: Option<File>) -> Result<Option<File>> {
     Ok(fd)
 }
 
+/// Bytes of the capacity, which the configuration space begins with.
+const CAPACITY_BYTES: usize = size_of::<u64>();
+
 const PROTOCOL_FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
 
 /// What one front end has negotiated and set up.
 pub struct Session {
     disk: Arc<Disk>,
+    notices: Arc<Notices>,
     map: MemoryMap,
     queues: Vec<VirtQueue>,
     negotiated: u64,
@@ -56,8 +61,9 @@ pub struct Session {
 
 impl Session {
     /// A session that has not begun.
-    pub fn new(disk: Arc<Disk>) -> Self {
+    pub fn new(disk: Arc<Disk>, notices: Arc<Notices>) -> Self {
         let mut session = Session {
+            notices,
             map: MemoryMap::default(),
             queues: Vec::new(),
             negotiated: 0,
@@ -97,6 +103,9 @@ impl Session {
             queue
                 .start_if_ready(&self.disk, &self.map, event_idx)
                 .map_err(Error::ReqHandlerError)?;
+        }
+        if self.queues.iter().any(VirtQueue::is_running) {
+            self.notices.remind(self.disk.capacity());
         }
         Ok(())
     }
@@ -223,6 +232,7 @@ impl VhostUserBackendReqHandlerMut for Session {
         Ok(VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::CONFIG
             | VhostUserProtocolFeatures::REPLY_ACK
+            | VhostUserProtocolFeatures::BACKEND_REQ
             | VhostUserProtocolFeatures::RESET_DEVICE
             | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS)
     }
@@ -256,7 +266,11 @@ impl VhostUserBackendReqHandlerMut for Session {
             .filter(|end| *end <= MAX_CONFIG_BYTES)
             .ok_or(Error::InvalidParam)?;
         let mut space = [0; MAX_CONFIG_BYTES];
-        space[..CONFIG_BYTES].copy_from_slice(&self.disk.shape().config(self.writeback));
+        let shape = self.disk.shape();
+        space[..CONFIG_BYTES].copy_from_slice(&shape.config(self.writeback));
+        if offset == 0 && size >= CAPACITY_BYTES {
+            self.notices.capacity_was_read(shape.capacity);
+        }
         Ok(space[offset..end].to_vec())
     }
 

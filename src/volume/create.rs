@@ -3,6 +3,7 @@
 //! [`Plan::write`] makes the volume. A failure leaves what was there before.
 #![forbid(unsafe_code)]
 
+use std::fs::File;
 use std::io::ErrorKind;
 use std::path::Path;
 
@@ -30,6 +31,9 @@ const ROOMY: u64 = 1 << 20;
 /// 60 KiB of JSON: some sixty wrapped keys of 1 KiB.
 const LARGE_COPY: u64 = COPY_BYTES[2];
 const SMALL_COPY: u64 = COPY_BYTES[0];
+
+/// Writes the first data of a volume into a file, from an offset on.
+pub type Fill<'f> = &'f mut dyn FnMut(&File, u64) -> Result<(), Error>;
 
 /// A volume that could be made: everything is checked, what exists is locked
 /// and nothing is written.
@@ -110,7 +114,29 @@ impl Plan {
             return Err(Error::Options(text.into()));
         }
         let token = Token::new(key_set, self.options.zero_units, wraps);
-        self.write_with(dek, &token)
+        self.write_with(dek, &token, None)
+    }
+
+    /// Makes a volume that has data from the beginning: `fill` writes it into
+    /// the data file, from the offset that it is given on. Not before that is on
+    /// stable storage is there a header, so that what a crash leaves is no volume.
+    /// Without `wraps`, they are in `key_store`, which has them already.
+    ///
+    /// # Errors
+    /// As [`Plan::write`], and whatever `fill` says.
+    pub fn write_filled(
+        self,
+        dek: &Dek,
+        key_set: &str,
+        (wraps, key_store): (Vec<Wrap>, Option<&str>),
+        fill: Fill<'_>,
+    ) -> Result<Volume, Error> {
+        let token = Token::new(key_set, self.options.zero_units, wraps);
+        let token = match key_store {
+            Some(name) => token.in_key_store(name),
+            None => token,
+        };
+        self.write_with(dek, &token, Some(fill))
     }
 
     /// The same with the wraps in a key store, which has them already.
@@ -124,12 +150,13 @@ impl Plan {
         key_store: &str,
     ) -> Result<Volume, Error> {
         let token = Token::new(key_set, self.options.zero_units, Vec::new());
-        self.write_with(dek, &token.in_key_store(key_store))
+        self.write_with(dek, &token.in_key_store(key_store), None)
     }
 
-    fn write_with(self, dek: &Dek, token: &Token) -> Result<Volume, Error> {
+    fn write_with(self, dek: &Dek, token: &Token, fill: Option<Fill<'_>>) -> Result<Volume, Error> {
         let header = self.header_for(dek, token)?;
-        let (area, end) = (self.options.header_area.0, self.data_offset() + self.size);
+        let (area, offset) = (self.options.header_area.0, self.data_offset());
+        let end = offset + self.size;
         let mut undo = Undo::default();
 
         let data = match self.data {
@@ -156,7 +183,11 @@ impl Plan {
         // New files were not there to be compared before.
         devices.check_distinct()?;
         let device = devices.header();
-        if devices.header.is_some() {
+        let is_filled = fill.is_some();
+        if let Some(fill) = fill {
+            fill(devices.data.file(), offset)?;
+        }
+        if is_filled || devices.header.is_some() {
             devices
                 .data
                 .file()

@@ -11,7 +11,7 @@ use super::device::Device;
 use super::error::Error;
 use super::luks2::HeaderIo as _;
 use super::signatures::{At, MD_MAGIC, MD_WHAT, SIGNATURES, md_at_end};
-use crate::units::Bytes;
+use crate::units::{Bytes, SECTOR_BYTES};
 
 /// How much of the start of a large block device is searched for data. All
 /// header and superblock places of [`SIGNATURES`] are in it.
@@ -128,6 +128,32 @@ fn first_nonzero(device: &Device, from: u64, to: u64) -> io::Result<Option<u64>>
         }
     }
     Ok(None)
+}
+
+/// How many bytes from `from` to `to` are in sectors that have something else
+/// than zeroes.
+pub fn data_between(device: &Device, from: u64, to: u64) -> io::Result<u64> {
+    let mut buffer = vec![0; CHUNK];
+    let (mut position, mut found) = (from, 0);
+    while position < to {
+        let Some((start, end)) = next_data(device, position)? else {
+            break;
+        };
+        let end = end.min(to);
+        position = start;
+        while position < end {
+            let length = CHUNK.min((end - position) as usize);
+            let count = device.file().read_at(&mut buffer[..length], position)?;
+            if count == 0 {
+                return Ok(found);
+            }
+            let sectors = buffer[..count].chunks(SECTOR_BYTES as usize);
+            let used = sectors.filter(|sector| sector.iter().any(|&byte| byte != 0));
+            found += used.map(|sector| sector.len() as u64).sum::<u64>();
+            position += count as u64;
+        }
+    }
+    Ok(found)
 }
 
 /// The next range that is not a hole, at or after `position`.

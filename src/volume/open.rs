@@ -12,6 +12,7 @@ use super::device::{Access, Device};
 use super::devices::{Devices, Location};
 use super::error::Error;
 use super::luks2::copies;
+use super::luks2::metadata::Fault;
 use super::luks2::{Header, Which};
 use super::token::{self, Token};
 use crate::secret::Dek;
@@ -46,7 +47,7 @@ impl Files {
 /// the process ends, however it ends.
 #[derive(Debug)]
 pub struct Volume {
-    devices: Devices,
+    pub(super) devices: Devices,
     access: Access,
     description: Description,
     repaired: Option<Which>,
@@ -230,6 +231,32 @@ impl Volume {
     /// as it was. After [`Error::Io`] either token may be on disk; this object
     /// then still has the old one, and the call may be repeated.
     pub fn set_token(&mut self, token: Token) -> Result<(), Error> {
+        let path = self.devices.header().path();
+        if self.access != Access::ReadWrite {
+            return Err(Error::ReadOnly { path: path.into() });
+        }
+        let json = token.to_json().map_err(|source| Error::Token {
+            path: path.into(),
+            source,
+        })?;
+        if token.zero_units != self.description.layout.zero_units {
+            // Every wrap is bound to the flag, and so is the data.
+            return Err(Error::Options(
+                "whether a volume has zero units cannot be changed after it was made".into(),
+            ));
+        }
+        self.rewrite(|header| header.metadata.replace_token(token::TYPE, json))
+    }
+
+    /// Changes the header, on disk and here. After a crash at any instant it is
+    /// the old or the new one.
+    ///
+    /// # Errors
+    /// As [`Volume::set_token`].
+    pub(super) fn rewrite(
+        &mut self,
+        change: impl FnOnce(&mut Header) -> Result<(), Fault>,
+    ) -> Result<(), Error> {
         let device = self.devices.header();
         let path = device.path();
         if self.access != Access::ReadWrite {
@@ -239,10 +266,6 @@ impl Volume {
             path: path.into(),
             what,
         };
-        let json = token.to_json().map_err(|source| Error::Token {
-            path: path.into(),
-            source,
-        })?;
         let _lock = device.lock_header(Access::ReadWrite)?;
         // From what is on disk, not from memory: cryptsetup may have changed
         // the label, and a failed update may have left one copy behind.
@@ -257,17 +280,8 @@ impl Volume {
         if !now.digest.same_key(&self.description.digest) {
             return Err(changed("its key digest is another one"));
         }
-        if token.zero_units != now.layout.zero_units {
-            // Every wrap is bound to the flag, and so is the data.
-            return Err(Error::Options(
-                "whether a volume has zero units cannot be changed after it was made".into(),
-            ));
-        }
         let mut header = found.header.clone();
-        header
-            .metadata
-            .replace_token(token::TYPE, json)
-            .map_err(|fault| Error::header(path, fault))?;
+        change(&mut header).map_err(|fault| Error::header(path, fault))?;
         check_fits(&header, path)?;
         let description = Description::of(&header, path)?;
         copies::replace(&mut device.file(), &found, &mut header)

@@ -134,7 +134,7 @@ fn clear(file: &File, bytes: u64) -> io::Result<()> {
     }
 }
 
-fn wipe_ends(file: &File, length: u64) -> io::Result<()> {
+pub(super) fn wipe_ends(file: &File, length: u64) -> io::Result<()> {
     zero(file, 0, HEAD.min(length))?;
     zero(file, length.saturating_sub(TAIL), length)?;
     file.sync_all()

@@ -13,11 +13,12 @@ use rustix::net::SocketFlags;
 use super::connection::Connection;
 use super::news::News;
 use super::parcel::{Parcel, Role};
-use super::protocol::{Answer, Call, Fault, Message, Request, Start, Status};
+use super::protocol::{Answer, Call, Contents, Fault, Message, Request, Start, Status};
 use crate::engine::Disk;
-use crate::error::Kind;
+use crate::error::{Failure, Kind};
 use crate::secret::Dek;
-use crate::vhost::Stopper;
+use crate::units::SECTOR_BYTES;
+use crate::vhost::{Notices, Sent, Stopper};
 
 /// What a next worker of the disk would need, for managers that ask for it.
 pub struct Estate {
@@ -52,6 +53,7 @@ pub struct Control {
     pub news: Arc<News>,
     pub estate: Estate,
     pub disk: Arc<Disk>,
+    pub notices: Arc<Notices>,
     pub stopper: Stopper,
     /// Whether somebody wants it to end.
     pub stopping: bool,
@@ -133,9 +135,42 @@ impl Control {
         Status {
             front_end: self.news.has_front_end(),
             errors: self.disk.errors(),
-            sync_failed: self.disk.sync_has_failed(),
+            sync_failed: self.sync_failed(),
             stopping: self.stopping,
+            size_read: self
+                .notices
+                .read_capacity()
+                .and_then(|sectors| sectors.checked_mul(SECTOR_BYTES)),
+            takes_notices: self.notices.has_channel(),
         }
+    }
+
+    /// The disk grows to `size` bytes, and its front end is told.
+    fn resize(&mut self, size: u64) -> Answer {
+        if let Err(error) = self.disk.grow(size) {
+            let what = format!("the disk cannot be {size} bytes large: {error}");
+            let failure = Failure::new(crate::error::io_kind(&error), what, None);
+            return Answer::Failed {
+                fault: Fault::from(&failure),
+            };
+        }
+        // For the managers that come later.
+        self.estate.start.spec.size = size;
+        match self.notices.send() {
+            Sent::Yes => tracing::info!(size, "the disk has grown, and the front end was told"),
+            Sent::NoChannel | Sent::Failed => tracing::info!(
+                size,
+                "the disk has grown; no front end is there that could be told"
+            ),
+        }
+        Answer::Status {
+            status: self.status(),
+        }
+    }
+
+    /// A lost disk fails flushes because it is lost, and that is said elsewhere.
+    pub(super) fn sync_failed(&self) -> bool {
+        self.estate.start.contents != Contents::Lost && self.disk.sync_has_failed()
     }
 
     fn stop(&mut self) {
@@ -222,6 +257,13 @@ impl Control {
             Request::Baggage { baggage } => {
                 self.estate.start.baggage = baggage;
                 manager.answer(call.id, Answer::Status { status }, &none)
+            }
+            Request::Resize { size } => {
+                let answer = self.resize(size);
+                match &self.manager {
+                    Some(manager) => manager.answer(call.id, answer, &none),
+                    None => Ok(()),
+                }
             }
             // Nobody starts a worker twice.
             Request::Start(_) | Request::Unknown => {

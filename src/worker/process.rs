@@ -17,7 +17,7 @@ use super::control::{Control, Estate};
 use super::hygiene;
 use super::news::{Memo, News};
 use super::parcel::{Parcel, Role};
-use super::protocol::{Answer, Fault, Request, Start, Status};
+use super::protocol::{Answer, Contents, Fault, Request, Start, Status};
 use crate::engine::Disk;
 use crate::engine::stats::Stats;
 use crate::error::{Failure, Kind, io_kind};
@@ -114,6 +114,7 @@ fn prepare(
                 news: parts.news,
                 estate: parts.estate,
                 disk: parts.disk,
+                notices: parts.plane.notices(),
                 stopper: parts.plane.stopper(),
                 stopping: false,
                 stop_call: None,
@@ -143,7 +144,11 @@ fn build(start: Start, mut parcel: Parcel) -> Result<Parts, Failure> {
     }
     let files = files.into_iter().map(File::from).collect();
     let store = Store::of(files, (spec.data_offset, spec.size), start.direct);
-    let dek = parcel.need(Role::Dek).and_then(Dek::receive);
+    let dek = match start.contents {
+        Contents::Volume => parcel.need(Role::Dek).and_then(Dek::receive),
+        // That of a lost disk encrypts nothing.
+        Contents::Ephemeral | Contents::Lost => Dek::generate(),
+    };
     let dek = dek.map_err(broken())?;
     // One manager or another reads what is counted there.
     let stats = match parcel.take(Role::Statistics) {
@@ -157,7 +162,12 @@ fn build(start: Start, mut parcel: Parcel) -> Result<Parts, Failure> {
         }
         None => Stats::private(spec.queues)?,
     };
-    let disk = plane::disk(spec, store, &dek, stats)?;
+    let mut disk = plane::disk(spec, store, &dek, stats)?;
+    if start.contents == Contents::Lost {
+        disk = disk.without_contents();
+    }
+    // A key that was made here stays here.
+    let keep_dek = start.keep_dek && start.contents == Contents::Volume;
 
     let news = News::new().map_err(broken())?;
     let memo = parcel.need(Role::Memo).map_err(broken())?;
@@ -183,6 +193,10 @@ fn build(start: Start, mut parcel: Parcel) -> Result<Parts, Failure> {
             let news = news.clone();
             Box::new(move |connected| news.front_end(connected))
         });
+    server.notices().on_change({
+        let news = news.clone();
+        Box::new(move || news.changed())
+    });
     let signals = signals().map_err(failed("cannot handle signals"))?;
     Ok(Parts {
         managers,
@@ -191,7 +205,7 @@ fn build(start: Start, mut parcel: Parcel) -> Result<Parts, Failure> {
         disk: disk.clone(),
         plane: Plane::new(disk, server, start.volume.clone()),
         estate: Estate {
-            dek: start.keep_dek.then_some(dek),
+            dek: keep_dek.then_some(dek),
             start,
             parcel,
         },
@@ -225,7 +239,7 @@ fn serve(id: u64, control: Control, plane: Plane) -> Result<(), Failure> {
         .map_err(failed("cannot start a thread"))?;
     if let Some(manager) = &control.manager {
         let status = Status {
-            sync_failed: control.disk.sync_has_failed(),
+            sync_failed: control.sync_failed(),
             ..Status::default()
         };
         // A manager that is gone by now, another will follow.

@@ -63,6 +63,12 @@ pub enum Request {
         /// What they will want to know. Not looked at here.
         baggage: Value,
     },
+    /// The disk has `size` bytes from now on, which it has room for: serve
+    /// them, and tell the front end. Answered with the status.
+    Resize {
+        /// Not less than before.
+        size: u64,
+    },
     /// Something that a later version may ask for.
     #[serde(other)]
     Unknown,
@@ -87,6 +93,22 @@ pub struct Start {
     pub keep_dek: bool,
     /// What those managers will want to know. Not looked at here.
     pub baggage: Value,
+    /// What is on it, and who has its key.
+    #[serde(default)]
+    pub contents: Contents,
+}
+
+/// What is on a disk, and who has its key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Contents {
+    /// That of a volume, whose key comes with the message.
+    #[default]
+    Volume,
+    /// Nothing yet: the worker makes the key, and gives it to nobody.
+    Ephemeral,
+    /// What an ephemeral disk held whose worker is gone: every request fails.
+    Lost,
 }
 
 /// From the worker to the manager.
@@ -190,6 +212,12 @@ pub struct Status {
     /// It was told to end, and will.
     #[serde(default)]
     pub stopping: bool,
+    /// The size of the disk that the front end has read, in bytes.
+    #[serde(default)]
+    pub size_read: Option<u64>,
+    /// Whether the front end can be told that the size has changed.
+    #[serde(default)]
+    pub takes_notices: bool,
 }
 
 /// A [`Failure`] that goes to another process.
@@ -290,6 +318,7 @@ mod tests {
             log: Log::default(),
             keep_dek: true,
             baggage: serde_json::json!({"some": "thing"}),
+            contents: Contents::Volume,
         };
         let call = Call {
             id: u64::MAX,

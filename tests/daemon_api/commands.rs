@@ -17,6 +17,7 @@ fn without_a_daemon_it_is_said_how_to_have_one() {
             vec!["attach", "/v", "--socket", "/s"],
             vec!["detach", "a"],
             vec!["limit", "a", "--iops-total", "9"],
+            vec!["resize", "a", "1G"],
             vec!["list"],
             vec!["list", "--watch"],
             vec!["show", "a"],
@@ -148,6 +149,96 @@ fn limits_are_set_shown_recorded_and_lifted() {
     assert_eq!(recorded[0]["limits"], "iops_read=9 iops_read_max=20");
     assert_eq!(recorded[0]["disk"], "a");
     succeed(&mut daemon.sealblk(&["detach", "a", "--force"]));
+}
+
+#[test]
+fn disks_are_resized_and_attached_without_a_volume_and_that_is_recorded() {
+    let home = Home::new();
+    let key = home.path("platform.key");
+    let rest = format!("[key_sets.default]\nprovider = \"file\"\nkey_file = {key:?}\n");
+    configure(&home, "", &rest);
+    let command = command(&home);
+    let daemon = Daemon::run(home, command);
+    let run = |arguments: &[&str]| succeed(&mut daemon.sealblk(arguments));
+    let json = |text: &str| -> Value { serde_json::from_str(text).unwrap() };
+    run(&["volume", "create", "a.img", "--size", "4M"]);
+    run(&["attach", "a.img", "--socket", "a.sock", "--name", "a"]);
+    let said = run(&["resize", "a", "6M"]);
+    assert_eq!(
+        said,
+        "a: 6 MiB (6291456 bytes); no front end is connected: the next one sees it\n"
+    );
+    let disk = json(&run(&["resize", "a.img", "max", "--preallocate", "--json"]));
+    assert_eq!(disk["size"], 6 << 20);
+    let refused_to = |size: &str| refused(&mut daemon.sealblk(&["resize", "a", size]));
+    refused_to("4M").expect(6, &["can only grow"], "--shrink");
+    refused_to("6291457").expect(2, &["not a number of sectors", "6291968"], "");
+    let both = r#"{"size": 8388608, "limits": {"iops_total": 9}}"#;
+    let reply = daemon.ask("PATCH", "/v1/disks/a", Some(both));
+    assert_eq!(
+        (&reply.json()["size"], reply.status),
+        (&(8 << 20).into(), 200)
+    );
+    assert_eq!(reply.json()["limits"]["iops_total"], 9);
+    for wrong in [r#"{"size": 512, "fill": true}"#, r#"{"preallocate": true}"#] {
+        assert_eq!(
+            daemon.ask("PATCH", "/v1/disks/a", Some(wrong)).status,
+            400,
+            "{wrong}"
+        );
+    }
+    run(&["detach", "a"]);
+
+    std::fs::create_dir(daemon.home.path("space")).unwrap();
+    let attach = [
+        "attach",
+        "space",
+        "--socket",
+        "t.sock",
+        "--name",
+        "t",
+        "--ephemeral",
+    ];
+    let disk = json(&run(&[&attach[..], &["--size", "3M", "--json"]].concat()));
+    assert_eq!(
+        (&disk["ephemeral"], &disk["key_set"]),
+        (&true.into(), &Value::Null)
+    );
+    assert_eq!(
+        (&disk["size"], &disk["sector_size"]),
+        (&(3 << 20).into(), &4096.into())
+    );
+    assert!(run(&["list"]).contains("(ephemeral)"));
+    assert!(run(&["show", "t"]).contains("its key is in its worker alone"));
+    refused(&mut daemon.sealblk(&["resize", "t", "9M"])).expect(2, &["ephemeral"], "detach");
+    run(&["detach", "t"]);
+
+    let log = std::fs::read_to_string(daemon.home.path("audit.jsonl")).unwrap();
+    let lines: Vec<Value> = log.lines().map(json).collect();
+    let of = |event: &str| {
+        lines
+            .iter()
+            .filter(|line| line["event"] == event)
+            .collect::<Vec<_>>()
+    };
+    let resized = of("resize");
+    assert_eq!(resized.len(), 6, "{resized:?}");
+    let sizes = |line: &Value| (line["before"].clone(), line["size"].clone());
+    assert_eq!(sizes(resized[0]), ((4 << 20).into(), (6 << 20).into()));
+    assert_eq!(resized[2]["outcome"], "failed");
+    let ephemeral = of("attach")[1];
+    assert_eq!(
+        (&ephemeral["ephemeral"], &ephemeral["disk"]),
+        (&true.into(), &"t".into())
+    );
+    assert!(ephemeral.get("key_set").is_none() && ephemeral.get("volume").is_none());
+    // No key of anybody was used for it.
+    let uses = lines
+        .iter()
+        .filter(|line| line["event"] == "unwrap")
+        .count();
+    assert_eq!(uses, 1);
+    run(&["audit", "verify"]);
 }
 
 #[test]

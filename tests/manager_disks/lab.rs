@@ -9,7 +9,7 @@ use std::time::Duration;
 use sealblk::config::{Config, Overrides};
 use sealblk::keys::{Actor, Context, KeySets};
 use sealblk::manager::disks::{Disks, Pace, Settings};
-use sealblk::manager::model::{Attach, Detach, DiskInfo, DiskState};
+use sealblk::manager::model::{Attach, Detach, DiskInfo, DiskState, Ephemeral};
 
 use super::support::front_end::{FrontEnd, Options};
 use super::support::home::Home;
@@ -22,6 +22,13 @@ pub struct Lab {
 impl Lab {
     pub fn new() -> Lab {
         Lab { home: Home::new() }
+    }
+
+    /// With a directory that ephemeral disks get space in.
+    pub fn with_space() -> Lab {
+        let lab = Lab::new();
+        std::fs::create_dir(lab.path("space")).unwrap();
+        lab
     }
 
     /// With a volume of that name.
@@ -127,6 +134,19 @@ pub fn request(directory: &Path, file: &str) -> Attach {
         break_glass: false,
         even_if_denied: false,
         recovery_key_file: None,
+        ephemeral: None,
+    }
+}
+
+/// What attaches an ephemeral disk of that name, with space in `space`.
+pub fn ephemeral(directory: &Path, file: &str, size: u64) -> Attach {
+    Attach {
+        volume: directory.join("space"),
+        ephemeral: Some(Ephemeral {
+            size,
+            ..Ephemeral::default()
+        }),
+        ..request(directory, file)
     }
 }
 

@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use sealblk::config::{Log, LogLevel};
 use sealblk::manager::disks::{Disks, Pace, Settings, Step};
+use sealblk::manager::model::NewSize;
 
-use super::lab::{BY_FORCE, keys, request, run, settings, us};
+use super::lab::{BY_FORCE, ephemeral, keys, request, run, settings, us};
+use super::support::home::SIZE;
 
 const DIRECTORY: &str = "SEALBLK_TEST_MANAGER";
 /// Before each answer, to tell it from what the test harness says.
@@ -30,25 +32,36 @@ impl ManagerProcess {
             .append(true)
             .open(log_of(directory))
             .unwrap();
-        Self::start_with(directory, log.into())
+        Self::start_with(directory, log.into(), |_| {})
+    }
+
+    /// The same, after `change` of how its process is started.
+    pub fn start_changed(directory: &Path, change: impl FnOnce(&mut Command)) -> ManagerProcess {
+        let log = std::fs::File::create(log_of(directory)).unwrap();
+        Self::start_with(directory, log.into(), change)
     }
 
     /// The same, with a log that nobody reads any more.
     pub fn start_unheard(directory: &Path) -> ManagerProcess {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
-        Self::start_with(directory, writer.into())
+        Self::start_with(directory, writer.into(), |_| {})
     }
 
-    fn start_with(directory: &Path, log: Stdio) -> ManagerProcess {
-        let mut child = Command::new(std::env::current_exe().unwrap())
+    fn start_with(
+        directory: &Path,
+        log: Stdio,
+        change: impl FnOnce(&mut Command),
+    ) -> ManagerProcess {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
             .args(["--exact", "process::manager_process", "--nocapture"])
             .env(DIRECTORY, directory)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+            .stderr(log);
+        change(&mut command);
+        let mut child = command.spawn().unwrap();
         let mut manager = ManagerProcess {
             input: child.stdin.take().unwrap(),
             output: BufReader::new(child.stdout.take().unwrap()),
@@ -159,6 +172,19 @@ fn manager_process() {
                 "attach" => {
                     let attached = disks.attach(&us(), request(&directory, what)).await;
                     attached.map(drop)
+                }
+                "scratch" => {
+                    let request = ephemeral(&directory, what, SIZE);
+                    disks.attach(&us(), request).await.map(drop)
+                }
+                "grow" => {
+                    let (file, size) = what.split_once(' ').unwrap();
+                    let name = super::lab::name(&directory, file);
+                    let wanted = NewSize {
+                        size: Some(size.parse().unwrap()),
+                        preallocate: false,
+                    };
+                    disks.resize(&us(), &name, wanted).await.map(drop)
                 }
                 "detach" => {
                     let name = super::lab::name(&directory, what);

@@ -4,8 +4,9 @@
 //! [`DATA`]. Their user addresses are others on purpose, so that a server that
 //! takes one for the other finds nothing.
 
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use super::memory::{Arena, GuestMemory, Placed};
 use super::message::{self as m, Messages, Region};
 use super::raw_queue::{Descriptor, RawQueue, Used, indirect, link, readable, writable};
 use super::request::{self, Config, Outcome, Request, S_OK, S_UNTOUCHED};
-use super::server::eventually;
+use super::server::{DEADLINE, eventually};
 
 /// Guest address of the region that the rings are in.
 pub const RINGS: u64 = 0x10_0000;
@@ -32,6 +33,8 @@ pub struct RawOptions {
     pub features: u64,
     /// Bytes of the data region.
     pub memory: usize,
+    /// Whether to give the server a channel for what it has to say.
+    pub channel: bool,
 }
 
 impl Default for RawOptions {
@@ -41,6 +44,7 @@ impl Default for RawOptions {
             queue_size: 64,
             features: request::ALL_FEATURES,
             memory: 8 << 20,
+            channel: false,
         }
     }
 }
@@ -81,6 +85,9 @@ pub struct RawFrontEnd {
     pub queues: Vec<RawQueue>,
     pub features: u64,
     pub protocol_features: u64,
+    /// What the server says by itself comes here, if it was given the other end.
+    pub channel: Option<UnixStream>,
+    wants_channel: bool,
     rings: Arc<GuestMemory>,
     pub arena: Arena,
 }
@@ -123,9 +130,18 @@ impl RawFrontEnd {
         messages.tell_unacknowledged(m::SET_OWNER, &[])?;
         let features = messages.ask(m::GET_FEATURES, &[])?.number()? & features;
         let offered = messages.ask(m::GET_PROTOCOL_FEATURES, &[])?.number()?;
-        let wanted = m::PF_MQ | m::PF_REPLY_ACK | m::PF_CONFIG | m::PF_CONFIGURE_MEM_SLOTS;
+        let mut wanted = m::PF_MQ | m::PF_REPLY_ACK | m::PF_CONFIG | m::PF_CONFIGURE_MEM_SLOTS;
+        if self.wants_channel {
+            wanted |= m::PF_BACKEND_REQ;
+        }
         let protocol_features = offered & wanted;
         messages.tell_unacknowledged(m::SET_PROTOCOL_FEATURES, &protocol_features.to_le_bytes())?;
+        if self.wants_channel {
+            let (ours, theirs) = UnixStream::pair()?;
+            ours.set_read_timeout(Some(DEADLINE))?;
+            messages.tell(m::SET_BACKEND_REQ_FD, &[], &[theirs.as_fd()])?;
+            self.channel = Some(ours);
+        }
         messages.tell(m::SET_FEATURES, &features.to_le_bytes(), &[])?;
         self.features = features;
         self.protocol_features = protocol_features;
@@ -144,6 +160,8 @@ impl RawFrontEnd {
             queues,
             features: 0,
             protocol_features: 0,
+            channel: None,
+            wants_channel: options.channel,
             rings,
             arena: Arena::new(GuestMemory::new(options.memory)),
         })
@@ -225,6 +243,25 @@ impl RawFrontEnd {
             )));
         }
         Ok(reply.payload[12..].to_vec())
+    }
+
+    /// Waits for the server to say that the configuration has changed.
+    pub fn config_changed(&mut self) {
+        let mut message = [0; 12];
+        let channel = self.channel.as_mut().expect("a channel");
+        channel.read_exact(&mut message).unwrap();
+        // VHOST_USER_BACKEND_CONFIG_CHANGE_MSG, version 1, no payload.
+        let words = [2u32, m::VERSION, 0].map(u32::to_le_bytes).concat();
+        assert_eq!(message[..], words);
+    }
+
+    /// Whether the server has said anything that was not read.
+    pub fn heard_something(&mut self) -> bool {
+        let channel = self.channel.as_mut().expect("a channel");
+        channel.set_nonblocking(true).unwrap();
+        let heard = channel.read(&mut [0; 1]).is_ok();
+        channel.set_nonblocking(false).unwrap();
+        heard
     }
 
     pub fn config(&mut self) -> io::Result<Config> {

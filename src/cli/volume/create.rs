@@ -174,7 +174,7 @@ pub fn run(args: Args, config: &Config) -> Result<(), Failure> {
 
 /// Notes that this host has a volume that needs these key sets. It is made
 /// already, and opens without the note.
-fn note(config: &Config, known: &Known) {
+pub(super) fn note(config: &Config, known: &Known) {
     let is_defined = |name: &String| config.defined_in.contains_key(name.as_str());
     // The built-in one needs a note only where a manager looks after it.
     let state = &config.daemon.state_dir;
@@ -187,7 +187,7 @@ fn note(config: &Config, known: &Known) {
 }
 
 /// Where a volume is, wherever this process is.
-fn absolute(location: &Location) -> (PathBuf, Option<PathBuf>) {
+pub(super) fn absolute(location: &Location) -> (PathBuf, Option<PathBuf>) {
     let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
     (
         absolute(&location.data),
@@ -196,7 +196,7 @@ fn absolute(location: &Location) -> (PathBuf, Option<PathBuf>) {
 }
 
 /// Takes back the entry of a volume that could not be written.
-fn undone(
+pub(super) fn undone(
     keys: &KeySets,
     context: &Context,
     key_store: &str,

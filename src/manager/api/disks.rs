@@ -16,7 +16,7 @@ use super::extract::{Body, Named, Query};
 use super::problem::Problem;
 use super::server::told;
 use crate::manager::model::{
-    Attach, Detach, DiskChange, DiskInfo, DiskList, DiskState, is_disk_name,
+    Attach, Detach, DiskChange, DiskInfo, DiskList, DiskState, NewSize, is_disk_name,
 };
 use crate::manager::services::{Act, Services};
 
@@ -139,9 +139,13 @@ pub async fn attach(
             (None, Some(name)) => name,
             (None, None) => asked.volume.display().to_string(),
         },
-        volume: disk.and_then(|disk| disk.uuid),
+        // That of an ephemeral disk is no volume's.
+        volume: disk
+            .filter(|disk| !disk.ephemeral)
+            .and_then(|disk| disk.uuid),
         key_set: disk.and_then(|disk| disk.key_set.clone()),
         break_glass: asked.break_glass || asked.recovery_key_file.is_some(),
+        ephemeral: asked.ephemeral.is_some(),
     };
     let work = move |services: Services, context| async move {
         services.disks.attach(&context, attach).await
@@ -186,8 +190,10 @@ fn check(attach: &Attach) -> Result<(), Problem> {
 
 /// Change an attached disk
 ///
-/// It holds at once, for requests that wait as well, and is kept until it is
-/// changed again or the disk is detached.
+/// Limits hold at once, for requests that wait as well, and are kept until they
+/// are changed again or the disk is detached. A size holds for good: the volume
+/// has it, and its front end is told. The size is changed first: a failure to
+/// change the limits after that leaves it changed.
 #[utoipa::path(
     patch, path = "/v1/disks/{name}", operation_id = "change_disk", tag = "disks",
     params(("name" = String, Path, description = "The name of the disk")),
@@ -202,7 +208,31 @@ pub async fn change(
     Named(name): Named,
     Body(change): Body<DiskChange>,
 ) -> Result<Json<DiskInfo>, Problem> {
-    let DiskChange { limits } = change;
+    let DiskChange {
+        limits,
+        size,
+        fill,
+        preallocate,
+    } = change;
+    if size.is_some() && fill {
+        return Err(Problem::usage(
+            "there are both size and fill",
+            "say size for so many bytes, or fill for as many as there is room for",
+        ));
+    }
+    let resizes = size.is_some() || fill;
+    if preallocate && !resizes {
+        return Err(Problem::usage(
+            "there is preallocate without a size",
+            "say size, or leave it out",
+        ));
+    }
+    if resizes {
+        let disk = resize(&api, &caller, &name, NewSize { size, preallocate }).await?;
+        if limits.is_unset() {
+            return Ok(disk);
+        }
+    }
     let act = Act::Limit {
         disk: name.clone(),
         volume: api.services().disks.get(&name).and_then(|disk| disk.uuid),
@@ -212,6 +242,28 @@ pub async fn change(
         services.disks.limit(&context, &name, limits).await
     };
     Ok(Json(api.carry_out(&caller, work, |_| act).await?))
+}
+
+async fn resize(
+    api: &Api,
+    caller: &Caller,
+    name: &str,
+    wanted: NewSize,
+) -> Result<Json<DiskInfo>, Problem> {
+    let (disk, known) = (name.to_owned(), api.services().disks.get(name));
+    let volume = known.as_ref().and_then(|disk| disk.uuid);
+    let before = known.and_then(|disk| disk.size);
+    let act = move |done: Option<&DiskInfo>| Act::Resize {
+        disk,
+        volume,
+        before,
+        size: done.map_or(wanted.size, |done| done.size),
+    };
+    let name = name.to_owned();
+    let work = move |services: Services, context| async move {
+        services.disks.resize(&context, &name, wanted).await
+    };
+    Ok(Json(api.carry_out(caller, work, act).await?))
 }
 
 /// Detach a disk

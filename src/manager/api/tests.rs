@@ -23,7 +23,7 @@ use crate::config::Limits as RateLimits;
 use crate::config::daemon::{self, Principal};
 use crate::manager::model::{
     Attach, ChangeWraps, Detach, DiskInfo, DiskState, EraseVolume, ErasedVolume, KeySetCheck,
-    KeySetInfo, KeySetRotation, Origin, Reloaded, WrapsChanged,
+    KeySetInfo, KeySetRotation, NewSize, Origin, Reloaded, WrapsChanged,
 };
 use crate::manager::peer::Peer;
 use crate::manager::services::{Audit, Control, Disks, Facts, KeySets, Metrics, Rotations};
@@ -121,7 +121,10 @@ impl Disks for World {
             restarts: 0,
             last_error: None,
             front_end: false,
+            size_read: None,
+            takes_notices: false,
             limits: attach.options.limits,
+            ephemeral: attach.ephemeral.is_some(),
         };
         self.disks.lock().unwrap().push(disk.clone());
         self.bump();
@@ -184,6 +187,21 @@ impl Disks for World {
         let disk = disks.iter_mut().find(|disk| disk.name == name);
         let disk = disk.ok_or_else(|| missing(name))?;
         disk.limits = limits.over(disk.limits.clone());
+        Ok(disk.clone())
+    }
+
+    async fn resize(
+        &self,
+        context: &Context,
+        name: &str,
+        wanted: NewSize,
+    ) -> Result<DiskInfo, Failure> {
+        self.note(context);
+        let mut disks = self.disks.lock().unwrap();
+        let disk = disks.iter_mut().find(|disk| disk.name == name);
+        let disk = disk.ok_or_else(|| missing(name))?;
+        // There is room for so much.
+        disk.size = wanted.size.or(Some(4 << 20));
         Ok(disk.clone())
     }
 
@@ -351,6 +369,7 @@ impl Audit for World {
                 (Operation::WrapsChange, &String::new())
             }
             Act::Erasing { .. } | Act::Erase { .. } => (Operation::VolumeErase, &String::new()),
+            Act::Resize { disk, .. } => (Operation::Limit, disk),
             Act::KeySetCreate { key_set, .. } => (Operation::KeySetCreate, key_set),
             Act::KeySetEdit { key_set, .. } => (Operation::KeySetEdit, key_set),
             Act::KeySetRemove { key_set } => (Operation::KeySetRemove, key_set),

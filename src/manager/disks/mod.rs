@@ -29,7 +29,7 @@ use tokio::task::JoinSet;
 
 use super::directory::OwnDirectory;
 use super::held::KeyFacts;
-use super::model::{Attach, Detach, DiskInfo};
+use super::model::{Attach, Detach, DiskInfo, NewSize};
 use super::state::{Record, State};
 use super::supervise::{Opened, Outset, Supervisor};
 use crate::config::{Limits, Options};
@@ -137,7 +137,13 @@ impl Disks {
             .flatten()
             .cloned()
             .collect();
-        blocking(move || identities(paths.iter().map(PathBuf::as_path))).await
+        let shared = record.ephemeral.is_some();
+        blocking(move || {
+            // A directory is nobody's.
+            let paths = paths.iter().filter(|path| !shared || !path.is_dir());
+            identities(paths.map(PathBuf::as_path))
+        })
+        .await
     }
 
     /// Starts the task of a disk. What is returned is told how it began.
@@ -178,11 +184,17 @@ impl Disks {
         let (disk, serve) = resolve(&record, &self.shared.serve())?;
         let files = self.files_of(&record).await?;
         self.shared.registry.check_free(&record, &files)?;
+        let scratch = record.ephemeral.clone();
+        let force = request.ephemeral.as_ref();
+        let force = force.is_some_and(|wanted| wanted.force);
         let open = async || {
-            let (disk, serve) = (disk.clone(), serve.clone());
-            blocking(move || {
-                let volume = prepare::open_volume(&disk, &serve)?;
-                Ok(Opened::new(volume, &disk, &serve))
+            let (disk, serve, scratch) = (disk.clone(), serve.clone(), scratch.clone());
+            blocking(move || match scratch {
+                None => {
+                    let volume = prepare::open_volume(&disk, &serve)?;
+                    Ok(Opened::new(volume, &disk, &serve))
+                }
+                Some(scratch) => Opened::scratch(&scratch, force, &disk, &serve),
             })
             .await
         };
@@ -209,7 +221,7 @@ impl Disks {
             }
         })?;
         if request.name.is_none() {
-            record.name = opened.volume.uuid().to_string();
+            record.name = opened.spec.uuid.to_string();
         }
         let reserved = self.shared.registry.reserve(&record, files)?;
         let outset = Outset::Requested {
@@ -263,6 +275,24 @@ impl Disks {
         let (reply, outcome) = oneshot::channel();
         let limits = Box::new(limits);
         entry.send(Command::Limit { limits, reply }).await?;
+        outcome.await.unwrap_or_else(|_| Err(ended()))
+    }
+
+    /// Makes a disk larger, from now on and for good, and tells its front end.
+    ///
+    /// # Errors
+    /// When there is no such disk, the size is smaller or cannot be, the space
+    /// is not there, or the worker does not take it.
+    pub async fn resize(
+        &self,
+        context: &Context,
+        name: &str,
+        wanted: NewSize,
+    ) -> Result<DiskInfo, Failure> {
+        let entry = self.entry(name)?;
+        tracing::info!(disk = name, uid = context.actor.uid, ?wanted, "resizing");
+        let (reply, outcome) = oneshot::channel();
+        entry.send(Command::Resize { wanted, reply }).await?;
         outcome.await.unwrap_or_else(|_| Err(ended()))
     }
 
@@ -321,6 +351,9 @@ impl Disks {
     ) -> Result<T, Failure> {
         let entry = self.entry(name)?;
         let _alone = entry.header.lock().await;
+        if entry.info().ephemeral {
+            return Err(no_header(name));
+        }
         let held = entry.held().ok_or_else(|| {
             Failure::new(
                 Kind::Busy,
@@ -391,6 +424,15 @@ fn raise_limit() {
     if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
         tracing::warn!(%error, "the limit of open files cannot be raised");
     }
+}
+
+/// An ephemeral disk has no header that could be read or written.
+pub(in crate::manager) fn no_header(name: &str) -> Failure {
+    Failure::new(
+        Kind::Usage,
+        format!("disk {name:?} is ephemeral: it has no header, and nobody wraps its key"),
+        Some("detach it, and attach one that is as you want it".into()),
+    )
 }
 
 fn ended() -> Failure {

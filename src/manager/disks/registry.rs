@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::config::Limits;
+use crate::config::{Discard, Limits};
 use crate::error::{Failure, Kind};
 use crate::manager::held::{Held, KeyFacts};
-use crate::manager::model::{Attach, Detach, DiskInfo, DiskState, Problem};
-use crate::manager::state::Record;
-use crate::manager::supervise::{Limited, Loan};
+use crate::manager::model::{Attach, Detach, DiskInfo, DiskState, NewSize, Problem};
+use crate::manager::state::{Record, Scratch};
+use crate::manager::supervise::{Limited, Loan, Resized};
 use crate::plane::Spec;
 use crate::timestamp::Timestamp;
 use crate::worker::protocol::Status;
@@ -43,6 +43,13 @@ pub enum Command {
     Rewrapped {
         /// What they say.
         key: Box<KeyFacts>,
+    },
+    /// Make it larger.
+    Resize {
+        /// How large.
+        wanted: NewSize,
+        /// Gets the disk as it is then.
+        reply: Resized,
     },
 }
 
@@ -141,7 +148,8 @@ impl Entry {
     /// What the volume says about its key.
     pub fn set_key(&self, key: &KeyFacts) {
         self.update(|info| {
-            info.key_set = Some(key.key_set.clone());
+            // That of an ephemeral disk has no name.
+            info.key_set = Some(key.key_set.clone()).filter(|name| !name.is_empty());
             info.provider = key.provider.clone();
             info.key_id = key.key_id.clone();
             info.key_version = key.key_version.clone();
@@ -172,6 +180,8 @@ impl Entry {
     pub fn set_status(&self, status: Status) {
         self.update(|info| {
             info.front_end = status.front_end;
+            info.size_read = status.size_read.filter(|_| status.front_end);
+            info.takes_notices = status.front_end && status.takes_notices;
             if status.sync_failed {
                 info.last_error = Some(Problem {
                     message: "an fdatasync failed: what was written may be lost, and flushes fail \
@@ -309,7 +319,12 @@ struct Paths {
 impl Paths {
     fn of(record: &Record) -> Self {
         Paths {
-            volume: record.volume.clone(),
+            // There is room for many in one directory. A block device is known
+            // by what it is.
+            volume: match record.ephemeral {
+                None => record.volume.clone(),
+                Some(_) => PathBuf::new(),
+            },
             header: record.header.clone(),
             socket: record.socket.clone(),
         }
@@ -380,7 +395,10 @@ fn info_of(record: &Record) -> DiskInfo {
         restarts: 0,
         last_error: None,
         front_end: false,
+        size_read: None,
+        takes_notices: false,
         limits: record.options.limits.clone(),
+        ephemeral: record.ephemeral.is_some(),
     }
 }
 
@@ -390,5 +408,14 @@ pub fn record_of(request: &Attach, name: String) -> Record {
     record.header = request.header.clone();
     record.options = request.options.clone();
     record.break_glass = request.break_glass;
+    if let Some(wanted) = &request.ephemeral {
+        record.ephemeral = Some(Scratch {
+            size: wanted.size,
+            sector_size: wanted.sector_size.unwrap_or(4096),
+            served_in: None,
+        });
+        // Whoever sees which of its space is in use sees it of a file, too.
+        record.options.discard.get_or_insert(Discard::Pass);
+    }
     record
 }

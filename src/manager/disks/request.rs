@@ -4,8 +4,10 @@ use std::path::Path;
 
 use crate::config::{self, Options, Serve};
 use crate::error::{Failure, Kind};
-use crate::manager::model::{Attach, is_disk_name};
+use crate::manager::model::{Attach, Ephemeral, is_disk_name};
 use crate::manager::state::Record;
+use crate::units::SectorSize;
+use crate::volume::{self, Layout};
 
 /// What [`Attach`] means here: the disk and how to serve it.
 ///
@@ -78,6 +80,9 @@ pub fn check(request: &Attach) -> Result<(), Failure> {
             "add break_glass, or a recovery_key_file",
         );
     }
+    if let Some(wanted) = &request.ephemeral {
+        check_ephemeral(request, wanted)?;
+    }
     if request.options.pid_file.is_some() {
         return wrong(
             "an attached disk has no pid file".into(),
@@ -85,6 +90,39 @@ pub fn check(request: &Attach) -> Result<(), Failure> {
         );
     }
     Ok(())
+}
+
+/// Checks what cannot be together with an ephemeral disk, and its size.
+fn check_ephemeral(request: &Attach, wanted: &Ephemeral) -> Result<(), Failure> {
+    let wrong = |message: String, help: &str| {
+        Err(Failure::new(Kind::Usage, message, Some(help.to_owned())))
+    };
+    let contradictions = [
+        (request.header.is_some(), "a header"),
+        (request.break_glass, "break-glass access"),
+        (request.options.read_only == Some(true), "read_only"),
+    ];
+    if let Some((_, what)) = contradictions.iter().find(|(is, _)| *is) {
+        return wrong(
+            format!("an ephemeral disk has no use for {what}"),
+            "leave it out: such a disk begins empty, with a key of its own",
+        );
+    }
+    let bytes = u64::from(wanted.sector_size.unwrap_or(4096));
+    let Some(unit) = SectorSize::from_bytes(bytes) else {
+        return wrong(
+            format!("there is no sector size of {bytes} bytes"),
+            "use 512 or 4096",
+        );
+    };
+    let layout = Layout {
+        data_offset: 0,
+        size: wanted.size,
+        sector_size: unit,
+        iv_tweak: 0,
+        zero_units: true,
+    };
+    Ok(volume::check_size(&layout, wanted.size)?)
 }
 
 fn is_recordable(path: &Path) -> bool {

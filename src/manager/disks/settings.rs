@@ -64,7 +64,7 @@ impl Pace {
     }
 }
 
-/// What is done in which order when a disk is attached and detached. The crash
+/// What is done in which order when a disk is attached, detached and resized. The crash
 /// of a manager between any two of them loses no disk, and has none served twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -92,6 +92,12 @@ pub enum Step {
     Unbound,
     /// The desired state does not have the disk any more.
     Forgotten,
+    /// The data file of a disk that grows is long enough.
+    Extended,
+    /// Its header says the new size.
+    HeaderResized,
+    /// Its worker serves it.
+    Resized,
 }
 
 impl Settings {

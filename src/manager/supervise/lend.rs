@@ -35,7 +35,7 @@ impl Supervisor {
             Command::Detach { reply, .. } => {
                 let _ = reply.send(Err(leaving()));
             }
-            Command::Limit { reply, .. } => {
+            Command::Limit { reply, .. } | Command::Resize { reply, .. } => {
                 let _ = reply.send(Err(leaving()));
             }
         }

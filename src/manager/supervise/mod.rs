@@ -7,15 +7,19 @@
 //! it is there.
 #![forbid(unsafe_code)]
 
+mod ephemeral;
 mod lend;
 mod limit;
 mod obtain;
+mod resize;
 mod stop;
 mod watch;
 
 pub use lend::Loan;
 pub use limit::Limited;
+pub use resize::Resized;
 
+use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,14 +62,22 @@ pub enum Outset {
     Unusable(Failure),
 }
 
-/// A volume that was opened to be served.
+/// A volume that was opened to be served, or space for an ephemeral disk.
 pub struct Opened {
-    /// The volume, locked.
-    pub volume: Volume,
+    /// The data, locked.
+    pub data: Data,
     /// What its data plane will be told.
     pub spec: Spec,
     /// How its socket is made.
     pub socket: SocketParams,
+}
+
+/// What is opened to be served.
+pub enum Data {
+    /// A volume.
+    Volume(Volume),
+    /// Space in a directory or on a block device.
+    Scratch(File),
 }
 
 /// How soon what failed is tried again.
@@ -136,6 +148,8 @@ pub struct Supervisor {
     /// What somebody has just asked for it to be opened with. What is opened
     /// later by itself is opened with what is on record.
     opening: Option<Opening>,
+    /// The worker of an ephemeral disk is gone, and with it all that was there.
+    contents_lost: bool,
 }
 
 impl Supervisor {
@@ -167,6 +181,7 @@ impl Supervisor {
             failures: 0,
             served_before: false,
             opening: None,
+            contents_lost: false,
         }
     }
 
@@ -246,6 +261,7 @@ impl Supervisor {
             info.state = state;
             info.pid = Some(pid);
         });
+        self.show_loss();
         tracing::info!(pid, "the disk is served");
         self.tell_begun();
         Fate::Served(Box::new(worker))
@@ -283,6 +299,10 @@ impl Supervisor {
                 return Fate::Again(Duration::ZERO);
             }
             Err(Command::Detach { how, reply }) => return self.take_away(how, reply).await,
+            Err(Command::Resize { wanted, reply }) => {
+                self.resize(None, wanted, reply).await;
+                return Fate::Again(Duration::ZERO);
+            }
             Err(command) => {
                 self.lend_or_learn(None, command).await;
                 return Fate::Again(Duration::ZERO);
@@ -292,7 +312,10 @@ impl Supervisor {
         };
         match launched {
             Ok(worker) => self.serves(worker),
-            Err(trouble) => self.cope(trouble).await,
+            Err(trouble) => {
+                self.begin_afresh();
+                self.cope(trouble).await
+            }
         }
     }
 
@@ -338,6 +361,7 @@ impl Supervisor {
                 Some(command) = commands.recv() => match command {
                     Command::Detach { how, reply } => return self.take_away(how, reply).await,
                     Command::Limit { limits, reply } => self.limit(None, *limits, reply).await,
+                    Command::Resize { wanted, reply } => self.resize(None, wanted, reply).await,
                     command => self.lend_or_learn(None, command).await,
                 },
                 () = &mut end => return Fate::Again(Duration::ZERO),
@@ -355,6 +379,13 @@ impl Supervisor {
                     let _ = reply.send(Err(Failure::new(
                         Kind::Busy,
                         "the disk cannot be served, and so has no limits",
+                        Some("detach it, and attach it again".into()),
+                    )));
+                }
+                Some(Command::Resize { reply, .. }) => {
+                    let _ = reply.send(Err(Failure::new(
+                        Kind::Busy,
+                        "the disk cannot be served, and so has no size",
                         Some("detach it, and attach it again".into()),
                     )));
                 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Opened, Retry, Supervisor, Trouble};
+use super::{Data, Opened, Retry, Supervisor, Trouble};
 use crate::config;
 use crate::error::{Failure, Kind};
 use crate::keys::{self, Context};
@@ -20,6 +20,7 @@ use crate::manager::worker_process::{self, Plan, Worker, control_path};
 use crate::prepare::{self, Opening};
 use crate::vhost::{Listener, SocketParams};
 use crate::volume::{self, Volume};
+use crate::worker::protocol::Contents;
 
 /// Nothing changes until somebody mends it.
 fn later(failure: impl Into<Failure>) -> Trouble {
@@ -35,7 +36,7 @@ impl Opened {
         Opened {
             spec: prepare::spec(disk, serve, &volume),
             socket: SocketParams::of(disk, serve),
-            volume,
+            data: Data::Volume(volume),
         }
     }
 }
@@ -49,6 +50,7 @@ impl Supervisor {
             Ok(Some(found)) => {
                 let mut worker = self.take_over(found);
                 self.remind(&mut worker).await;
+                self.catch_up(&mut worker).await;
                 Ok(Some(worker))
             }
             Ok(None) => {
@@ -59,6 +61,7 @@ impl Supervisor {
                     process.kill();
                     process.ended().await;
                 }
+                self.look_at_boot();
                 // All workers have been looked for, as far as this disk goes.
                 self.tell_begun();
                 Ok(None)
@@ -79,6 +82,7 @@ impl Supervisor {
         self.key = Some(found.key);
         self.front_ends = Some(Arc::new(found.front_ends));
         self.dek = found.dek.map(Arc::new);
+        self.contents_lost = found.contents == Contents::Lost;
         self.maybe_alive = false;
         self.lost = None;
         tracing::info!(pid = found.worker.process.pid, "took over a worker");
@@ -87,19 +91,24 @@ impl Supervisor {
 
     /// A volume that was opened just now.
     pub(super) fn hold(&mut self, opened: Opened) -> Result<(), Failure> {
-        let Opened {
-            volume,
-            spec,
-            socket,
-        } = opened;
-        let held = Held::of(&volume, spec).map_err(system("cannot keep the volume open"))?;
-        let (held, key) = (Arc::new(held), KeyFacts::of(&volume));
+        let Opened { data, spec, socket } = opened;
+        let (held, key, fresh) = match data {
+            Data::Volume(volume) => {
+                let held = Held::of(&volume, spec);
+                (held, KeyFacts::of(&volume), Some(volume))
+            }
+            Data::Scratch(file) => {
+                let held = Held::scratch(file, self.record.volume.clone(), spec);
+                (held, KeyFacts::default(), None)
+            }
+        };
+        let held = Arc::new(held.map_err(system("cannot keep the volume open"))?);
         self.entry.set_volume(held.clone(), &key);
         self.limits = held.spec.limits.clone();
         self.held = Some(held);
         self.key = Some(key);
         self.socket = Some(socket);
-        self.fresh = Some(volume);
+        self.fresh = fresh;
         self.shared.settings.step(Step::Opened);
         Ok(())
     }
@@ -118,7 +127,10 @@ impl Supervisor {
                 None,
             ))
         })?;
-        if self.dek.is_none() {
+        if self.contents_lost {
+            self.give_back_space().await;
+        }
+        if self.dek.is_none() && self.record.ephemeral.is_none() {
             self.unwrap().await?;
         }
         Ok(permit)
@@ -126,7 +138,13 @@ impl Supervisor {
 
     async fn open(&mut self) -> Result<(), Trouble> {
         let (disk, serve) = resolve(&self.record, &self.shared.serve()).map_err(later)?;
+        let scratch = self.record.ephemeral.clone();
         let opened = blocking(move || -> Result<_, prepare::Error> {
+            if let Some(scratch) = scratch {
+                let opened = Opened::scratch(&scratch, false, &disk, &serve)?;
+                let paths = [&disk.volume].into_iter().filter(|path| !path.is_dir());
+                return Ok((opened, identities(paths.map(PathBuf::as_path))));
+            }
             let volume = prepare::open_volume(&disk, &serve)?;
             let paths = [Some(&disk.volume), disk.header.as_ref()];
             let files = identities(paths.into_iter().flatten().map(PathBuf::as_path));
@@ -189,8 +207,8 @@ impl Supervisor {
     pub(super) async fn launch(&mut self, permit: OwnedSemaphorePermit) -> Result<Worker, Trouble> {
         self.put_on_record().await.map_err(later)?;
         self.bind().await?;
-        let parts = (&self.held, &self.key, &self.front_ends, &self.dek);
-        let (Some(held), Some(key), Some(front_ends), Some(dek)) = parts else {
+        let parts = (&self.held, &self.key, &self.front_ends);
+        let (Some(held), Some(key), Some(front_ends)) = parts else {
             let what = "a worker was to be started without a volume";
             return Err(later(Failure::new(Kind::Internal, what, None)));
         };
@@ -200,7 +218,8 @@ impl Supervisor {
             key: key.clone(),
             limits: self.limits.clone(),
             front_ends: front_ends.clone(),
-            dek: dek.clone(),
+            dek: self.dek.clone(),
+            contents: self.contents(),
             control: control_path(&self.shared.workers, &self.record),
         };
         let started = worker_process::start(plan, &self.shared.settings).await;
@@ -214,6 +233,7 @@ impl Supervisor {
     /// Writes down that the disk shall be served.
     pub(super) async fn put_on_record(&mut self) -> Result<(), Failure> {
         if !self.recorded && self.may_record {
+            self.note_boot();
             let (shared, record) = (self.shared.clone(), self.record.clone());
             blocking(move || shared.state.write(&record)).await??;
             self.recorded = true;

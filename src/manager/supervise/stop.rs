@@ -114,7 +114,7 @@ impl Supervisor {
                             end.as_mut().reset(tokio::time::Instant::now() + stop_timeout);
                         }
                     }
-                    Command::Limit { reply, .. } => {
+                    Command::Limit { reply, .. } | Command::Resize { reply, .. } => {
                         let _ = reply.send(Err(Failure::new(
                             Kind::Busy,
                             "the disk is being detached",
@@ -179,6 +179,7 @@ impl Supervisor {
 
     async fn remove(&mut self) -> Result<(), Failure> {
         // Nobody is rewriting the header any more when the lock goes.
+        self.give_back_space().await;
         let header = self.entry.header.lock().await;
         self.entry.forget_volume();
         self.fresh = None;

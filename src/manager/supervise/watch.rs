@@ -80,6 +80,10 @@ impl Supervisor {
                             self.limit(Some(&mut worker), *limits, reply).await;
                             continue;
                         }
+                        Command::Resize { wanted, reply } => {
+                            self.resize(Some(&mut worker), wanted, reply).await;
+                            continue;
+                        }
                         command => {
                             self.lend_or_learn(Some(&mut worker), command).await;
                             continue;
@@ -128,10 +132,13 @@ impl Supervisor {
             ),
         };
         tracing::error!(again_in = ?pause, "the worker process {how}: {failure}");
+        self.lose_contents();
         self.entry.fail(DiskState::Restarting, &failure);
         self.entry.update(|info| {
             info.pid = None;
             info.front_end = false;
+            info.size_read = None;
+            info.takes_notices = false;
             info.restarts += 1;
         });
         Fate::Again(pause)

@@ -246,6 +246,22 @@ impl Metadata {
         Ok(())
     }
 
+    /// Writes another size into the one segment, and leaves the rest of it.
+    ///
+    /// # Errors
+    /// When there is not exactly one segment.
+    pub fn set_segment_size(&mut self, size: u64) -> Result<(), Fault> {
+        self.segment()?;
+        if let Some(segment) = self
+            .document
+            .get_mut("segments")
+            .and_then(|all| all.get_mut("0"))
+        {
+            segment["size"] = size.to_string().into();
+        }
+        Ok(())
+    }
+
     /// How many passphrase keyslots there are. sealblk makes none.
     pub fn keyslots(&self) -> Result<usize, Fault> {
         self.section("keyslots").map(Map::len)

@@ -235,12 +235,14 @@ async fn records_have_what_is_known_of_the_act() {
             volume: uuid,
             key_set: Some("default".into()),
             break_glass: true,
+            ephemeral: false,
         },
         Act::Attach {
             disk: "a".into(),
             volume: None,
             key_set: None,
             break_glass: false,
+            ephemeral: false,
         },
         Act::Detach {
             disk: "a".into(),
