@@ -176,6 +176,22 @@ pub enum Error {
     /// The wishes of the caller contradict each other or the format.
     #[error("{0}")]
     Options(String),
+    /// No volume can have that size.
+    #[error("{why}")]
+    Size {
+        /// Why.
+        why: String,
+        /// What could be said instead.
+        next: String,
+    },
+    /// Space for an ephemeral disk cannot be had there.
+    #[error("{why}")]
+    Place {
+        /// Why.
+        why: String,
+        /// What to name instead.
+        next: String,
+    },
     /// Not enough room on a device.
     #[error("{} has {}, and {} are needed", path.display(), Bytes(*actual), Bytes(*needed))]
     TooSmall {

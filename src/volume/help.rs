@@ -15,7 +15,10 @@ impl Explain for Error {
         match self {
             Error::Open { source, .. } | Error::Io { source, .. } => io_kind(source),
             Error::WrongFileType { .. } | Error::SameFile { .. } => Kind::Usage,
-            Error::Options(_) | Error::TooSmall { .. } => Kind::Usage,
+            Error::Options(_)
+            | Error::Size { .. }
+            | Error::Place { .. }
+            | Error::TooSmall { .. } => Kind::Usage,
             Error::DetachedHeader { .. } | Error::OtherVolume { .. } => Kind::Usage,
             Error::Busy { .. } | Error::InUse { .. } => Kind::Busy,
             Error::NotAVolume { .. } | Error::NotSealblk { .. } => Kind::Unsupported,
@@ -107,6 +110,7 @@ impl Explain for Error {
                 "use another path, or --force if its contents may be destroyed".into()
             }
             Error::Options(_) => return None,
+            Error::Size { next, .. } | Error::Place { next, .. } => next.clone(),
             Error::TooSmall { .. } => "use a larger device, or a smaller --size".into(),
             Error::WrongBackup { .. } => {
                 "name the right backup, or use --force if you are certain".into()

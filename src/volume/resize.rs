@@ -34,24 +34,30 @@ pub struct Loss {
 /// Whether a disk of that size can be, as far as the size itself goes.
 ///
 /// # Errors
-/// [`Error::Options`].
+/// [`Error::Size`].
 pub fn check_size(layout: &Layout, size: u64) -> Result<(), Error> {
     let unit = layout.sector_size.bytes() as u64;
-    let wrong = |text: String| Err(Error::Options(text));
+    let wrong = |why: String, next: String| Err(Error::Size { why, next });
     if size == 0 {
-        return wrong("a volume has at least one sector".into());
+        return wrong(
+            "a volume has at least one sector".into(),
+            format!("say {unit} or more"),
+        );
     }
     if !size.is_multiple_of(unit) {
         let below = size / unit * unit;
-        return wrong(format!(
-            "{size} bytes are not a number of sectors of {unit} bytes: say {below} or {}",
-            below.saturating_add(unit)
-        ));
+        return wrong(
+            format!("{size} bytes are not a number of sectors of {unit} bytes"),
+            format!("say {} or {}", below.max(unit), below.saturating_add(unit)),
+        );
     }
     let end = layout.data_offset.checked_add(size);
     match end.is_some_and(|end| i64::try_from(end).is_ok()) {
         true => Ok(()),
-        false => wrong("no file can be that large: choose a smaller size".into()),
+        false => wrong(
+            "no file can be that large".into(),
+            "choose a smaller size".into(),
+        ),
     }
 }
 
@@ -76,7 +82,7 @@ impl Volume {
     /// `preallocate`, the new space is reserved. It never gets shorter.
     ///
     /// # Errors
-    /// [`Error::Options`] for a size that cannot be, [`Error::TooSmall`] for a
+    /// [`Error::Size`] for a size that cannot be, [`Error::TooSmall`] for a
     /// block device that has not so much, [`Error::Io`].
     pub fn extend(&self, size: u64, preallocate: bool) -> Result<(), Error> {
         let layout = self.layout();
@@ -86,8 +92,10 @@ impl Volume {
         let actual = data.len()?;
         if data.is_block() {
             if preallocate {
-                let text = "a block device has its space already: leave the preallocation out";
-                return Err(Error::Options(text.into()));
+                return Err(Error::Size {
+                    why: "a block device has its space already".into(),
+                    next: "leave the preallocation out".into(),
+                });
             }
             return match actual < end {
                 true => Err(Error::TooSmall {

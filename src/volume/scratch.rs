@@ -24,7 +24,7 @@ use super::undo::wipe_ends;
 /// of that name. What can be recognised on a device is destroyed with `force` only.
 ///
 /// # Errors
-/// [`Error::Options`] if `place` is something else, [`Error::TooSmall`],
+/// [`Error::Place`] if `place` is something else, [`Error::TooSmall`],
 /// [`Error::Occupied`], [`Error::InUse`], [`Error::Io`].
 pub fn make(place: &Path, size: u64, force: bool) -> Result<File, Error> {
     let kind = std::fs::metadata(place);
@@ -38,11 +38,13 @@ pub fn make(place: &Path, size: u64, force: bool) -> Result<File, Error> {
         return Ok(file);
     }
     if !kind.is_block_device() {
-        return Err(Error::Options(format!(
-            "{} is neither a directory nor a block device: an ephemeral disk takes its space from \
-             one of these",
-            place.display()
-        )));
+        return Err(Error::Place {
+            why: format!(
+                "{} is neither a directory nor a block device",
+                place.display()
+            ),
+            next: "name one of these for an ephemeral disk to take its space from".into(),
+        });
     }
     let device = Device::open(place, Access::ReadWrite)?;
     device.lock(Access::ReadWrite)?;

@@ -172,7 +172,7 @@ fn disks_are_resized_and_attached_without_a_volume_and_that_is_recorded() {
     assert_eq!(disk["size"], 6 << 20);
     let refused_to = |size: &str| refused(&mut daemon.sealblk(&["resize", "a", size]));
     refused_to("4M").expect(6, &["can only grow"], "--shrink");
-    refused_to("6291457").expect(2, &["not a number of sectors", "6291968"], "");
+    refused_to("6291457").expect(2, &["not a number of sectors"], "6291968");
     let both = r#"{"size": 8388608, "limits": {"iops_total": 9}}"#;
     let reply = daemon.ask("PATCH", "/v1/disks/a", Some(both));
     assert_eq!(

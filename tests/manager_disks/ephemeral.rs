@@ -123,6 +123,7 @@ fn an_ephemeral_disk_begins_empty_and_leaves_nothing() {
         disks.detach(&us(), &name, BY_FORCE).await.unwrap();
         // Though we still have the file open.
         assert_eq!(taken(&file), 0);
+        drop(file);
         disks
             .detach(&us(), &lab.name("other"), GENTLY)
             .await
