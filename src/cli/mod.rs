@@ -224,9 +224,12 @@ fn ask<T, E>(answer: impl Future<Output = Result<T, E>>) -> Result<T, Failure>
 where
     Failure: From<E>,
 {
-    let answer = block_on(answer)
-        .map_err(|error| Failure::new(Kind::Io, format!("cannot ask for a key: {error}"), None))?;
-    answer.map_err(Failure::from)
+    block_on(answer).map_err(not_asked)?.map_err(Failure::from)
+}
+
+/// There is no way to wait for a key service.
+fn not_asked(error: io::Error) -> Failure {
+    Failure::new(Kind::Io, format!("cannot ask for a key: {error}"), None)
 }
 
 /// Records what a command did or is about to do, if that is to be recorded.

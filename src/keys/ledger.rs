@@ -1,20 +1,27 @@
 //! Which volumes this host knows to need which key set.
 //!
-//! One small file for each volume that was made or attached here. It answers
-//! whether a key set can go; nothing depends on it for opening a volume.
+//! One small file for each volume that was made or attached here, or whose
+//! header was backed up. It answers whether a key set or a version of a key can
+//! go; nothing depends on it for opening a volume. Commands and the manager
+//! write it: each change is made under a lock, to what the file says then.
 #![forbid(unsafe_code)]
 
-use std::fs;
+mod backups;
+
+pub use backups::{Backup, Needed};
+
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::durable;
 
 /// A volume that is known.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Known {
     /// The volume.
     pub uuid: Uuid,
@@ -25,6 +32,9 @@ pub struct Known {
     pub header: Option<PathBuf>,
     /// The key sets that its key is wrapped by, its own one first.
     pub key_sets: Vec<String>,
+    /// Backups of its header that were made here and not forgotten.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub backups: Vec<Backup>,
 }
 
 /// The known volumes of a host.
@@ -37,21 +47,74 @@ impl Ledger {
         Ledger(state.join("volumes"))
     }
 
+    /// The directory that it is in.
+    pub fn path_of_all(&self) -> &Path {
+        &self.0
+    }
+
     fn path(&self, uuid: Uuid) -> PathBuf {
         self.0.join(format!("{uuid}.json"))
     }
 
-    /// Takes note of a volume.
+    /// Takes note of a volume. The backups that are known of it stay known,
+    /// whatever `known` says of them.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn note(&self, known: &Known) -> io::Result<()> {
-        let path = self.path(known.uuid);
-        if read(&path).is_ok_and(|before| before == *known) {
+        // Those who attach a disk again need not wait for anybody.
+        let same = |before: Known| {
+            before
+                == Known {
+                    backups: before.backups.clone(),
+                    ..known.clone()
+                }
+        };
+        if known.backups.is_empty() && read(&self.path(known.uuid)).is_ok_and(same) {
             return Ok(());
         }
+        self.change(known.uuid, |before| {
+            let mut after = known.clone();
+            after.backups = before.map_or_else(Vec::new, |before| before.backups);
+            for backup in &known.backups {
+                backups::add(&mut after.backups, backup.clone());
+            }
+            Some(after)
+        })
+    }
+
+    /// Makes of what is known of a volume something else, while nobody else
+    /// does. `None` leaves it as it is.
+    fn change(
+        &self,
+        uuid: Uuid,
+        change: impl FnOnce(Option<Known>) -> Option<Known>,
+    ) -> io::Result<()> {
         durable::directory(&self.0)?;
-        durable::replace(&path, &serde_json::to_vec_pretty(known)?, 0o600)
+        // It goes when the file is closed.
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(self.0.join(".lock"))?;
+        rustix::fs::flock(&lock, FlockOperation::LockExclusive)?;
+        let path = self.path(uuid);
+        let before = match read(&path) {
+            Ok(before) => Some(before),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                tracing::warn!(
+                    path = %path.display(),
+                    "an entry of the ledger was damaged, and is written anew; backups that it knew are not known any more: {error}"
+                );
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        match change(before) {
+            Some(after) => durable::replace(&path, &serde_json::to_vec_pretty(&after)?, 0o600),
+            None => Ok(()),
+        }
     }
 
     /// Forgets a volume.
@@ -65,12 +128,34 @@ impl Ledger {
         }
     }
 
-    /// The known volumes that need `key_set`, by path.
+    /// The known volumes that need `key_set`, by path. Backups of headers do
+    /// not count: see [`Ledger::backups_needing`].
     ///
     /// # Errors
     /// When the ledger cannot be read, or an entry is damaged: then nobody
     /// knows what it says, and the key set may be needed.
     pub fn needing(&self, key_set: &str) -> io::Result<Vec<Known>> {
+        let mut found = self.all()?;
+        found.retain(|known| known.key_sets.iter().any(|name| name == key_set));
+        Ok(found)
+    }
+
+    /// The volume of that UUID, if it is known.
+    ///
+    /// # Errors
+    /// When the entry cannot be read, or is damaged.
+    pub fn get(&self, uuid: Uuid) -> io::Result<Option<Known>> {
+        match read(&self.path(uuid)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            result => result.map(Some),
+        }
+    }
+
+    /// All known volumes, by path.
+    ///
+    /// # Errors
+    /// As [`Ledger::needing`].
+    pub fn all(&self) -> io::Result<Vec<Known>> {
         let entries = match fs::read_dir(&self.0) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries?,
@@ -84,9 +169,7 @@ impl Ledger {
             }
             let known = read(&path)
                 .map_err(|error| io::Error::new(error.kind(), format!("{path:?}: {error}")))?;
-            if known.key_sets.iter().any(|name| name == key_set) {
-                found.push(known);
-            }
+            found.push(known);
         }
         found.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(found)
@@ -112,6 +195,7 @@ mod tests {
             path: path.into(),
             header: None,
             key_sets: key_sets.iter().map(|name| (*name).into()).collect(),
+            backups: Vec::new(),
         };
         let (a, b) = (known("/a", &["prod", "safe"]), known("/b", &["prod"]));
         for known in [&b, &a, &a] {

@@ -118,6 +118,7 @@ impl Attached {
                 path: location.data,
                 header: location.header,
                 key_sets,
+                backups: Vec::new(),
             };
             ledger
                 .note(&known)

@@ -26,7 +26,7 @@ mod signatures;
 pub mod token;
 mod undo;
 
-pub use backup::{backup, restore};
+pub use backup::{backup, description_of_backup, restore};
 pub use binding::Binding;
 pub use create::Plan;
 pub use description::{Description, Layout};

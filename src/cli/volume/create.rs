@@ -185,6 +185,7 @@ fn note(config: &Config, location: &Location, uuid: Uuid, key_sets: Vec<String>)
         path: absolute(&location.data),
         header: location.header.as_ref().map(absolute),
         key_sets,
+        backups: Vec::new(),
     };
     if let Err(error) = Ledger::below(&config.daemon.state_dir).note(&known) {
         tracing::debug!(%error, "the volume is not in the ledger");
