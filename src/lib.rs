@@ -4,6 +4,7 @@
 //! depend on each other, and the invariants with the test that holds each.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod attest;
 pub mod audit;
 #[cfg(feature = "broker")]
 pub mod broker;
@@ -31,6 +32,7 @@ pub mod serve;
 pub mod store;
 pub mod timestamp;
 pub mod units;
+pub mod verify;
 pub mod vhost;
 pub mod virtio;
 pub mod volume;

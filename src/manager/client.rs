@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 use super::api::{CORRELATION, ProblemDetails};
 use super::model::{
     Attach, DiskChange, DiskInfo, DiskList, KeySetCheck, KeySetInfo, NewKeySet, Reloaded, Status,
+    Verification, Verify,
 };
 use crate::error::{Failure, Kind};
 
@@ -190,6 +191,16 @@ impl Client {
     pub async fn check_key_set(&self, name: &str) -> Result<KeySetCheck, Failure> {
         let url = self.url(&["v1", "key-sets", name, "check"], &[]);
         self.call(Method::POST, url, None::<&()>).await
+    }
+
+    /// Has a disk verified, which takes as long as it takes. Dropping this ends
+    /// it.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn verify(&self, wanted: &Verify) -> Result<Verification, Failure> {
+        let url = self.url(&["v1", "verifications"], &[]);
+        self.call(Method::POST, url, Some(wanted)).await
     }
 
     /// Lets the manager read its configuration again.

@@ -122,6 +122,17 @@ impl services::Audit for Recorder {
             // What it uses is recorded as a use of a key.
             Act::KeySetCheck { .. } => return Ok(()),
             Act::Reload { changed } => Event::DaemonReloaded { changed },
+            Act::Verify {
+                path,
+                volume,
+                verdict,
+                signed,
+            } => Event::Verified {
+                volume: *volume,
+                path,
+                verdict: verdict.unwrap_or_default(),
+                signed: *signed,
+            },
             Act::Refused {
                 operation,
                 object,

@@ -20,7 +20,7 @@ use crate::config::{Group, user};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
-    /// May look.
+    /// May look, and have disks verified.
     Reader,
     /// May attach, detach and limit, and look.
     Operator,
@@ -69,11 +69,13 @@ pub enum Operation {
     KeySetCheck,
     /// To have the configuration read again.
     Reload,
+    /// To have a disk verified that the manager knows.
+    Verify,
 }
 
 impl Operation {
     /// Every operation.
-    pub const ALL: [Operation; 9] = [
+    pub const ALL: [Operation; 10] = [
         Operation::Look,
         Operation::Attach,
         Operation::Detach,
@@ -83,6 +85,7 @@ impl Operation {
         Operation::KeySetRemove,
         Operation::KeySetCheck,
         Operation::Reload,
+        Operation::Verify,
     ];
 
     /// As it stands in records.
@@ -97,6 +100,7 @@ impl Operation {
             Operation::KeySetRemove => "key-set-remove",
             Operation::KeySetCheck => "key-set-check",
             Operation::Reload => "reload",
+            Operation::Verify => "verify",
         }
     }
 
@@ -104,6 +108,8 @@ impl Operation {
     pub fn roles(self) -> &'static [Role] {
         match self {
             Operation::Look => &Role::ALL,
+            // Nothing is changed, and nothing of the data or the key is told.
+            Operation::Verify => &Role::ALL,
             Operation::Attach | Operation::Detach | Operation::Limit => &[Role::Operator],
             Operation::KeySetCreate
             | Operation::KeySetEdit
@@ -259,13 +265,14 @@ mod tests {
             .collect()
     }
 
-    const LOOK: &[Operation] = &[Operation::Look];
+    const LOOK: &[Operation] = &[Operation::Look, Operation::Verify];
     const OPERATOR: &[Operation] = &[
         Operation::Look,
         Operation::Attach,
         Operation::Detach,
         Operation::Limit,
         Operation::Reload,
+        Operation::Verify,
     ];
     const KEY_ADMIN: &[Operation] = &[
         Operation::Look,
@@ -274,6 +281,7 @@ mod tests {
         Operation::KeySetRemove,
         Operation::KeySetCheck,
         Operation::Reload,
+        Operation::Verify,
     ];
 
     #[test]
@@ -306,10 +314,11 @@ mod tests {
             let both = [Role::Operator, Role::KeyAdmin]
                 .iter()
                 .all(|role| operation.roles().contains(role));
-            let harmless = matches!(operation, Operation::Look | Operation::Reload);
+            let looks = matches!(operation, Operation::Look | Operation::Verify);
+            let harmless = looks || operation == Operation::Reload;
             assert_eq!(both, harmless, "{operation}");
             let reads = operation.roles().contains(&Role::Reader);
-            assert_eq!(reads, operation == Operation::Look, "{operation}");
+            assert_eq!(reads, looks, "{operation}");
         }
     }
 

@@ -12,12 +12,13 @@ use serde_json::{Map, Value};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::model::{Attach, Detach, DiskInfo, KeySetCheck, KeySetInfo, Reloaded};
+use super::model::{Attach, Detach, DiskInfo, KeySetCheck, KeySetInfo, Reloaded, Verify};
 use super::roles::{Operation, Role};
 use crate::config::{Config, Limits};
 use crate::error::Failure;
 use crate::keys::Context;
 use crate::timestamp::Timestamp;
+use crate::verify::{Cancel, Envelope, Report};
 
 /// The disks of this host.
 ///
@@ -230,6 +231,17 @@ pub enum Act {
         /// Which settings have changed.
         changed: Vec<String>,
     },
+    /// Had a disk verified.
+    Verify {
+        /// The disk: its path, or what somebody called it.
+        path: PathBuf,
+        /// Its volume.
+        volume: Option<Uuid>,
+        /// What came of it.
+        verdict: Option<&'static str>,
+        /// Whether a signed report was asked for.
+        signed: bool,
+    },
     /// Asked for what their role does not permit.
     Refused {
         /// What they asked for.
@@ -250,6 +262,32 @@ pub enum Outcome<'a> {
     Refused(&'a str),
     /// It was tried, and failed.
     Failed(&'a Failure),
+}
+
+/// Proofs that disks are encrypted.
+#[async_trait]
+pub trait Verifications: fmt::Debug + Send + Sync {
+    /// Verifies a disk that is attached, or that this host knows. One is
+    /// verified at a time. It ends soon when `cancel` says so.
+    ///
+    /// # Errors
+    /// When there is no such disk, another one is being verified, it cannot be
+    /// read, or there is no key to sign with.
+    async fn verify(
+        &self,
+        context: &Context,
+        wanted: Verify,
+        cancel: Cancel,
+    ) -> Result<Verified, Failure>;
+}
+
+/// What came of a verification.
+#[derive(Clone, Debug)]
+pub struct Verified {
+    /// What was found.
+    pub report: Report,
+    /// The same with a signature, if that was asked for.
+    pub signed: Option<Envelope>,
 }
 
 /// The manager itself: what it was told, and to be told anew.
@@ -295,4 +333,6 @@ pub struct Services {
     pub audit: Option<Arc<dyn Audit>>,
     /// The manager.
     pub control: Arc<dyn Control>,
+    /// Proofs that disks are encrypted.
+    pub verifications: Arc<dyn Verifications>,
 }

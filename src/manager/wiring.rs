@@ -17,6 +17,7 @@ use super::model::{Attach, Detach, DiskInfo};
 use super::poll;
 use super::recorder::Recorder;
 use super::services::{Disks, Metrics, Services};
+use super::verifier::Verifier;
 use crate::config::{Config, Limits};
 use crate::engine::stats::Reader;
 use crate::error::Failure;
@@ -59,8 +60,16 @@ pub async fn services(
     });
     tokio::spawn(tell_metrics(Arc::downgrade(&disks), metrics.clone()));
     tokio::spawn(poll::key_sets(key_sets.clone(), metrics.clone()));
+    let verifier = Verifier::new(
+        disks.clone(),
+        Ledger::below(&config.daemon.state_dir),
+        key_sets.clone(),
+        metrics.clone(),
+        config.verify.clone(),
+    );
     let services = Services {
         disks,
+        verifications: Arc::new(verifier),
         key_sets: Arc::new(Admin::new(manager.load(), config.clone(), key_sets)),
         metrics: Arc::new(Exposition(metrics)),
         audit: recorder.clone().map(|recorder| recorder as _),

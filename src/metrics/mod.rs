@@ -54,6 +54,12 @@ pub struct Metrics {
     audit_failures: Counter,
     api_requests: Family<Route, Counter>,
     api_seconds: Family<RouteOnly, Histogram, fn() -> Histogram>,
+    verifications: Family<Verdict, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Verdict {
+    verdict: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -149,6 +155,12 @@ impl Metrics {
             Unit::Seconds,
             api_seconds.clone(),
         );
+        let verifications = Family::default();
+        ours.register(
+            "verifications",
+            "Disks that were verified, or should have been",
+            verifications.clone(),
+        );
         Metrics {
             registry,
             kms,
@@ -158,6 +170,7 @@ impl Metrics {
             audit_failures,
             api_requests,
             api_seconds,
+            verifications,
         }
     }
 
@@ -213,6 +226,13 @@ impl Metrics {
             true => self.audit_lines.inc(),
             false => self.audit_failures.inc(),
         };
+    }
+
+    /// A disk was verified, and found to be so: `proved`, `disproved` or
+    /// `undecided`; or `failed` if nothing was found.
+    pub fn verification(&self, verdict: &'static str) {
+        let labels = Verdict { verdict };
+        self.verifications.get_or_create(&labels).inc();
     }
 
     /// A request to the API was answered. `route` is the pattern that it

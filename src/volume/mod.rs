@@ -34,7 +34,7 @@ pub use device::Access;
 pub use devices::Location;
 pub use error::Error;
 pub use inspect::Inspection;
-pub use occupied::{Occupant, Searched};
+pub use occupied::{Bare, Occupant, Searched, next_data_of};
 pub use open::{Files, Volume};
 pub use options::{CreateOptions, DEFAULT_HEADER_AREA};
 pub use token::{Bound, Group, Token, TokenError, Wrap};

@@ -32,6 +32,7 @@ pub fn all(metrics: &Metrics) -> Families {
     keys(metrics);
     metrics.audit_line(true);
     metrics.audit_line(false);
+    metrics.verification("proved");
     metrics.api_request("GET", "/v1/disks", 200, Duration::from_millis(3));
     disk(metrics)
 }

@@ -13,6 +13,7 @@ mod host;
 mod key_sets;
 mod problem;
 mod server;
+mod verify;
 
 pub use caller::{CORRELATION, Caller};
 pub use extract::BODY_MAX;
@@ -195,6 +196,7 @@ impl Api {
             .routes(only(routes!(disks::show), Operation::Look))
             .routes(only(routes!(disks::change), Operation::Limit))
             .routes(only(routes!(disks::detach), Operation::Detach))
+            .routes(only(routes!(verify::verify), Operation::Verify))
             .routes(only(routes!(key_sets::list), Operation::Look))
             .routes(only(routes!(key_sets::create), Operation::KeySetCreate))
             .routes(only(routes!(key_sets::show), Operation::Look))
