@@ -1,7 +1,5 @@
 //! The checks of a disk that has to be encrypted.
 
-use zeroize::Zeroizing;
-
 use super::error::Error;
 use super::repeats::Repeats;
 use super::report::{Check, Outcome, Scope};
@@ -9,13 +7,12 @@ use super::run::{Keys, Subject, no_key};
 use super::sample::{ENDS, Extent};
 use super::scan::{Means, scan};
 use super::shape::{self, Shape};
-use super::source::{Buffer, Source};
+use super::source::Source;
 use super::special::{chi_square_quantile, chi_square_tails};
-use super::tally::{Look, Tally, sector_of};
-use crate::crypt::{Engine, Params, SectorCipher};
+use super::tally::{Look, Tally};
+use super::tweaks::{cipher, other_tweak};
 use crate::error::Explain as _;
 use crate::secret::Dek;
-use crate::units::SECTOR_BYTES;
 use crate::volume::{self, Description, Inspection, Layout};
 
 /// How often true ciphertext fails the test of the whole, at each of its ends.
@@ -27,9 +24,6 @@ const ENOUGH: u64 = 64 << 10;
 /// Of a full scan each of so many units is looked at in decrypted form: what
 /// shows that the key is the right one comes many times over.
 const EVERY: u64 = 16;
-
-/// How many units are tried with other tweaks.
-const TRIED: usize = 64;
 
 /// Looks at a disk that has to be encrypted.
 pub fn verify(
@@ -147,15 +141,6 @@ fn header(inspection: &Inspection, description: &Description) -> Check {
     check
         .with("update", description.seqid)
         .with("keyslots", description.keyslots)
-}
-
-fn cipher(dek: &Dek, layout: Layout, shift: u64) -> Result<SectorCipher, Error> {
-    let params = Params {
-        sector_size: layout.sector_size,
-        iv_tweak: layout.iv_tweak.wrapping_add(shift),
-        zero_units: layout.zero_units,
-    };
-    Ok(SectorCipher::new(Engine::best(), dek, params)?)
 }
 
 /// Chi-square over the frequencies of bytes in all that is not zeroes.
@@ -339,84 +324,4 @@ fn decrypted(tally: &Tally, look: &Look<'_>, dek: &Dek, layout: Layout) -> Resul
     Ok(Check::new("decrypted", outcome, says)
         .with("tried", tally.tried)
         .with("legible", tally.legible))
-}
-
-/// How tweaks can be wrong.
-fn mistakes(layout: Layout) -> Vec<(String, Box<dyn Fn(u64) -> u64>)> {
-    let unit = layout.sector_size.sectors();
-    let shift = |by: u64| -> Box<dyn Fn(u64) -> u64> { Box::new(move |_| by) };
-    let offset = layout.data_offset / SECTOR_BYTES;
-    let mut all: Vec<(String, Box<dyn Fn(u64) -> u64>)> = vec![
-        ("each is that of the next unit".into(), shift(unit)),
-        (
-            "each is that of the unit before".into(),
-            shift(unit.wrapping_neg()),
-        ),
-        ("each is one sector too high".into(), shift(1)),
-        (
-            "each is one sector too low".into(),
-            shift(1_u64.wrapping_neg()),
-        ),
-        (
-            "all units have the first one's".into(),
-            Box::new(move |number| (number * unit).wrapping_neg()),
-        ),
-    ];
-    if unit > 1 {
-        let by_unit = move |number: u64| number.wrapping_sub(number * unit);
-        all.push((
-            "units are counted in the place of sectors".into(),
-            Box::new(by_unit),
-        ));
-    }
-    if offset > 0 {
-        all.push((
-            "they count from the start of the file".into(),
-            shift(offset),
-        ));
-    }
-    if layout.iv_tweak > 0 {
-        let without = shift(layout.iv_tweak.wrapping_neg());
-        all.push(("iv_tweak was left out".into(), without));
-    }
-    all
-}
-
-/// The mistake in the tweaks with which a unit can be read.
-fn other_tweak(look: &Look<'_>, dek: &Dek, layout: Layout) -> Result<Option<String>, Error> {
-    let (source, size) = (look.source, look.source.unit());
-    let mistakes = mistakes(layout);
-    // As many more chances for noise to look like something.
-    let needed = look.needed + ((TRIED * mistakes.len()) as f64).log2();
-    let mut buffer = Buffer::new(size);
-    let mut tried = 0;
-    let total = source.units();
-    let steps = (total / 512).max(1);
-    let places =
-        (0..TRIED as u64).chain((0..total).step_by(usize::try_from(steps).unwrap_or(usize::MAX)));
-    for number in places.filter(|number| *number < total) {
-        let stored = source.read(number, 1, &mut buffer)?;
-        if stored.iter().all(|byte| *byte == 0) {
-            continue;
-        }
-        // Whether it has a shape with tweaks that are off by so many sectors.
-        let readable = |shift: u64| -> Result<bool, Error> {
-            let mut plain = Zeroizing::new(stored.to_vec());
-            cipher(dek, layout, shift)?.decrypt_in_place(sector_of(number, size), &mut plain);
-            Ok(look.shape.bits(&plain, &shape::count(&plain)) >= needed)
-        };
-        if readable(0)? {
-            continue;
-        }
-        for (how, shift) in &mistakes {
-            if readable(shift(number))? {
-                return Ok(Some(how.clone()));
-            }
-        }
-        tried += 1;
-        if tried >= TRIED {
-            break;
-        }
-    }
-    Ok(None)
 }

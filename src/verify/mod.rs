@@ -29,6 +29,7 @@ mod shape;
 mod source;
 mod special;
 mod tally;
+mod tweaks;
 
 pub use envelope::{Envelope, PAYLOAD_TYPE};
 pub use error::Error;

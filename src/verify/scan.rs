@@ -181,7 +181,11 @@ pub fn scan(look: &Look<'_>, extent: Extent, means: &Means) -> Result<(Tally, Re
             // Holes cost nothing.
             pace.wait(looker.tally.bytes - before, stop);
         }
-        Ok(looker.tally)
+        match means.cancel.is_set() {
+            // Also after the last piece: nobody wants it any more.
+            true => Err(Error::Stopped),
+            false => Ok(looker.tally),
+        }
     };
     let results: Vec<Result<Tally, Error>> = thread::scope(|scope| {
         let spawned: Vec<_> = (0..means.threads.max(1))

@@ -137,7 +137,7 @@ fn a_single_unit_of_plaintext_is_found() {
         let stored = fs::read(lab.path(DISK)).unwrap();
         for (number, plain) in [
             (7, &text[..unit]),
-            (900, &ramp[..unit]),
+            (700, &ramp[..unit]),
             (SIZE / unit - 1, &[0xff; 4096][..unit]),
         ] {
             lab.store(number * unit, plain);
@@ -182,7 +182,8 @@ fn holes_and_zero_units_are_explained() {
             ("units", "unknown"),
             ("decrypted", "unknown"),
         ];
-        lab.verify(&["--full"]).expect(UNDECIDED, &empty);
+        let found = lab.verify(&["--full"]).expect(UNDECIDED, &empty);
+        assert_eq!(found.report["scope"]["bytes"], 0, "holes are not read");
         let stored = encrypt(&lab.dek(), SectorSize::B512, &contents(SIZE));
         let part = written * 4096;
         lab.store(0, &stored[..part]);
@@ -194,7 +195,6 @@ fn holes_and_zero_units_are_explained() {
             (&facts["units"], &facts["holes"]),
             (&zero.into(), &zero.into())
         );
-        assert!(found.report["scope"]["bytes"].as_u64().unwrap() <= 8 << 20);
         lab.verify(&["--sample", "300"]).expect(PROVED, &[]);
         // A copy without holes: only the format's own flag explains them.
         let copy = fs::read(lab.path(DISK)).unwrap();

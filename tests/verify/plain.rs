@@ -50,14 +50,14 @@ fn an_image_is_looked_into_as_far_as_its_format_says() {
     assert!(says.contains("a qcow2 image"), "{says}");
     // LUKS within qcow2.
     let encrypted = image("encrypted.qcow2");
-    let secret = format!("secret,id=s,data=hush");
+    let secret = "secret,id=s,data=hush";
     ok(
         "qemu-img",
         &[
             "create",
             "-q",
             "--object",
-            &secret,
+            secret,
             "-f",
             "qcow2",
             "-o",
