@@ -38,11 +38,16 @@ pub enum Kind {
     Io,
     /// This kernel, CPU or sealblk version cannot do it. Exit status 11.
     Unsupported,
+    /// A disk is not what it was verified to be. Exit status 12.
+    Disproved,
+    /// It could not be found out whether a disk is what it was verified to be.
+    /// Exit status 13.
+    Undecided,
 }
 
 impl Kind {
     /// Every kind, in the order of the exit statuses.
-    pub const ALL: [Kind; 11] = [
+    pub const ALL: [Kind; 13] = [
         Kind::Internal,
         Kind::Usage,
         Kind::NotFound,
@@ -54,6 +59,8 @@ impl Kind {
         Kind::Unreachable,
         Kind::Io,
         Kind::Unsupported,
+        Kind::Disproved,
+        Kind::Undecided,
     ];
 
     /// The exit status of the process for this kind.
@@ -70,6 +77,8 @@ impl Kind {
             Kind::Unreachable => 9,
             Kind::Io => 10,
             Kind::Unsupported => 11,
+            Kind::Disproved => 12,
+            Kind::Undecided => 13,
         }
     }
 }

@@ -4,6 +4,7 @@
 //! depend on each other, and the invariants with the test that holds each.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod attest;
 pub mod audit;
 #[cfg(feature = "broker")]
 pub mod broker;
@@ -35,6 +36,7 @@ pub mod serve;
 pub mod store;
 pub mod timestamp;
 pub mod units;
+pub mod verify;
 pub mod vhost;
 pub mod virtio;
 pub mod volume;

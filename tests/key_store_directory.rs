@@ -610,3 +610,34 @@ fn the_doctor_tries_the_store() {
     host.chmod(&host.store("shared"), 0o777);
     assert_eq!(checks(&[])[1], status("read", "fail"));
 }
+
+#[test]
+fn a_backup_whose_key_store_has_the_keys_no_more_is_refused() {
+    let host = Host::with_volume();
+    host.move_keys("shared");
+    succeed(&mut host.sealblk(&["volume", "backup-header", VOLUME, "--to", "in-shared"]));
+    host.move_keys("other");
+    let image = host.home.path(VOLUME);
+    let lose_header = || {
+        let mut bytes = fs::read(&image).unwrap();
+        bytes[..32 << 10].fill(0xa5);
+        fs::write(&image, &bytes).unwrap();
+        bytes
+    };
+    let lost = lose_header();
+    let restore = ["volume", "restore-header", VOLUME, "--from", "in-shared"];
+    host.refused(&restore)
+        .expect(6, &["would not open", "\"shared\""], "later backup");
+    assert!(fs::read(&image).unwrap() == lost, "nothing was written");
+    let told = succeed(host.sealblk(&restore).arg("--force"));
+    assert!(told.contains("does not open now"), "{told}");
+    host.opening_refused().expect(3, &["\"shared\""], "");
+    // Moved back there, it does open.
+    let entry = fs::read(host.entry("other")).unwrap();
+    fs::write(host.entry("shared"), entry).unwrap();
+    host.chmod(&host.entry("shared"), 0o600);
+    lose_header();
+    let told = succeed(&mut host.sealblk(&restore));
+    assert!(!told.contains("does not open"), "{told}");
+    host.dek();
+}

@@ -2,6 +2,8 @@
 //! the rescue of its data with cryptsetup alone.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "volume_commands/backups.rs"]
+mod backups;
 mod volume_support;
 
 use std::fs::{self, File};
@@ -31,12 +33,20 @@ impl Host {
         let host = Host {
             place: Place::new(),
         };
+        // The host's own state is none of a test.
+        let directory = host.place.dir.path().display();
+        let config = format!(
+            "[daemon]\nstate_dir = \"{directory}/state\"\n[audit]\npath = \"{directory}/audit.jsonl\"\n"
+        );
+        fs::write(host.place.path("sealblk.toml"), config).unwrap();
         host.ok(&["key", "init"]);
         host
     }
 
     fn run(&self, arguments: &[&str]) -> Done {
         let output = Command::new(env!("CARGO_BIN_EXE_sealblk"))
+            .arg("--config")
+            .arg(self.place.path("sealblk.toml"))
             .arg("--key-file")
             .arg(self.place.path("platform.key"))
             .args(arguments)

@@ -184,6 +184,21 @@ pub enum Event<'a> {
         #[serde(skip_serializing_if = "none")]
         unrecorded: u64,
     },
+    /// A disk was verified, or should have been.
+    Verified {
+        /// Its volume, as far as it was read.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        volume: Option<Uuid>,
+        /// The disk.
+        #[serde(serialize_with = "path_text")]
+        path: &'a Path,
+        /// `proved`, `disproved` or `undecided`; missing if nothing was found.
+        #[serde(skip_serializing_if = "empty", serialize_with = "text")]
+        verdict: &'a str,
+        /// Whether the report was signed.
+        #[serde(skip_serializing_if = "no")]
+        signed: bool,
+    },
     /// Somebody asked for what their role does not permit.
     RoleRefused {
         /// What they asked for.

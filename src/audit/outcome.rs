@@ -164,6 +164,9 @@ fn kind_word(kind: Kind) -> &'static str {
         Kind::Unreachable => "unreachable",
         Kind::Io => "io",
         Kind::Unsupported => "unsupported",
+        // Verdicts are found, and stand in the line of the event.
+        Kind::Disproved => "disproved",
+        Kind::Undecided => "undecided",
     }
 }
 

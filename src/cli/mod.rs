@@ -20,10 +20,12 @@ pub mod keyset;
 pub mod limit;
 pub mod list;
 mod opening;
+pub mod report;
 pub mod resize;
 pub mod serve;
 pub mod show;
 pub mod status;
+pub mod verify;
 pub mod volume;
 pub mod worker;
 
@@ -65,7 +67,9 @@ Exit status:
    8  the key is wrong, denied, or its version is gone
    9  a key management service, or the daemon, does not answer
   10  reading or writing failed, or no space or memory is left
-  11  this kernel, CPU or sealblk version cannot do it";
+  11  this kernel, CPU or sealblk version cannot do it
+  12  a disk is not what `sealblk verify` was to prove
+  13  `sealblk verify` could not find out whether it is";
 
 /// Transparent encryption at rest for QEMU guests
 ///
@@ -164,6 +168,10 @@ pub enum Command {
     Doctor(doctor::Args),
     /// Read the record of key use, and see that nobody changed it
     Audit(audit::Args),
+    /// Prove that a disk is encrypted, or that it is not
+    Verify(verify::Args),
+    /// Check signed reports of verifications, and make the key that signs them
+    Report(report::Args),
     /// Serve the disk of an attached volume, started by the manager
     #[command(hide = true)]
     Worker(worker::Args),
@@ -210,6 +218,8 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Key(args) => key::run(args, &config),
         Command::Doctor(args) => doctor::run(&args, &config),
         Command::Audit(args) => audit::run(args, &config),
+        Command::Verify(args) => verify::run(args, &config),
+        Command::Report(args) => report::run(args, &config),
         Command::Daemon(args) => daemon::run(args, named.as_deref(), overrides, config, log),
         #[cfg(feature = "broker")]
         Command::Broker(args) => broker::run(args, named.as_deref(), overrides, config, log),
@@ -233,9 +243,12 @@ fn ask<T, E>(answer: impl Future<Output = Result<T, E>>) -> Result<T, Failure>
 where
     Failure: From<E>,
 {
-    let answer = block_on(answer)
-        .map_err(|error| Failure::new(Kind::Io, format!("cannot ask for a key: {error}"), None))?;
-    answer.map_err(Failure::from)
+    block_on(answer).map_err(not_asked)?.map_err(Failure::from)
+}
+
+/// There is no way to wait for a key service.
+fn not_asked(error: io::Error) -> Failure {
+    Failure::new(Kind::Io, format!("cannot ask for a key: {error}"), None)
 }
 
 /// The daemon, where one runs.

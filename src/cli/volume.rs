@@ -1,6 +1,7 @@
 //! `sealblk volume`: make volumes and look after their headers.
 
 mod backup;
+mod backups;
 mod clone;
 mod create;
 mod erase;
@@ -59,6 +60,10 @@ pub enum Action {
     /// Refused, unless --force, if the backup is of another volume, older
     /// than the header that is there, or has another key.
     RestoreHeader(backup::RestoreArgs),
+    /// List the backups of headers that were made on this host, and what they need
+    Backups(backups::ListArgs),
+    /// Tell the ledger of this host that a backup of a header was destroyed
+    ForgetBackup(backups::ForgetArgs),
     /// Move the wrapped keys into a key store, to another one, or back into the header
     ///
     /// The volume must not be in use. It opens at every instant, also when this
@@ -120,6 +125,8 @@ pub fn run(args: Args, config: &Config) -> Result<(), Failure> {
         Action::Repair(args) => backup::repair(args),
         Action::BackupHeader(args) => backup::backup(args, config),
         Action::RestoreHeader(args) => backup::restore(args, config),
+        Action::Backups(args) => backups::list(args, config),
+        Action::ForgetBackup(args) => backups::forget(args, config),
         Action::MoveKeys(args) => move_keys::run(args, config),
         Action::Resize(args) => resize::run(args, config),
         Action::Clone(args) => clone::run(args, config),

@@ -124,6 +124,7 @@ impl<'a> Reader<'a> {
                 "audit" => config.audit = super::audit::table(self, value)?,
                 "serve" => config.serve = self.table::<Options>(value)?,
                 "daemon" => config.daemon = super::daemon::settings(self, value)?,
+                "verify" => config.verify = super::verify::settings(self, value)?,
                 #[cfg(feature = "broker")]
                 "broker" => config.broker = Some(super::broker::settings(self, value)?),
                 #[cfg(not(feature = "broker"))]
@@ -162,7 +163,7 @@ impl<'a> Reader<'a> {
                 other => {
                     return Err(self.at(
                         key.span().start,
-                        format!("there is no setting {other:?} here: there is key_set_dir, and the tables [log], [audit], [serve], [daemon], [broker], [key_sets.NAME] and [key_stores.NAME]"),
+                        format!("there is no setting {other:?} here: there is key_set_dir, and the tables [log], [audit], [serve], [daemon], [verify], [broker], [key_sets.NAME] and [key_stores.NAME]"),
                     ));
                 }
             }

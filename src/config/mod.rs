@@ -38,6 +38,7 @@ mod service;
 pub mod user;
 mod values;
 mod vault;
+pub mod verify;
 
 pub use audit::Audit;
 pub use choices::{Cache, Direct, Discard, LogFormat, LogLevel};
@@ -54,6 +55,7 @@ pub(crate) use options::path_parser;
 pub use policy::FIELDS as POLICY_FIELDS;
 pub use serve::{Disk, Serve};
 pub use values::{Engine, FilePath, Poll, QueueSize, Queues, Serial, SocketMode};
+pub use verify::Verify;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -97,6 +99,8 @@ pub struct Config {
     pub serve: Options,
     /// The `[daemon]` table.
     pub daemon: Daemon,
+    /// The `[verify]` table.
+    pub verify: Verify,
     /// The `[broker]` table, if there is one.
     #[cfg(feature = "broker")]
     pub broker: Option<broker::Broker>,
@@ -138,6 +142,7 @@ impl Default for Config {
             audit: Audit::default(),
             serve: Options::default(),
             daemon: Daemon::default(),
+            verify: Verify::default(),
             #[cfg(feature = "broker")]
             broker: None,
         }
@@ -257,6 +262,9 @@ impl Config {
         put(&mut all, "log.level", level);
         put(&mut all, "log.format", format);
         put(&mut all, "serve", &self.serve);
+        let Verify { key, rate } = &self.verify;
+        put(&mut all, "verify.key", key);
+        put(&mut all, "verify.rate", rate);
         for (name, definition) in &self.key_sets {
             put(&mut all, &format!("key_sets.{name}"), definition);
         }

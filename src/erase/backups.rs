@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::keys::ledger::Ledger;
+use crate::keys::ledger::{self, Ledger};
 use crate::volume::{Inspection, Location};
 
 /// A backup of the header of an erased volume.
@@ -51,18 +51,18 @@ impl BackupState {
 /// The backups of a volume's header that this host knows of, and what they are
 /// worth.
 pub fn backups(ledger: &Ledger, uuid: Uuid) -> Vec<Backup> {
-    let paths = match ledger.find(uuid) {
+    let known = match ledger.find(uuid) {
         Ok(known) => known.map_or(Vec::new(), |known| known.backups),
         Err(error) => {
             tracing::warn!(volume = %uuid, %error, "the ledger cannot tell backups of the header");
             Vec::new()
         }
     };
-    let backup = |path: PathBuf| Backup {
-        state: state_of(&path, uuid),
-        path,
+    let backup = |known: ledger::Backup| Backup {
+        state: state_of(&known.path, uuid),
+        path: known.path,
     };
-    paths.into_iter().map(backup).collect()
+    known.into_iter().map(backup).collect()
 }
 
 fn state_of(path: &Path, uuid: Uuid) -> BackupState {

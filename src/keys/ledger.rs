@@ -1,15 +1,21 @@
 //! Which volumes this host knows to need which key set.
 //!
-//! One small file for each volume that was made or attached here. It answers
-//! whether a key set can go; nothing depends on it for opening a volume.
+//! One small file for each volume that was made or attached here, or whose
+//! header was backed up. It answers whether a key set or a version of a key can
+//! go; nothing depends on it for opening a volume. Commands and the manager
+//! write it: each change is made under a lock, to what the file says then.
 #![forbid(unsafe_code)]
 
+mod backups;
 mod erased;
 
-use std::fs;
+pub use backups::Backup;
+
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -19,7 +25,7 @@ use crate::timestamp::Timestamp;
 use crate::volume::token::Wrap;
 
 /// A volume that is known.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Known {
     /// The volume.
     pub uuid: Uuid,
@@ -33,9 +39,9 @@ pub struct Known {
     /// What its wraps were when they were seen last. Nothing: nobody looked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub wraps: Vec<KnownWrap>,
-    /// Backups of its header that were made on this host, where they were put.
+    /// Backups of its header that were made here and not forgotten.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub backups: Vec<PathBuf>,
+    pub backups: Vec<Backup>,
     /// When it was erased. It needs no key any more; its backups do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub erased: Option<Timestamp>,
@@ -110,29 +116,73 @@ impl Ledger {
         Ledger(state.join("volumes"))
     }
 
+    /// The directory that it is in.
+    pub fn path_of_all(&self) -> &Path {
+        &self.0
+    }
+
     fn path(&self, uuid: Uuid) -> PathBuf {
         self.0.join(format!("{uuid}.json"))
     }
 
-    /// Takes note of a volume. Backups that are known of it already stay known.
+    /// Takes note of a volume. The backups that are known of it stay known,
+    /// whatever `known` says of them.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn note(&self, known: &Known) -> io::Result<()> {
-        let path = self.path(known.uuid);
-        let before = read(&path).ok();
-        let mut known = known.clone();
-        for backup in before.iter().flat_map(|before| &before.backups) {
-            if !known.backups.contains(backup) {
-                known.backups.push(backup.clone());
-            }
+        // Those who attach a disk again need not wait for anybody.
+        let same = |before: Known| {
+            before
+                == Known {
+                    backups: before.backups.clone(),
+                    ..known.clone()
+                }
+        };
+        if known.backups.is_empty() && read(&self.path(known.uuid)).is_ok_and(same) {
+            return Ok(());
         }
-        match before {
-            Some(before) if before == known => Ok(()),
-            _ => {
-                durable::directory(&self.0)?;
-                durable::replace(&path, &serde_json::to_vec_pretty(&known)?, 0o600)
+        self.change(known.uuid, |before| {
+            let mut after = known.clone();
+            after.backups = before.map_or_else(Vec::new, |before| before.backups);
+            for backup in &known.backups {
+                backups::add(&mut after.backups, backup.clone());
             }
+            Some(after)
+        })
+    }
+
+    /// Makes of what is known of a volume something else, while nobody else
+    /// does. `None` leaves it as it is.
+    fn change(
+        &self,
+        uuid: Uuid,
+        change: impl FnOnce(Option<Known>) -> Option<Known>,
+    ) -> io::Result<()> {
+        durable::directory(&self.0)?;
+        // It goes when the file is closed.
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(self.0.join(".lock"))?;
+        rustix::fs::flock(&lock, FlockOperation::LockExclusive)?;
+        let path = self.path(uuid);
+        let before = match read(&path) {
+            Ok(before) => Some(before),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                tracing::warn!(
+                    path = %path.display(),
+                    "an entry of the ledger was damaged, and is written anew; backups that it knew are not known any more: {error}"
+                );
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        match change(before) {
+            Some(after) => durable::replace(&path, &serde_json::to_vec_pretty(&after)?, 0o600),
+            None => Ok(()),
         }
     }
 
@@ -147,7 +197,8 @@ impl Ledger {
         }
     }
 
-    /// The known volumes that need `key_set`, by path.
+    /// The known volumes that need `key_set`, by path. Backups of headers do
+    /// not count: see [`Ledger::backups_needing`].
     ///
     /// # Errors
     /// When the ledger cannot be read, or an entry is damaged: then nobody

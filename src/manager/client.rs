@@ -16,7 +16,8 @@ use uuid::Uuid;
 use super::api::{CORRELATION, ProblemDetails};
 use super::model::{
     Attach, ChangeWraps, DiskChange, DiskInfo, DiskList, EraseVolume, ErasedVolume, KeySetCheck,
-    KeySetInfo, KeySetRotation, KeySetSwitch, NewKeySet, Reloaded, Status, WrapsChanged,
+    KeySetInfo, KeySetRotation, KeySetSwitch, NewKeySet, Reloaded, Status, Verification, Verify,
+    WrapsChanged,
 };
 use crate::error::{Failure, Kind};
 use crate::rotation::KeySetLedger;
@@ -255,6 +256,16 @@ impl Client {
     pub async fn forget_volume(&self, volume: Uuid) -> Result<(), Failure> {
         let url = self.url(&["v1", "ledger", &volume.to_string()], &[]);
         self.done(Method::DELETE, url).await
+    }
+
+    /// Has a disk verified, which takes as long as it takes. Dropping this ends
+    /// it.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn verify(&self, wanted: &Verify) -> Result<Verification, Failure> {
+        let url = self.url(&["v1", "verifications"], &[]);
+        self.call(Method::POST, url, Some(wanted)).await
     }
 
     /// Lets the manager read its configuration again.

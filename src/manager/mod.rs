@@ -7,7 +7,8 @@
 //! [`client`] the other end. [`disks`] is who is attached: `supervise` looks after
 //! each, `state` keeps what shall be attached, `worker_process` starts and finds
 //! the processes. Workers go on without a manager, and the next one finds them.
-//! Nothing here touches a guest's memory or data.
+//! Nothing here touches a guest's memory, or its data but to verify that it is
+//! encrypted (`verifier`).
 
 mod adopt;
 pub mod api;
@@ -30,6 +31,8 @@ pub mod services;
 pub mod socket;
 mod state;
 mod supervise;
+pub mod verification;
+mod verifier;
 mod watched;
 mod wiring;
 mod worker_process;

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+pub use super::verification::{Verification, Verify};
 use crate::config::{Limits, Options};
 use crate::erase::{Backup, Done, Unpurged};
 use crate::error::{Failure, Kind};

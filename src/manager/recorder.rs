@@ -160,6 +160,17 @@ impl services::Audit for Recorder {
             },
             Act::VolumeForget { volume } => Event::VolumeForgotten { volume: *volume },
             Act::Reload { changed } => Event::DaemonReloaded { changed },
+            Act::Verify {
+                path,
+                volume,
+                verdict,
+                signed,
+            } => Event::Verified {
+                volume: *volume,
+                path,
+                verdict: verdict.unwrap_or_default(),
+                signed: *signed,
+            },
             Act::Refused {
                 operation,
                 object,

@@ -20,7 +20,7 @@ use crate::config::{Group, user};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
-    /// May look.
+    /// May look, and have disks verified.
     Reader,
     /// May attach, detach, limit and resize, and look.
     Operator,
@@ -79,11 +79,13 @@ pub enum Operation {
     KeySetSwitch,
     /// To have a volume forgotten that is gone for good.
     VolumeForget,
+    /// To have a disk verified that the manager knows.
+    Verify,
 }
 
 impl Operation {
     /// Every operation.
-    pub const ALL: [Operation; 14] = [
+    pub const ALL: [Operation; 15] = [
         Operation::Look,
         Operation::Attach,
         Operation::Detach,
@@ -98,6 +100,7 @@ impl Operation {
         Operation::KeySetRotate,
         Operation::KeySetSwitch,
         Operation::VolumeForget,
+        Operation::Verify,
     ];
 
     /// As it stands in records.
@@ -117,6 +120,7 @@ impl Operation {
             Operation::KeySetRotate => "key-set-rotate",
             Operation::KeySetSwitch => "key-set-switch",
             Operation::VolumeForget => "volume-forget",
+            Operation::Verify => "verify",
         }
     }
 
@@ -124,6 +128,8 @@ impl Operation {
     pub fn roles(self) -> &'static [Role] {
         match self {
             Operation::Look => &Role::ALL,
+            // Nothing is changed, and nothing of the data or the key is told.
+            Operation::Verify => &Role::ALL,
             Operation::Attach | Operation::Detach | Operation::Limit => &[Role::Operator],
             Operation::KeySetCreate
             | Operation::KeySetEdit
@@ -285,13 +291,14 @@ mod tests {
             .collect()
     }
 
-    const LOOK: &[Operation] = &[Operation::Look];
+    const LOOK: &[Operation] = &[Operation::Look, Operation::Verify];
     const OPERATOR: &[Operation] = &[
         Operation::Look,
         Operation::Attach,
         Operation::Detach,
         Operation::Limit,
         Operation::Reload,
+        Operation::Verify,
     ];
     const KEY_ADMIN: &[Operation] = &[
         Operation::Look,
@@ -305,6 +312,7 @@ mod tests {
         Operation::KeySetRotate,
         Operation::KeySetSwitch,
         Operation::VolumeForget,
+        Operation::Verify,
     ];
 
     #[test]
@@ -337,10 +345,11 @@ mod tests {
             let both = [Role::Operator, Role::KeyAdmin]
                 .iter()
                 .all(|role| operation.roles().contains(role));
-            let harmless = matches!(operation, Operation::Look | Operation::Reload);
+            let looks = matches!(operation, Operation::Look | Operation::Verify);
+            let harmless = looks || operation == Operation::Reload;
             assert_eq!(both, harmless, "{operation}");
             let reads = operation.roles().contains(&Role::Reader);
-            assert_eq!(reads, operation == Operation::Look, "{operation}");
+            assert_eq!(reads, looks, "{operation}");
         }
     }
 

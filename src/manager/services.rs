@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::model::{
     Attach, ChangeWraps, Detach, DiskInfo, EraseVolume, ErasedVolume, KeySetCheck, KeySetInfo,
-    KeySetRotation, NewSize, Reloaded, WrapAction, WrapsChanged,
+    KeySetRotation, NewSize, Reloaded, Verify, WrapAction, WrapsChanged,
 };
 use super::roles::{Operation, Role};
 use crate::config::{Config, Limits};
@@ -22,6 +22,7 @@ use crate::error::Failure;
 use crate::keys::Context;
 use crate::rotation::KeySetLedger;
 use crate::timestamp::Timestamp;
+use crate::verify::{Cancel, Envelope, Report};
 
 /// The disks of this host.
 ///
@@ -315,6 +316,17 @@ pub enum Act {
         /// Its size now; of one that was not resized, what was asked for.
         size: Option<u64>,
     },
+    /// Had a disk verified.
+    Verify {
+        /// The disk: its path, or what somebody called it.
+        path: PathBuf,
+        /// Its volume.
+        volume: Option<Uuid>,
+        /// What came of it.
+        verdict: Option<&'static str>,
+        /// Whether a signed report was asked for.
+        signed: bool,
+    },
     /// Asked for what their role does not permit.
     Refused {
         /// What they asked for.
@@ -389,6 +401,32 @@ pub enum Outcome<'a> {
     Failed(&'a Failure),
 }
 
+/// Proofs that disks are encrypted.
+#[async_trait]
+pub trait Verifications: fmt::Debug + Send + Sync {
+    /// Verifies a disk that is attached, or that this host knows. One is
+    /// verified at a time. It ends soon when `cancel` says so.
+    ///
+    /// # Errors
+    /// When there is no such disk, another one is being verified, it cannot be
+    /// read, or there is no key to sign with.
+    async fn verify(
+        &self,
+        context: &Context,
+        wanted: Verify,
+        cancel: Cancel,
+    ) -> Result<Verified, Failure>;
+}
+
+/// What came of a verification.
+#[derive(Clone, Debug)]
+pub struct Verified {
+    /// What was found.
+    pub report: Report,
+    /// The same with a signature, if that was asked for.
+    pub signed: Option<Envelope>,
+}
+
 /// The manager itself: what it was told, and to be told anew.
 #[async_trait]
 pub trait Control: fmt::Debug + Send + Sync {
@@ -434,4 +472,6 @@ pub struct Services {
     pub audit: Option<Arc<dyn Audit>>,
     /// The manager.
     pub control: Arc<dyn Control>,
+    /// Proofs that disks are encrypted.
+    pub verifications: Arc<dyn Verifications>,
 }

@@ -20,6 +20,7 @@ use super::poll;
 use super::recorder::Recorder;
 use super::rotation::{Keeper, Reach, Teller};
 use super::services::{Disks, Metrics, Services};
+use super::verifier::Verifier;
 use crate::config::{Config, Limits};
 use crate::engine::stats::Reader;
 use crate::error::Failure;
@@ -79,9 +80,17 @@ pub async fn services(
         keeper: keeper.clone(),
     });
     tokio::spawn(tell_metrics(Arc::downgrade(&disks), metrics.clone()));
-    tokio::spawn(poll::key_sets(key_sets, metrics.clone(), keeper));
+    tokio::spawn(poll::key_sets(key_sets.clone(), metrics.clone(), keeper));
+    let verifier = Verifier::new(
+        disks.clone(),
+        Ledger::below(&config.daemon.state_dir),
+        key_sets.clone(),
+        metrics.clone(),
+        config.verify.clone(),
+    );
     let services = Services {
         disks,
+        verifications: Arc::new(verifier),
         key_sets: admin.clone(),
         rotations: admin,
         metrics: Arc::new(Exposition(metrics)),

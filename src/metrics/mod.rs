@@ -58,6 +58,12 @@ pub struct Metrics {
     volumes_erased: Family<Erased, Counter>,
     api_requests: Family<Route, Counter>,
     api_seconds: Family<RouteOnly, Histogram, fn() -> Histogram>,
+    verifications: Family<Verdict, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Verdict {
+    verdict: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -165,6 +171,12 @@ impl Metrics {
             Unit::Seconds,
             api_seconds.clone(),
         );
+        let verifications = Family::default();
+        ours.register(
+            "verifications",
+            "Disks that were verified, or should have been",
+            verifications.clone(),
+        );
         Metrics {
             registry,
             kms,
@@ -176,6 +188,7 @@ impl Metrics {
             volumes_erased,
             api_requests,
             api_seconds,
+            verifications,
         }
     }
 
@@ -247,6 +260,13 @@ impl Metrics {
             None => "failed",
         };
         self.volumes_erased.get_or_create(&Erased { outcome }).inc();
+    }
+
+    /// A disk was verified, and found to be so: `proved`, `disproved` or
+    /// `undecided`; or `failed` if nothing was found.
+    pub fn verification(&self, verdict: &'static str) {
+        let labels = Verdict { verdict };
+        self.verifications.get_or_create(&labels).inc();
     }
 
     /// A request to the API was answered. `route` is the pattern that it

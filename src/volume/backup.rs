@@ -47,6 +47,27 @@ pub fn backup(location: &Location, to: &Path) -> Result<Description, Error> {
     Ok(description)
 }
 
+/// What the header in a backup says. Nothing is locked or written.
+///
+/// # Errors
+/// When it is not one that sealblk can use.
+pub fn description_of_backup(path: &Path) -> Result<Description, Error> {
+    let backup = Device::open(path, Access::ReadOnly)?;
+    let found = read_backup(&backup)?;
+    Description::of(&found.header, path)
+}
+
+fn read_backup(backup: &Device) -> Result<Found, Error> {
+    let path = backup.path().to_owned();
+    copies::read(&backup.file()).map_err(|lost| match lost.no_trace() {
+        true => Error::WrongBackup {
+            path,
+            why: "it is not a LUKS2 header".into(),
+        },
+        false => Error::BothDamaged { path, lost },
+    })
+}
+
 /// Writes a backup back. The result has a higher sequence number than
 /// anything that was there, so that no older copy can win over it.
 ///
@@ -60,13 +81,7 @@ pub fn restore(location: &Location, from: &Path, force: bool) -> Result<Volume, 
         path: from.to_owned(),
         why,
     };
-    let found = copies::read(&backup.file()).map_err(|lost| match lost.no_trace() {
-        true => wrong("it is not a LUKS2 header".into()),
-        false => Error::BothDamaged {
-            path: from.to_owned(),
-            lost,
-        },
-    })?;
+    let found = read_backup(&backup)?;
     let description = Description::of(&found.header, from)?;
     let mut undo = Undo::default();
     let devices = open_target(location, &description, &mut undo)?;

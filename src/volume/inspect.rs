@@ -1,6 +1,8 @@
 //! Looking at a volume without opening it.
 #![forbid(unsafe_code)]
 
+use std::fs::File;
+
 use super::description::Description;
 use super::device::{Access, Device};
 use super::devices::{Devices, Location};
@@ -60,6 +62,16 @@ impl Inspection {
     /// The device that holds the header.
     pub(super) fn header_device(&self) -> &Device {
         self.devices.header()
+    }
+
+    /// The data: read it, and take no lock.
+    pub fn data_file(&self) -> &File {
+        self.devices.data.file()
+    }
+
+    /// Whether the data is on a block device.
+    pub fn data_is_block(&self) -> bool {
+        self.devices.data.is_block()
     }
 
     /// Whether somebody has the volume open just now, and who, if that can be

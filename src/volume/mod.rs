@@ -29,7 +29,7 @@ mod signatures;
 pub mod token;
 mod undo;
 
-pub use backup::{backup, restore};
+pub use backup::{backup, description_of_backup, restore};
 pub use binding::Binding;
 pub use create::{Fill, Plan};
 pub use description::{Description, Layout};
@@ -37,7 +37,7 @@ pub use device::Access;
 pub use devices::Location;
 pub use error::Error;
 pub use inspect::Inspection;
-pub use occupied::{Occupant, Searched};
+pub use occupied::{Bare, Occupant, Searched, next_data_of};
 pub use open::{Files, Volume};
 pub use options::{CreateOptions, DEFAULT_HEADER_AREA};
 pub use resize::{Loss, check_size};

@@ -2,12 +2,14 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
+use std::fs::File;
 use std::io;
+use std::path::Path;
 
 use rustix::fs::SeekFrom;
 use serde::Serialize;
 
-use super::device::Device;
+use super::device::{Access, Device};
 use super::error::Error;
 use super::luks2::HeaderIo as _;
 use super::signatures::{At, MD_MAGIC, MD_WHAT, SIGNATURES, md_at_end};
@@ -51,6 +53,55 @@ impl fmt::Display for Searched {
             Searched::Everything => f.write_str("all of it"),
             Searched::Ends => write!(f, "the first {} and the last {}", Bytes(HEAD), Bytes(TAIL)),
         }
+    }
+}
+
+/// A file or block device of which nothing is known: it is looked at without
+/// a lock, and nothing is written.
+#[derive(Debug)]
+pub struct Bare(Device);
+
+impl Bare {
+    /// Opens it for reading.
+    ///
+    /// # Errors
+    /// When it cannot be opened, or is neither of both.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        Device::open(path, Access::ReadOnly).map(Bare)
+    }
+
+    /// What it is, if it has a well-known signature.
+    ///
+    /// # Errors
+    /// When reading fails.
+    pub fn recognise(&self) -> Result<Option<Occupant>, Error> {
+        recognise(&self.0)
+    }
+
+    /// The length in bytes.
+    ///
+    /// # Errors
+    /// When it cannot be found out.
+    pub fn length(&self) -> Result<u64, Error> {
+        self.0.len()
+    }
+
+    /// The open file.
+    pub fn file(&self) -> &File {
+        self.0.file()
+    }
+
+    /// Whether it is a block device.
+    pub fn is_block(&self) -> bool {
+        self.0.is_block()
+    }
+
+    /// Whether somebody has it open just now, as sealblk and QEMU do.
+    ///
+    /// # Errors
+    /// When the file system has no locks.
+    pub fn in_use(&self) -> Result<bool, Error> {
+        super::lock::in_use(self.0.file()).map_err(|error| self.0.error("ask for locks of", error))
     }
 }
 
@@ -158,13 +209,22 @@ pub fn data_between(device: &Device, from: u64, to: u64) -> io::Result<u64> {
 
 /// The next range that is not a hole, at or after `position`.
 fn next_data(device: &Device, position: u64) -> io::Result<Option<(u64, u64)>> {
+    next_data_of(device.file(), device.is_block(), position)
+}
+
+/// The next range of a file that is not a hole, at or after `position`. A
+/// `block` device has none that it would tell.
+///
+/// # Errors
+/// As the system says.
+pub fn next_data_of(file: &File, block: bool, position: u64) -> io::Result<Option<(u64, u64)>> {
     let everything = Ok(Some((position, u64::MAX)));
-    if device.is_block() {
+    if block {
         return everything;
     }
-    match rustix::fs::seek(device.file(), SeekFrom::Data(position)) {
+    match rustix::fs::seek(file, SeekFrom::Data(position)) {
         Ok(start) => {
-            let end = rustix::fs::seek(device.file(), SeekFrom::Hole(start))?;
+            let end = rustix::fs::seek(file, SeekFrom::Hole(start))?;
             // A file that somebody truncates meanwhile must not stop progress.
             Ok((end > start).then_some((start, end)))
         }
@@ -177,7 +237,6 @@ fn next_data(device: &Device, position: u64) -> io::Result<Option<(u64, u64)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::volume::device::Access;
     use std::os::unix::fs::FileExt as _;
 
     const LENGTH: u64 = 64 << 20;

@@ -115,13 +115,22 @@ fn damage(path: &Path, offset: u64) {
 fn both_header_copies_are_damaged() {
     let home = written();
     let image = home.path("disk.img");
-    succeed(&mut home.sealblk(&["volume", "backup-header", "disk.img", "--to", "backup"]));
+    let config = format!(
+        "[daemon]\nstate_dir = \"{}\"\n",
+        home.path("state").display()
+    );
+    fs::write(home.path("sealblk.toml"), config).unwrap();
+    let volume = |arguments: &[&str]| {
+        let config = ["--config", "sealblk.toml", "volume"];
+        succeed(&mut home.sealblk(&[&config[..], arguments].concat()));
+    };
+    volume(&["backup-header", "disk.img", "--to", "backup"]);
     damage(&image, 5000);
     damage(&image, copy_bytes(&home) as u64 + 5000);
     let refusal = untouched(&home, || home.serve_refused(&[]));
     refusal.expect(7, &["both header copies", "disk.img"], "restore-header");
     // The next step that the message names works.
-    succeed(&mut home.sealblk(&["volume", "restore-header", "disk.img", "--from", "backup"]));
+    volume(&["restore-header", "disk.img", "--from", "backup"]);
     assert_serves(&home, &["disk.img"]);
 }
 

@@ -21,7 +21,7 @@ key-admin = ["60003", "@60103"]
 "#;
 
 /// Everything that can be asked for, and who may.
-const OPERATIONS: [(&str, &str, Option<&str>, &str); 14] = [
+const OPERATIONS: [(&str, &str, Option<&str>, &str); 15] = [
     ("GET", "/v1/status", None, "reader operator key-admin"),
     ("GET", "/v1/disks", None, "reader operator key-admin"),
     ("GET", "/v1/disks/none", None, "reader operator key-admin"),
@@ -34,6 +34,12 @@ const OPERATIONS: [(&str, &str, Option<&str>, &str); 14] = [
     ),
     ("GET", "/v1/audit", None, "reader operator key-admin"),
     ("GET", "/metrics", None, "reader operator key-admin"),
+    (
+        "POST",
+        "/v1/verifications",
+        Some(r#"{"disk": "none"}"#),
+        "reader operator key-admin",
+    ),
     ("POST", "/v1/reload", None, "operator key-admin"),
     (
         "POST",

@@ -35,6 +35,7 @@ pub fn all(metrics: &Metrics) -> Families {
     metrics.audit_line(true);
     metrics.audit_line(false);
     metrics.volume_erased(Some(true));
+    metrics.verification("proved");
     metrics.api_request("GET", "/v1/disks", 200, Duration::from_millis(3));
     disk(metrics)
 }

@@ -29,9 +29,10 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
+    use std::path::Path;
 
     use super::*;
+    use crate::keys::ledger::Backup;
 
     #[test]
     fn an_erased_volume_needs_no_key_set_and_its_backups_stay_known() {
@@ -43,7 +44,13 @@ mod tests {
             header: None,
             key_sets: vec!["prod".into()],
             wraps: Vec::new(),
-            backups: vec!["/safe/a.header".into()],
+            backups: vec![Backup {
+                path: "/safe/a.header".into(),
+                time: Timestamp::now(),
+                update: 3,
+                needs: Vec::new(),
+                key_store: None,
+            }],
             erased: None,
         };
         ledger.note(&known).unwrap();
@@ -55,7 +62,7 @@ mod tests {
         assert_eq!(ledger.needing("prod").unwrap(), []);
         let told = ledger.find(known.uuid).unwrap().unwrap();
         assert_eq!(told.erased, Some(at));
-        assert_eq!(told.backups, [PathBuf::from("/safe/a.header")]);
+        assert_eq!(told.backups[0].path, Path::new("/safe/a.header"));
         let other = Known {
             uuid: Uuid::new_v4(),
             ..known

@@ -14,6 +14,7 @@ mod key_sets;
 mod problem;
 mod rotations;
 mod server;
+mod verify;
 mod volumes;
 
 pub use caller::{CORRELATION, Caller};
@@ -198,6 +199,7 @@ impl Api {
             .routes(only(routes!(disks::show), Operation::Look))
             .routes(only(routes!(disks::change), Operation::Limit))
             .routes(only(routes!(disks::detach), Operation::Detach))
+            .routes(only(routes!(verify::verify), Operation::Verify))
             .routes(only(routes!(key_sets::list), Operation::Look))
             .routes(only(routes!(key_sets::create), Operation::KeySetCreate))
             .routes(only(routes!(key_sets::show), Operation::Look))

@@ -48,7 +48,8 @@ pub fn status_of(kind: Kind) -> StatusCode {
         Kind::NotFound => StatusCode::NOT_FOUND,
         Kind::Permission => StatusCode::FORBIDDEN,
         Kind::Busy | Kind::Refused => StatusCode::CONFLICT,
-        Kind::Corrupt => StatusCode::UNPROCESSABLE_ENTITY,
+        // The last two are in no answer: a report has the verdict.
+        Kind::Corrupt | Kind::Disproved | Kind::Undecided => StatusCode::UNPROCESSABLE_ENTITY,
         // What this depends on has refused: the key, and not the caller.
         Kind::Key => StatusCode::FAILED_DEPENDENCY,
         Kind::Unreachable => StatusCode::SERVICE_UNAVAILABLE,
@@ -71,6 +72,8 @@ fn title_of(kind: Kind) -> &'static str {
         Kind::Unreachable => "a service does not answer",
         Kind::Io => "reading or writing failed",
         Kind::Unsupported => "it cannot be done here",
+        Kind::Disproved => "it is not so",
+        Kind::Undecided => "it could not be found out",
     }
 }
 

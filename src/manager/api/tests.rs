@@ -23,12 +23,15 @@ use crate::config::Limits as RateLimits;
 use crate::config::daemon::{self, Principal};
 use crate::manager::model::{
     Attach, ChangeWraps, Detach, DiskInfo, DiskState, EraseVolume, ErasedVolume, KeySetCheck,
-    KeySetInfo, KeySetRotation, NewSize, Origin, Reloaded, WrapsChanged,
+    KeySetInfo, KeySetRotation, NewSize, Origin, Reloaded, Verify, WrapsChanged,
 };
 use crate::manager::peer::Peer;
-use crate::manager::services::{Audit, Control, Disks, Facts, KeySets, Metrics, Rotations};
+use crate::manager::services::{
+    Audit, Control, Disks, Facts, KeySets, Metrics, Rotations, Verifications, Verified,
+};
 use crate::rotation::KeySetLedger;
 use crate::timestamp::Timestamp;
+use crate::verify::Cancel;
 
 /// Users by what they may do.
 pub const READER: u32 = 101;
@@ -361,6 +364,7 @@ impl Audit for World {
         if *self.audit_fails.lock().unwrap() {
             return Err(Failure::new(Kind::Io, "no space left", None));
         }
+        let verified;
         let (operation, object) = match event.act {
             Act::Attach { disk, .. } => (Operation::Attach, disk),
             Act::Detach { disk, .. } => (Operation::Detach, disk),
@@ -378,6 +382,10 @@ impl Audit for World {
             Act::KeySetSwitch { key_set, .. } => (Operation::KeySetSwitch, key_set),
             Act::Reload { .. } => (Operation::Reload, &String::new()),
             Act::VolumeForget { .. } => (Operation::VolumeForget, &String::new()),
+            Act::Verify { path, .. } => {
+                verified = path.display().to_string();
+                (Operation::Verify, &verified)
+            }
             Act::Refused {
                 operation, object, ..
             } => (*operation, object),
@@ -429,6 +437,19 @@ impl Control for World {
     }
 }
 
+#[async_trait]
+impl Verifications for World {
+    async fn verify(
+        &self,
+        context: &Context,
+        wanted: Verify,
+        _: Cancel,
+    ) -> Result<Verified, Failure> {
+        self.note(context);
+        Err(missing(&wanted.disk.unwrap_or_default()))
+    }
+}
+
 /// An API that a test asks.
 pub struct Asked {
     pub world: Arc<World>,
@@ -472,6 +493,7 @@ impl Asked {
             metrics: world.clone(),
             audit: Some(world.clone()),
             control: world.clone(),
+            verifications: world.clone(),
         };
         let user = |uid: u32| vec![Principal::User(uid.to_string())];
         let config = daemon::Roles {

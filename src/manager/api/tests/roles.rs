@@ -20,6 +20,12 @@ fn routes() -> Vec<(&'static str, &'static str, Option<Value>, Operation)> {
         ("GET", "/v1/disks/d", None, Operation::Look),
         ("PATCH", "/v1/disks/d", Some(limits), Operation::Limit),
         ("DELETE", "/v1/disks/d", None, Operation::Detach),
+        (
+            "POST",
+            "/v1/verifications",
+            Some(serde_json::json!({"disk": "d"})),
+            Operation::Verify,
+        ),
         ("GET", "/v1/key-sets", None, Operation::Look),
         ("POST", "/v1/key-sets", Some(set), Operation::KeySetCreate),
         ("GET", "/v1/key-sets/k", None, Operation::Look),
@@ -111,7 +117,7 @@ async fn each_role_may_do_what_it_is_for_and_nothing_else() {
         let refused = records.iter().filter(|record| record.outcome == "refused");
         assert_eq!(refused.count(), refusals);
         let expected = match role {
-            None => 26,
+            None => 27,
             Some(Role::Reader) => 16,
             Some(Role::Operator) => 12,
             Some(Role::KeyAdmin) => 3,
