@@ -14,6 +14,7 @@ pub mod daemon;
 pub mod detach;
 mod disk;
 pub mod doctor;
+pub mod freeze;
 pub mod generate;
 pub mod key;
 pub mod keyset;
@@ -140,6 +141,10 @@ pub enum Command {
     Detach(detach::Args),
     /// Limit what the guest of one of the daemon's disks may do per second
     Limit(limit::Args),
+    /// Let the requests of a disk wait, with everything durable, for a snapshot
+    Freeze(freeze::Args),
+    /// Let a frozen disk go on
+    Thaw(freeze::ThawArgs),
     /// List the daemon's disks
     List(list::Args),
     /// Show one of the daemon's disks
@@ -208,6 +213,8 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Attach(args) => attach::run(args, &Ask::of(&config)),
         Command::Detach(args) => detach::run(args, &Ask::of(&config)),
         Command::Limit(args) => limit::run(args, &Ask::of(&config)),
+        Command::Freeze(args) => freeze::run(args, &Ask::of(&config)),
+        Command::Thaw(args) => freeze::thaw(args, &Ask::of(&config)),
         Command::List(args) => list::run(args, &Ask::of(&config)),
         Command::Show(args) => show::run(args, &Ask::of(&config)),
         Command::Status(args) => status::run(args, &Ask::of(&config)),

@@ -52,6 +52,7 @@ pub use limits::Limits;
 pub use options::Options;
 pub(crate) use options::path_parser;
 pub use serve::{Disk, Serve};
+pub(crate) use service::Period;
 pub use values::{Engine, FilePath, Poll, QueueSize, Queues, Serial, SocketMode};
 
 use std::collections::BTreeMap;

@@ -15,6 +15,7 @@ mod error;
 mod group;
 pub mod ledger;
 mod name;
+mod probe;
 mod stored;
 mod unwrap;
 mod witness;

@@ -14,7 +14,8 @@ use serde_json::{Map, Value};
 
 use super::api::{CORRELATION, ProblemDetails};
 use super::model::{
-    Attach, DiskChange, DiskInfo, DiskList, KeySetCheck, KeySetInfo, NewKeySet, Reloaded, Status,
+    Attach, DiskChange, DiskInfo, DiskList, Freeze, KeySetCheck, KeySetInfo, NewKeySet, Reloaded,
+    Status,
 };
 use crate::error::{Failure, Kind};
 
@@ -127,6 +128,24 @@ impl Client {
     pub async fn change_disk(&self, name: &str, change: &DiskChange) -> Result<DiskInfo, Failure> {
         let url = self.url(&["v1", "disks", name], &[]);
         self.call(Method::PATCH, url, Some(change)).await
+    }
+
+    /// Freezes a disk, and returns when it is.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn freeze(&self, name: &str, how: Freeze) -> Result<DiskInfo, Failure> {
+        let url = self.url(&["v1", "disks", name, "freeze"], &[]);
+        self.call(Method::POST, url, Some(&how)).await
+    }
+
+    /// Lets a frozen disk go on.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn thaw(&self, name: &str) -> Result<DiskInfo, Failure> {
+        let url = self.url(&["v1", "disks", name, "thaw"], &[]);
+        self.call(Method::POST, url, None::<&()>).await
     }
 
     /// All key sets.

@@ -33,6 +33,9 @@ pub struct KeyFacts {
     /// All key sets that its key is wrapped by, its own one first.
     #[serde(default)]
     pub key_sets: Vec<String>,
+    /// The key set whose wrap opened it, if that is not its own one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opened_by: Option<String>,
 }
 
 impl KeyFacts {
@@ -58,7 +61,26 @@ impl KeyFacts {
             provider: wrap.map(|wrap| wrap.provider.clone()),
             key_id: wrap.map(|wrap| wrap.key_id.clone()),
             key_version: wrap.map(|wrap| wrap.key_version.clone()),
+            opened_by: None,
         }
+    }
+
+    /// The same, of a volume that was opened by a wrap of `key_set`.
+    #[must_use]
+    pub fn opened_by(mut self, key_set: &str) -> Self {
+        self.opened_by = (key_set != self.key_set).then(|| key_set.to_owned());
+        self
+    }
+
+    /// These facts, in the place of those `before`. What opened the volume does
+    /// not change by its wraps being written anew.
+    #[must_use]
+    pub fn after(mut self, before: Option<&KeyFacts>) -> Self {
+        let kept = before.and_then(|before| before.opened_by.clone());
+        if self.opened_by.is_none() {
+            self.opened_by = kept.filter(|it| self.key_sets.contains(it));
+        }
+        self
     }
 }
 

@@ -22,7 +22,7 @@ use crate::config::{Group, user};
 pub enum Role {
     /// May look.
     Reader,
-    /// May attach, detach and limit, and look.
+    /// May attach, detach, limit and freeze, and look.
     Operator,
     /// May change and check key sets, and look.
     KeyAdmin,
@@ -69,11 +69,15 @@ pub enum Operation {
     KeySetCheck,
     /// To have the configuration read again.
     Reload,
+    /// To freeze a disk for a snapshot.
+    Freeze,
+    /// To let it go on.
+    Thaw,
 }
 
 impl Operation {
     /// Every operation.
-    pub const ALL: [Operation; 9] = [
+    pub const ALL: [Operation; 11] = [
         Operation::Look,
         Operation::Attach,
         Operation::Detach,
@@ -83,6 +87,8 @@ impl Operation {
         Operation::KeySetRemove,
         Operation::KeySetCheck,
         Operation::Reload,
+        Operation::Freeze,
+        Operation::Thaw,
     ];
 
     /// As it stands in records.
@@ -97,6 +103,8 @@ impl Operation {
             Operation::KeySetRemove => "key-set-remove",
             Operation::KeySetCheck => "key-set-check",
             Operation::Reload => "reload",
+            Operation::Freeze => "freeze",
+            Operation::Thaw => "thaw",
         }
     }
 
@@ -104,7 +112,11 @@ impl Operation {
     pub fn roles(self) -> &'static [Role] {
         match self {
             Operation::Look => &Role::ALL,
-            Operation::Attach | Operation::Detach | Operation::Limit => &[Role::Operator],
+            Operation::Attach
+            | Operation::Detach
+            | Operation::Limit
+            | Operation::Freeze
+            | Operation::Thaw => &[Role::Operator],
             Operation::KeySetCreate
             | Operation::KeySetEdit
             | Operation::KeySetRemove
@@ -266,6 +278,8 @@ mod tests {
         Operation::Detach,
         Operation::Limit,
         Operation::Reload,
+        Operation::Freeze,
+        Operation::Thaw,
     ];
     const KEY_ADMIN: &[Operation] = &[
         Operation::Look,

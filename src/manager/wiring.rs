@@ -10,11 +10,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
+use super::access::Suspicions;
 use super::control::Manager;
 use super::disks::{self, Settings};
 use super::key_sets::Admin;
 use super::model::{Attach, Detach, DiskInfo};
-use super::poll;
+use super::poll::Poll;
 use super::recorder::Recorder;
 use super::services::{Disks, Metrics, Services};
 use crate::config::{Config, Limits};
@@ -47,18 +48,29 @@ pub async fn services(
     let mut witnesses: Vec<Arc<dyn Witness>> = Vec::new();
     witnesses.extend(recorder.clone().map(|recorder| recorder as _));
     witnesses.push(metrics.kms().clone());
+    let suspicions = Arc::<Suspicions>::default();
+    witnesses.push(suspicions.clone());
     let key_sets = keys::KeySets::new(config.key_sets.clone())
         .with_state(&config.daemon.state_dir)
         .with_stores(KeyStores::new(config.key_stores.clone()))
         .with_witnesses(witnesses);
     let key_sets = Arc::new(key_sets);
     let attached = disks::Disks::open(settings(config), key_sets.clone()).await?;
+    if let Some(recorder) = &recorder {
+        attached.record_to(recorder.clone());
+    }
+    let poll = Poll {
+        key_sets: key_sets.clone(),
+        disks: Arc::downgrade(&attached),
+        metrics: metrics.clone(),
+        suspicions,
+    };
     let disks = Arc::new(Attached {
         disks: attached,
         ledger: Ledger::below(&config.daemon.state_dir),
     });
     tokio::spawn(tell_metrics(Arc::downgrade(&disks), metrics.clone()));
-    tokio::spawn(poll::key_sets(key_sets.clone(), metrics.clone()));
+    tokio::spawn(poll.run());
     let services = Services {
         disks,
         key_sets: Arc::new(Admin::new(manager.load(), config.clone(), key_sets)),
@@ -148,6 +160,19 @@ impl Disks for Attached {
         limits: Limits,
     ) -> Result<DiskInfo, Failure> {
         self.disks.limit(context, name, limits).await
+    }
+
+    async fn freeze(
+        &self,
+        context: &Context,
+        name: &str,
+        timeout: Duration,
+    ) -> Result<DiskInfo, Failure> {
+        self.disks.freeze(context, name, timeout).await
+    }
+
+    async fn thaw(&self, context: &Context, name: &str) -> Result<DiskInfo, Failure> {
+        self.disks.thaw(context, name).await
     }
 
     fn list(&self) -> Vec<DiskInfo> {

@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use super::parcel::Role;
 use crate::config::Log;
+use crate::engine::hold::Mode;
 use crate::engine::throttle::Limits;
 use crate::error::{Explain, Failure, Kind};
 use crate::plane::Spec;
@@ -55,6 +56,22 @@ pub enum Request {
     },
     /// Complete the requests in flight, make everything durable, and end.
     Stop,
+    /// Carry out the requests of the guest, let them wait, or fail them, from
+    /// now on. Answered with the status.
+    Hold {
+        /// Which.
+        mode: Mode,
+    },
+    /// Complete the requests in flight, make everything durable, and let all
+    /// that come after them wait, until a [`Request::Thaw`] or for so long.
+    /// Answered when nothing is written any more ([`Answer::Status`]), or when
+    /// that has failed and the disk goes on ([`Answer::Failed`]).
+    Freeze {
+        /// The longest time, in milliseconds.
+        timeout_ms: u64,
+    },
+    /// Go on. Answered with the status.
+    Thaw,
     /// Something that a later version may ask for.
     #[serde(other)]
     Unknown,
@@ -79,6 +96,13 @@ pub struct Start {
     pub keep_dek: bool,
     /// What those managers will want to know. Not looked at here.
     pub baggage: Value,
+    /// What is done with requests from the start.
+    #[serde(default)]
+    pub mode: Mode,
+    /// For how many milliseconds the disk is frozen, as it was in the worker
+    /// before this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frozen_ms: Option<u64>,
 }
 
 /// From the worker to the manager.
@@ -180,6 +204,23 @@ pub struct Status {
     /// It was told to end, and will.
     #[serde(default)]
     pub stopping: bool,
+    /// What is done with requests because of the key.
+    #[serde(default)]
+    pub mode: Mode,
+    /// Requests wait for a snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frozen: Option<Frozen>,
+}
+
+/// A disk whose requests wait for a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frozen {
+    /// Nothing is in flight any more, and everything is durable.
+    pub complete: bool,
+    /// When it ends by itself: seconds since 1970.
+    pub until: u64,
+    /// How many milliseconds that is from when this was said.
+    pub left_ms: u64,
 }
 
 /// A [`Failure`] that goes to another process.
@@ -241,7 +282,7 @@ mod tests {
     #[test]
     fn what_a_later_version_says_is_passed_over() {
         let call: Call = serde_json::from_str(
-            r#"{"id": 3, "request": "freeze", "until": "dawn", "fds": ["sun"]}"#,
+            r#"{"id": 3, "request": "rest", "until": "dawn", "fds": ["sun"]}"#,
         )
         .unwrap();
         assert!(matches!(call.request, Request::Unknown));
@@ -280,6 +321,8 @@ mod tests {
             log: Log::default(),
             keep_dek: true,
             baggage: serde_json::json!({"some": "thing"}),
+            mode: Mode::Pause,
+            frozen_ms: Some(9),
         };
         let call = Call {
             id: u64::MAX,

@@ -69,6 +69,14 @@ impl World {
         self.seen.lock().unwrap().push(context.correlation);
     }
 
+    fn set_state(&self, name: &str, state: DiskState) -> Result<DiskInfo, Failure> {
+        let mut disks = self.disks.lock().unwrap();
+        let disk = disks.iter_mut().find(|disk| disk.name == name);
+        let disk = disk.ok_or_else(|| missing(name))?;
+        disk.state = state;
+        Ok(disk.clone())
+    }
+
     fn bump(&self) {
         self.revision.send_modify(|revision| *revision += 1);
     }
@@ -119,6 +127,8 @@ impl Disks for World {
             last_error: None,
             front_end: false,
             limits: attach.options.limits,
+            denial: None,
+            frozen: None,
         };
         self.disks.lock().unwrap().push(disk.clone());
         self.bump();
@@ -148,6 +158,21 @@ impl Disks for World {
         let disk = disk.ok_or_else(|| missing(name))?;
         disk.limits = limits.over(disk.limits.clone());
         Ok(disk.clone())
+    }
+
+    async fn freeze(
+        &self,
+        context: &Context,
+        name: &str,
+        _: Duration,
+    ) -> Result<DiskInfo, Failure> {
+        self.note(context);
+        self.set_state(name, DiskState::Frozen)
+    }
+
+    async fn thaw(&self, context: &Context, name: &str) -> Result<DiskInfo, Failure> {
+        self.note(context);
+        self.set_state(name, DiskState::Running)
     }
 
     fn list(&self) -> Vec<DiskInfo> {
@@ -263,6 +288,8 @@ impl Audit for World {
             Act::Attach { disk, .. } => (Operation::Attach, disk),
             Act::Detach { disk, .. } => (Operation::Detach, disk),
             Act::Limit { disk, .. } => (Operation::Limit, disk),
+            Act::Freeze { disk, .. } => (Operation::Freeze, disk),
+            Act::Thaw { disk, .. } => (Operation::Thaw, disk),
             Act::KeySetCreate { key_set, .. } => (Operation::KeySetCreate, key_set),
             Act::KeySetEdit { key_set, .. } => (Operation::KeySetEdit, key_set),
             Act::KeySetRemove { key_set } => (Operation::KeySetRemove, key_set),

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::config::Limits;
 use crate::error::{Failure, Kind};
 use crate::manager::held::{Held, KeyFacts};
-use crate::manager::model::{Attach, Detach, DiskInfo, DiskState, Problem};
+use crate::manager::model::{Attach, Detach, DiskInfo, DiskState, FrozenInfo, Problem};
 use crate::manager::state::Record;
 use crate::manager::supervise::Limited;
 use crate::plane::Spec;
@@ -34,6 +35,31 @@ pub enum Command {
         /// Gets the disk as it is then.
         reply: Limited,
     },
+    /// Let its requests wait, with everything written and durable.
+    Freeze {
+        /// At most for so long.
+        timeout: Duration,
+        /// Gets the disk as soon as that is so.
+        reply: Limited,
+    },
+    /// Let it go on.
+    Thaw {
+        /// Gets the disk as it is then.
+        reply: Limited,
+    },
+}
+
+impl Command {
+    /// Tells who asked that it is not done.
+    pub fn refuse(self, failure: Failure) {
+        // Who asked may not be waiting any more.
+        match self {
+            Command::Detach { reply, .. } => drop(reply.send(Err(failure))),
+            Command::Limit { reply, .. }
+            | Command::Freeze { reply, .. }
+            | Command::Thaw { reply } => drop(reply.send(Err(failure))),
+        }
+    }
 }
 
 /// Which file or device it is, whatever its path: see `stat(2)`.
@@ -61,9 +87,11 @@ pub struct Entry {
     commands: mpsc::Sender<Command>,
     changes: watch::Sender<u64>,
     held: Mutex<Option<Arc<Held>>>,
-    key_sets: Mutex<Vec<String>>,
-    /// Who rewrites the header has this.
-    pub header: tokio::sync::Mutex<()>,
+    key: Mutex<Option<KeyFacts>>,
+    /// Is told when another key is needed than before.
+    pub key_changed: Notify,
+    /// Who rewrites the header has this, and who wants nobody to.
+    pub header: Arc<tokio::sync::Mutex<()>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -136,12 +164,23 @@ impl Entry {
             info.key_id = key.key_id.clone();
             info.key_version = key.key_version.clone();
         });
-        lock(&self.key_sets).clone_from(&key.key_sets);
+        let mut known = lock(&self.key);
+        let key = key.clone().after(known.as_ref());
+        if known.as_ref() != Some(&key) {
+            *known = Some(key);
+            drop(known);
+            self.key_changed.notify_one();
+        }
+    }
+
+    /// What its volume says about its key.
+    pub fn key(&self) -> Option<KeyFacts> {
+        lock(&self.key).clone()
     }
 
     /// The key sets that its key is wrapped by.
     pub fn key_sets(&self) -> Vec<String> {
-        lock(&self.key_sets).clone()
+        self.key().map_or(Vec::new(), |key| key.key_sets)
     }
 
     /// Its volume is not held any more, as far as this is concerned.
@@ -158,6 +197,10 @@ impl Entry {
     pub fn set_status(&self, status: Status) {
         self.update(|info| {
             info.front_end = status.front_end;
+            if info.state.is_served() {
+                info.state = status.state();
+            }
+            info.frozen = status.frozen.map(FrozenInfo::from);
             if status.sync_failed {
                 info.last_error = Some(Problem {
                     message: "an fdatasync failed: what was written may be lost, and flushes fail \
@@ -216,8 +259,9 @@ impl Registry {
             commands,
             changes: self.changes.clone(),
             held: Mutex::new(None),
-            key_sets: Mutex::default(),
-            header: tokio::sync::Mutex::new(()),
+            key: Mutex::default(),
+            key_changed: Notify::new(),
+            header: Arc::default(),
         });
         disks.insert(record.name.clone(), entry.clone());
         drop(disks);
@@ -231,6 +275,11 @@ impl Registry {
     /// [`Kind::Busy`], with the name of the disk that has it.
     pub fn check_free(&self, record: &Record, files: &[Identity]) -> Result<(), Failure> {
         check(&lock(&self.disks), record, files)
+    }
+
+    /// All of them.
+    pub fn entries(&self) -> Vec<Arc<Entry>> {
+        lock(&self.disks).values().cloned().collect()
     }
 
     /// The disk of that name.
@@ -341,6 +390,8 @@ fn info_of(record: &Record) -> DiskInfo {
         last_error: None,
         front_end: false,
         limits: record.options.limits.clone(),
+        denial: None,
+        frozen: None,
     }
 }
 

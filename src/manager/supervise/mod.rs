@@ -7,6 +7,8 @@
 //! it is there.
 #![forbid(unsafe_code)]
 
+mod denied;
+mod freeze;
 mod limit;
 mod obtain;
 mod stop;
@@ -26,6 +28,7 @@ use super::held::{FrontEnds, Held, KeyFacts};
 use super::model::{DiskInfo, DiskState, Problem};
 use super::state::Record;
 use super::worker_process::{Process, Worker};
+use crate::engine::hold::Mode;
 use crate::engine::throttle::Limits;
 use crate::error::{Failure, Kind};
 use crate::keys::{Actor, Context};
@@ -71,6 +74,8 @@ enum Retry {
     Later,
     /// The worker did not start.
     Restart,
+    /// The service of its key has to let it be used.
+    Denied,
 }
 
 /// An attempt that failed.
@@ -128,6 +133,11 @@ pub struct Supervisor {
     /// Attempts that failed, or workers that died, in a row.
     failures: u32,
     served_before: bool,
+    /// How its worker treats requests, for the sake of its key.
+    mode: Mode,
+    /// Its key was denied, and wiped.
+    withdrawn: bool,
+    freezing: Option<freeze::Freezing>,
 }
 
 impl Supervisor {
@@ -158,6 +168,9 @@ impl Supervisor {
             front_ends: None,
             failures: 0,
             served_before: false,
+            mode: Mode::Run,
+            withdrawn: false,
+            freezing: None,
         }
     }
 
@@ -224,16 +237,17 @@ impl Supervisor {
             self.dek = None;
         }
         let pid = worker.process.pid;
-        let state = match worker.status.stopping {
-            // Told so by a manager that did not live to see it.
-            true => DiskState::Restarting,
-            false => DiskState::Running,
-        };
+        self.mode = worker.status.mode;
+        self.heed_freeze(&worker.status);
+        if std::mem::take(&mut self.withdrawn) {
+            self.note_released();
+        }
         self.entry.set_status(worker.status);
         self.entry.update(|info| {
-            info.state = state;
+            info.state = worker.status.state();
             info.pid = Some(pid);
         });
+        self.show_verdict();
         tracing::info!(pid, "the disk is served");
         self.tell_begun();
         Fate::Served(Box::new(worker))
@@ -271,6 +285,10 @@ impl Supervisor {
                 return Fate::Again(Duration::ZERO);
             }
             Err(Command::Detach { how, reply }) => return self.take_away(how, reply).await,
+            Err(other) => {
+                other.refuse(freeze::not_served());
+                return Fate::Again(Duration::ZERO);
+            }
             Ok(Ok(permit)) => self.launch(permit).await,
             Ok(Err(trouble)) => Err(trouble),
         };
@@ -292,6 +310,7 @@ impl Supervisor {
         let state = match (&retry, self.served_before) {
             (Retry::Soon(_), _) => DiskState::Waiting,
             (Retry::Later, _) => DiskState::Failed,
+            (Retry::Denied, _) => DiskState::Denied,
             (Retry::Restart, true) => DiskState::Restarting,
             (Retry::Restart, false) => DiskState::Attaching,
         };
@@ -300,7 +319,7 @@ impl Supervisor {
                 let pause = settings.retry.pause(self.failures);
                 pause.max(least.unwrap_or_default())
             }
-            Retry::Later => {
+            Retry::Later | Retry::Denied => {
                 let (first, most) = (settings.poll, settings.poll);
                 Pace { first, most }.pause(0)
             }
@@ -317,13 +336,27 @@ impl Supervisor {
     async fn pause(&mut self, pause: Duration, commands: &mut Receiver<Command>) -> Fate {
         let end = tokio::time::sleep(pause);
         tokio::pin!(end);
+        let mut verdicts = self.shared.access.subscribe();
+        let denied = self.entry.info().state == DiskState::Denied;
         loop {
             tokio::select! {
                 Some(command) = commands.recv() => match command {
                     Command::Detach { how, reply } => return self.take_away(how, reply).await,
                     Command::Limit { limits, reply } => self.limit(None, *limits, reply).await,
+                    other => other.refuse(freeze::not_served()),
                 },
-                () = &mut end => return Fate::Again(Duration::ZERO),
+                // A disk that waits for its key comes as soon as it can, and is
+                // not tried before: the poll asks for all.
+                Ok(()) = verdicts.changed(), if denied => {
+                    self.show_verdict();
+                    if self.is_granted() {
+                        return Fate::Again(Duration::ZERO);
+                    }
+                }
+                () = &mut end => match denied && self.is_denied() {
+                    true => end.as_mut().reset(tokio::time::Instant::now() + pause),
+                    false => return Fate::Again(Duration::ZERO),
+                },
             }
         }
     }
@@ -341,6 +374,7 @@ impl Supervisor {
                         Some("detach it, and attach it again".into()),
                     )));
                 }
+                Some(other) => other.refuse(freeze::not_served()),
                 None => return Fate::Gone,
             }
         }

@@ -74,6 +74,7 @@ impl Supervisor {
         let held = Arc::new(found.held);
         self.entry.set_volume(held.clone(), &found.key);
         self.limits = held.spec.limits.clone();
+        self.mode = found.worker.status.mode;
         self.held = Some(held);
         self.key = Some(found.key);
         self.front_ends = Some(Arc::new(found.front_ends));
@@ -168,7 +169,12 @@ impl Supervisor {
         // It takes the time of a thousand hashes.
         let proven = blocking(move || {
             volume.verify_dek(&opened.dek).map(|()| {
+                let used = opened.wraps.get(opened.wrap);
                 let key = KeyFacts::new(&volume.token().key_set, &opened.wraps);
+                let key = match used {
+                    Some(used) => key.opened_by(&used.key_set),
+                    None => key,
+                };
                 (opened.dek, key)
             })
         });
@@ -184,6 +190,7 @@ impl Supervisor {
     pub(super) async fn launch(&mut self, permit: OwnedSemaphorePermit) -> Result<Worker, Trouble> {
         self.put_on_record().await.map_err(later)?;
         self.bind().await?;
+        let (mode, frozen_ms) = (self.mode_at_start(), self.frozen_at_start());
         let parts = (&self.held, &self.key, &self.front_ends, &self.dek);
         let (Some(held), Some(key), Some(front_ends), Some(dek)) = parts else {
             let what = "a worker was to be started without a volume";
@@ -194,6 +201,8 @@ impl Supervisor {
             held: held.clone(),
             key: key.clone(),
             limits: self.limits.clone(),
+            mode,
+            frozen_ms,
             front_ends: front_ends.clone(),
             dek: dek.clone(),
             control: control_path(&self.shared.workers, &self.record),
@@ -245,6 +254,7 @@ fn when(error: &prepare::Error) -> Retry {
         prepare::Error::Key { source, .. } => match source.class() {
             Some(Class::Unreachable | Class::Sealed) => Retry::Soon(None),
             Some(Class::Throttled { retry_after }) => Retry::Soon(retry_after),
+            Some(Class::Denied(_)) => Retry::Denied,
             _ => Retry::Later,
         },
         // By a worker that is just ending, perhaps.
