@@ -6,6 +6,8 @@
 
 #[path = "daemon_kms/audit.rs"]
 mod audit;
+#[path = "daemon_kms/denied/mod.rs"]
+mod denied;
 #[path = "daemon_kms/key_store.rs"]
 mod key_store;
 #[path = "daemon_kms/lab.rs"]
@@ -17,6 +19,9 @@ mod outage;
 #[path = "daemon_kms/secrets.rs"]
 mod secrets;
 
+#[path = "support/certificates.rs"]
+#[allow(dead_code)]
+mod certificates;
 #[path = "support/faulty_proxy.rs"]
 #[allow(dead_code)]
 mod faulty_proxy;
@@ -25,4 +30,9 @@ mod needles;
 #[path = "support/openbao.rs"]
 #[allow(dead_code)]
 mod openbao;
+#[path = "support/process_memory.rs"]
+mod process_memory;
+#[path = "support/pykmip.rs"]
+#[allow(dead_code)]
+mod pykmip;
 mod support;

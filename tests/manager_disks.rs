@@ -7,6 +7,8 @@
 mod attach;
 #[path = "manager_disks/crash.rs"]
 mod crash;
+#[path = "manager_disks/freeze.rs"]
+mod freeze;
 #[path = "manager_disks/impostor.rs"]
 mod impostor;
 #[path = "manager_disks/lab.rs"]

@@ -48,6 +48,8 @@ struct Turned {
     due: Instant,
     /// When it was asked last.
     asked: Instant,
+    /// There is a reason to ask for everything.
+    suspected: bool,
 }
 
 #[derive(Default)]
@@ -75,8 +77,8 @@ impl Poll {
                 if set.due > now || asked.contains(name) {
                     continue;
                 }
-                let needs: Needs = needs
-                    .iter()
+                let needs = needs.iter();
+                let mut needs: Needs = needs
                     .filter(|(need, _)| need.key_set == name.as_str())
                     .map(|(need, disks)| (need.clone(), disks.clone()))
                     .collect();
@@ -84,6 +86,13 @@ impl Poll {
                     continue;
                 }
                 let poll = set.definition.policy.poll;
+                let suspected = std::mem::take(&mut set.suspected);
+                needs.retain(|need, needing| {
+                    let is_denied = |judge: &Judge| judge.denied().is_some();
+                    // A host with many disks asks once when it starts, not twice.
+                    let answered = needing.unwrapped.is_some_and(|at| at.elapsed() < poll);
+                    !answered || suspected || state.judges.get(need).is_some_and(is_denied)
+                });
                 set.due = now + poll + jitter(poll);
                 set.asked = now;
                 asked.insert(name.clone());
@@ -93,8 +102,8 @@ impl Poll {
                     let context = Context::new(Actor::this_process("manager"), None);
                     let version = key_sets.current_version(&context, name.as_str()).await;
                     let mut answers = Vec::new();
-                    for (need, disks) in needs {
-                        let answer = ask(&key_sets, &need, &disks).await;
+                    for (need, needing) in needs {
+                        let answer = ask(&key_sets, &need, &needing.disks).await;
                         answers.push((need, answer));
                     }
                     Asked {
@@ -115,6 +124,7 @@ impl Poll {
                         if let Some(set) = state.sets.get_mut(name.as_str()) {
                             // Somebody who fails again and again is not asked for each time.
                             set.due = set.due.min(set.asked + TICK);
+                            set.suspected = true;
                         }
                     }
                 }
@@ -151,6 +161,7 @@ impl Poll {
                         definition,
                         due: now,
                         asked: now,
+                        suspected: false,
                     };
                     state.sets.insert(name, set);
                 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::{Answer, Cause, Need};
 use crate::error::{Explain, Failure};
@@ -17,8 +18,17 @@ use crate::volume::{Access, Volume};
 /// do, unless its header cannot be read.
 const LOOKED_AT: usize = 3;
 
-/// What disks need, with some of those that do.
-pub type Needs = BTreeMap<Need, Vec<Arc<Held>>>;
+/// What disks need, with who needs it.
+pub type Needs = BTreeMap<Need, Needing>;
+
+/// Disks that need the same.
+#[derive(Clone, Default)]
+pub struct Needing {
+    /// Some of them.
+    pub disks: Vec<Arc<Held>>,
+    /// When the key of any of them was last unwrapped for it to be served.
+    pub unwrapped: Option<Instant>,
+}
 
 impl Disks {
     /// What the attached disks need, as far as their volumes are open.
@@ -28,9 +38,11 @@ impl Disks {
             let (Some(held), Some(key)) = (entry.held(), entry.key()) else {
                 continue;
             };
-            let disks = needs.entry(Need::of(&key, held.spec.uuid)).or_default();
-            if disks.len() < LOOKED_AT {
-                disks.push(held);
+            let need = Need::of(&key, held.spec.uuid);
+            let needing: &mut Needing = needs.entry(need).or_default();
+            needing.unwrapped = needing.unwrapped.max(entry.unwrapped());
+            if needing.disks.len() < LOOKED_AT {
+                needing.disks.push(held);
             }
         }
         needs

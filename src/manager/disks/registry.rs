@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
@@ -88,6 +88,7 @@ pub struct Entry {
     changes: watch::Sender<u64>,
     held: Mutex<Option<Arc<Held>>>,
     key: Mutex<Option<KeyFacts>>,
+    unwrapped: Mutex<Option<Instant>>,
     /// Is told when another key is needed than before.
     pub key_changed: Notify,
     /// Who rewrites the header has this, and who wants nobody to.
@@ -171,6 +172,16 @@ impl Entry {
             drop(known);
             self.key_changed.notify_one();
         }
+    }
+
+    /// Its key was unwrapped just now.
+    pub fn set_unwrapped(&self) {
+        *lock(&self.unwrapped) = Some(Instant::now());
+    }
+
+    /// When its key was unwrapped, if this manager had that done.
+    pub fn unwrapped(&self) -> Option<Instant> {
+        *lock(&self.unwrapped)
     }
 
     /// What its volume says about its key.
@@ -260,6 +271,7 @@ impl Registry {
             changes: self.changes.clone(),
             held: Mutex::new(None),
             key: Mutex::default(),
+            unwrapped: Mutex::default(),
             key_changed: Notify::new(),
             header: Arc::default(),
         });

@@ -180,6 +180,7 @@ impl Supervisor {
         });
         let (dek, key) = proven.await.map_err(later)?.map_err(later)?;
         self.entry.set_key(&key);
+        self.entry.set_unwrapped();
         self.key = Some(key);
         self.dek = Some(Arc::new(dek));
         self.shared.settings.step(Step::Unwrapped);
