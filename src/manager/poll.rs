@@ -89,9 +89,11 @@ impl Poll {
                 let suspected = std::mem::take(&mut set.suspected);
                 needs.retain(|need, needing| {
                     let is_denied = |judge: &Judge| judge.denied().is_some();
-                    // A host with many disks asks once when it starts, not twice.
-                    let answered = needing.unwrapped.is_some_and(|at| at.elapsed() < poll);
-                    !answered || suspected || state.judges.get(need).is_some_and(is_denied)
+                    // A host with many disks asks once when it starts, not twice,
+                    // and a manager that finds its disks running, later.
+                    let answered = needing.believed.is_some_and(|at| at.elapsed() < poll);
+                    let asked = answered || !needing.wanted;
+                    !asked || suspected || state.judges.get(need).is_some_and(is_denied)
                 });
                 set.due = now + poll + jitter(poll);
                 set.asked = now;
@@ -269,6 +271,7 @@ impl Poll {
                         in_force: it.in_force,
                         on_denied: policy.on_denied,
                         gone: it.cause.gone,
+                        heard: it.heard.into_std(),
                         problem: it.cause.problem.clone(),
                     };
                     verdicts.insert(need.clone(), Verdict::Denied(Arc::new(denial)));

@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use uuid::Uuid;
+
 use super::{Answer, Cause, Need};
 use crate::error::{Explain, Failure};
 use crate::keys::{Actor, Context, KeySets, Why};
 use crate::kms::{self, Class};
-use crate::manager::disks::{Disks, blocking};
-use crate::manager::held::Held;
-use crate::manager::model::Problem;
+use crate::manager::disks::{Disks, Entry, blocking, system};
+use crate::manager::model::{DiskState, Problem};
+use crate::volume::token::Token;
 use crate::volume::{Access, Volume};
 
 /// So many disks that need the same are looked at for what that is. One will
@@ -25,9 +27,12 @@ pub type Needs = BTreeMap<Need, Needing>;
 #[derive(Clone, Default)]
 pub struct Needing {
     /// Some of them.
-    pub disks: Vec<Arc<Held>>,
-    /// When the key of any of them was last unwrapped for it to be served.
-    pub unwrapped: Option<Instant>,
+    pub disks: Vec<Arc<Entry>>,
+    /// When the key of any of them was last unwrapped for it to be served, or it
+    /// was found being served.
+    pub believed: Option<Instant>,
+    /// Whether any of them is not about to have its key unwrapped anyway.
+    pub wanted: bool,
 }
 
 impl Disks {
@@ -35,14 +40,19 @@ impl Disks {
     pub(in crate::manager) fn needs(&self) -> Needs {
         let mut needs = Needs::new();
         for entry in self.entries() {
-            let (Some(held), Some(key)) = (entry.held(), entry.key()) else {
+            let info = entry.info();
+            let (Some(uuid), Some(key)) = (info.uuid, entry.key()) else {
                 continue;
             };
-            let need = Need::of(&key, held.spec.uuid);
+            if !entry.is_held() {
+                continue;
+            }
+            let need = Need::of(&key, uuid);
             let needing: &mut Needing = needs.entry(need).or_default();
-            needing.unwrapped = needing.unwrapped.max(entry.unwrapped());
+            needing.wanted |= !matches!(info.state, DiskState::Attaching | DiskState::Waiting);
+            needing.believed = needing.believed.max(entry.believed());
             if needing.disks.len() < LOOKED_AT {
-                needing.disks.push(held);
+                needing.disks.push(entry);
             }
         }
         needs
@@ -50,39 +60,76 @@ impl Disks {
 }
 
 /// Asks whether the service of a key set gives what these disks need.
-pub async fn ask(keys: &KeySets, need: &Need, disks: &[Arc<Held>]) -> Answer {
-    for held in disks {
-        match ask_for(keys, need, held).await {
+pub async fn ask(keys: &KeySets, need: &Need, disks: &[Arc<Entry>]) -> Answer {
+    for disk in disks {
+        match ask_for(keys, need, disk).await {
             Ok(Some(answer)) => return answer,
             Ok(None) => {}
             Err(failure) => {
-                let volume = held.spec.uuid;
-                tracing::warn!(key_set = need.key_set, %volume, "its key cannot be looked for: {failure}");
+                let disk = disk.info().name;
+                tracing::warn!(
+                    key_set = need.key_set,
+                    disk,
+                    "its key cannot be looked for: {failure}"
+                );
             }
         }
     }
     Answer::Silence
 }
 
-async fn ask_for(keys: &KeySets, need: &Need, held: &Arc<Held>) -> Result<Option<Answer>, Failure> {
-    // Read anew each time: with what was remembered, a version that nothing
-    // needs any more would be missed when somebody disables it.
-    let volume = {
-        let held = held.clone();
-        blocking(move || -> Result<Volume, Failure> {
-            let files = held.files.try_clone();
-            let files = files.map_err(crate::manager::disks::system("cannot copy a descriptor"))?;
-            // Nothing is repaired here.
-            Ok(Volume::of_files(files, Access::ReadOnly)?)
-        })
-        .await??
+/// What is needed of a header.
+struct Header {
+    uuid: Uuid,
+    token: Token,
+    binding: Vec<u8>,
+}
+
+/// The header of a disk, read anew each time: with what was remembered, a
+/// version that nothing needs any more would be missed when somebody disables
+/// it. The volume is let go again before a service is asked, so that nobody who
+/// detaches the disk waits for that, or finds it still locked.
+async fn read(disk: &Entry) -> Result<Option<Header>, Failure> {
+    let reading = disk.reading.clone().read_owned().await;
+    let Some(held) = disk.held() else {
+        return Ok(None);
     };
-    let context = Context::new(Actor::this_process("manager"), Some(volume.uuid()));
-    let wraps = keys.wraps(&context, volume.token()).await?;
+    blocking(move || {
+        let read = || -> Result<Header, Failure> {
+            let files = held.files.try_clone();
+            let files = files.map_err(system("cannot copy a descriptor"))?;
+            // Nothing is repaired here.
+            let volume = Volume::of_files(files, Access::ReadOnly)?;
+            Ok(Header {
+                uuid: volume.uuid(),
+                token: volume.token().clone(),
+                binding: volume.binding(),
+            })
+        };
+        let header = read();
+        drop(held);
+        drop(reading);
+        header.map(Some)
+    })
+    .await?
+}
+
+async fn ask_for(keys: &KeySets, need: &Need, disk: &Entry) -> Result<Option<Answer>, Failure> {
+    // None: it has just been detached.
+    let Some(Header {
+        uuid,
+        token,
+        binding,
+    }) = read(disk).await?
+    else {
+        return Ok(None);
+    };
+    let context = Context::new(Actor::this_process("manager"), Some(uuid));
+    let wraps = keys.wraps(&context, &token).await?;
     let Some(wrap) = wraps.iter().find(|wrap| wrap.key_set == need.key_set) else {
         return Ok(None);
     };
-    let probed = keys.probe(&context, wrap, &volume.binding()).await;
+    let probed = keys.probe(&context, wrap, &binding).await;
     Ok(Some(answer_of(need, probed)))
 }
 

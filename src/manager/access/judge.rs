@@ -60,6 +60,8 @@ pub struct Judge {
 #[derive(Clone, Debug)]
 pub struct Denied {
     began: Instant,
+    /// When the service last said so.
+    pub heard: Instant,
     /// When that was.
     pub since: Timestamp,
     /// Whether it has lasted for long enough.
@@ -84,6 +86,7 @@ impl Judge {
                 self.granted = false;
                 self.denied = Some(Denied {
                     began: now,
+                    heard: now,
                     since: Timestamp::now(),
                     in_force: false,
                     cause,
@@ -92,6 +95,7 @@ impl Judge {
             }
             (Answer::Denied(cause), Some(denied)) => {
                 denied.cause = cause;
+                denied.heard = now;
                 let lasted = now.saturating_duration_since(denied.began) >= grace;
                 match lasted && !denied.in_force {
                     true => {

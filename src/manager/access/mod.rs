@@ -17,6 +17,7 @@ pub use suspicion::Suspicions;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -87,6 +88,8 @@ pub struct Denial {
     /// Whether the service has no such key any more, rather than letting nobody
     /// use it.
     pub gone: bool,
+    /// When the service last said so.
+    pub heard: Instant,
     /// Why.
     pub problem: Problem,
 }

@@ -88,9 +88,11 @@ pub struct Entry {
     changes: watch::Sender<u64>,
     held: Mutex<Option<Arc<Held>>>,
     key: Mutex<Option<KeyFacts>>,
-    unwrapped: Mutex<Option<Instant>>,
+    believed: Mutex<Option<Instant>>,
     /// Is told when another key is needed than before.
     pub key_changed: Notify,
+    /// Who reads the header has a part of this, and who lets go of the volume all.
+    pub reading: Arc<tokio::sync::RwLock<()>>,
     /// Who rewrites the header has this, and who wants nobody to.
     pub header: Arc<tokio::sync::Mutex<()>>,
 }
@@ -174,14 +176,14 @@ impl Entry {
         }
     }
 
-    /// Its key was unwrapped just now.
-    pub fn set_unwrapped(&self) {
-        *lock(&self.unwrapped) = Some(Instant::now());
+    /// Its key was unwrapped just now, or it was found being served.
+    pub fn set_believed(&self) {
+        *lock(&self.believed) = Some(Instant::now());
     }
 
-    /// When its key was unwrapped, if this manager had that done.
-    pub fn unwrapped(&self) -> Option<Instant> {
-        *lock(&self.unwrapped)
+    /// When that was: for a while nobody need be asked.
+    pub fn believed(&self) -> Option<Instant> {
+        *lock(&self.believed)
     }
 
     /// What its volume says about its key.
@@ -197,6 +199,11 @@ impl Entry {
     /// Its volume is not held any more, as far as this is concerned.
     pub fn forget_volume(&self) {
         *lock(&self.held) = None;
+    }
+
+    /// Whether its volume is open.
+    pub fn is_held(&self) -> bool {
+        lock(&self.held).is_some()
     }
 
     /// Its volume, if that is open.
@@ -271,8 +278,9 @@ impl Registry {
             changes: self.changes.clone(),
             held: Mutex::new(None),
             key: Mutex::default(),
-            unwrapped: Mutex::default(),
+            believed: Mutex::default(),
             key_changed: Notify::new(),
+            reading: Arc::default(),
             header: Arc::default(),
         });
         disks.insert(record.name.clone(), entry.clone());

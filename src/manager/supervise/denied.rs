@@ -42,7 +42,11 @@ impl Supervisor {
     fn verdict(&self) -> Option<Verdict> {
         let volume = self.held.as_ref()?.spec.uuid;
         let need = Need::of(&self.entry.key()?, volume);
-        self.shared.access.verdict(&need)
+        match self.shared.access.verdict(&need)? {
+            // Its key was unwrapped after that: the next answer will say more.
+            Verdict::Denied(it) if self.entry.believed().is_some_and(|at| at > it.heard) => None,
+            verdict => Some(verdict),
+        }
     }
 
     fn wish(&self) -> Wish {

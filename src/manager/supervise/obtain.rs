@@ -9,6 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::{Opened, Retry, Supervisor, Trouble};
 use crate::config;
+use crate::engine::hold::Mode;
 use crate::error::{Failure, Kind};
 use crate::keys::Context;
 use crate::kms::Class;
@@ -75,6 +76,9 @@ impl Supervisor {
         self.entry.set_volume(held.clone(), &found.key);
         self.limits = held.spec.limits.clone();
         self.mode = found.worker.status.mode;
+        if self.mode == Mode::Run {
+            self.entry.set_believed();
+        }
         self.held = Some(held);
         self.key = Some(found.key);
         self.front_ends = Some(Arc::new(found.front_ends));
@@ -180,7 +184,7 @@ impl Supervisor {
         });
         let (dek, key) = proven.await.map_err(later)?.map_err(later)?;
         self.entry.set_key(&key);
-        self.entry.set_unwrapped();
+        self.entry.set_believed();
         self.key = Some(key);
         self.dek = Some(Arc::new(dek));
         self.shared.settings.step(Step::Unwrapped);

@@ -188,10 +188,12 @@ impl Supervisor {
         self.freezing = None;
         // Nobody is rewriting the header any more when the lock goes.
         let header = self.entry.header.lock().await;
+        let reading = self.entry.reading.write().await;
         self.entry.forget_volume();
         self.fresh = None;
         self.held = None;
         self.dek = None;
+        drop(reading);
         drop(header);
         let front_ends = self.front_ends.take();
         let control = control_path(&self.shared.workers, &self.record);

@@ -7,6 +7,7 @@ use rustix::process::Signal;
 
 use super::super::faulty_proxy::Fault;
 use super::super::support::daemon::kill;
+use super::super::support::home::refused;
 use super::super::support::raw_front_end::{Form, RawFrontEnd, RawOptions, Submitted};
 use super::super::support::request::{Request, S_IOERR, S_OK};
 use super::super::support::server::{eventually, succeed};
@@ -269,4 +270,20 @@ fn a_paused_disk_can_be_detached_and_frozen() {
     });
     assert_eq!(attached.json()["state"], "running");
     assert_eq!(lab.connect("a").read(0, 4096), [1; 4096]);
+}
+
+/// Who is asked for the key of a disk keeps nobody from taking it away.
+#[test]
+fn a_volume_is_let_go_while_its_service_is_silent() {
+    let lab = lab("pause");
+    lab.make(&["a"]);
+    assert_eq!(lab.attach("a").status, 201);
+    wait_for_polls(&lab, 1);
+    lab.service.set_all(&Fault::Silent);
+    let taken = || lab.service.proxies[0].taken();
+    let before = taken();
+    eventually("it is asked", || (taken() > before).then_some(()));
+    succeed(&mut lab.daemon.sealblk(&["detach", &lab.disk("a")]));
+    // It has its lock by now, and no key.
+    refused(&mut lab.attach_command("a", &[])).expect(9, &["\"prod\""], "");
 }
