@@ -20,6 +20,13 @@ impl Timestamp {
     pub fn now() -> Self {
         SystemTime::now().into()
     }
+
+    /// So much later.
+    #[must_use]
+    pub fn after(self, time: Duration) -> Self {
+        let seconds = i64::try_from(time.as_secs()).unwrap_or(MAX);
+        Timestamp(self.0.saturating_add(seconds).min(MAX))
+    }
 }
 
 impl From<SystemTime> for Timestamp {

@@ -8,6 +8,8 @@
 mod audit;
 #[path = "daemon_kms/break_glass.rs"]
 mod break_glass;
+#[path = "daemon_kms/denied/mod.rs"]
+mod denied;
 #[path = "daemon_kms/key_store.rs"]
 mod key_store;
 #[path = "daemon_kms/kills.rs"]
@@ -36,6 +38,8 @@ mod needles;
 #[path = "support/openbao.rs"]
 #[allow(dead_code)]
 mod openbao;
+#[path = "support/process_memory.rs"]
+mod process_memory;
 #[path = "support/pykmip.rs"]
 #[allow(dead_code)]
 mod pykmip;

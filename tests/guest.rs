@@ -21,6 +21,8 @@ mod certificates;
 mod connections;
 #[path = "guest/daemon.rs"]
 mod daemon;
+#[path = "guest/denied.rs"]
+mod denied;
 #[path = "guest/dm_crypt.rs"]
 mod dm_crypt;
 #[path = "guest/firmware.rs"]

@@ -9,6 +9,8 @@ mod attach;
 mod crash;
 #[path = "manager_disks/ephemeral.rs"]
 mod ephemeral;
+#[path = "manager_disks/freeze.rs"]
+mod freeze;
 #[path = "manager_disks/impostor.rs"]
 mod impostor;
 #[path = "manager_disks/lab.rs"]

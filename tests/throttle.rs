@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use sealblk::config;
 use sealblk::crypt::Params;
+use sealblk::engine::hold::Mode;
 use sealblk::engine::throttle::{Lane, Limits};
 
 mod support;
 
 use support::front_end::FrontEnd;
 use support::in_process::Served;
-use support::request::{Request, S_OK};
+use support::request::{Request, S_IOERR, S_OK};
 use support::server::eventually;
 
 fn limits(text: &str) -> Limits {
@@ -246,4 +247,89 @@ fn a_guest_gains_nothing_by_resetting_its_device() {
     let least = (answered as f64 - 1.0 - 2.0) / 20.0;
     let took = start.elapsed().as_secs_f64();
     assert!(took >= least - 0.01, "{answered} requests in {took} s");
+}
+
+/// Limits, a denied key and a freeze are reasons of their own. What was taken
+/// before is completed, and all that comes after waits for all of them.
+#[test]
+fn limits_pauses_and_freezes_are_independent() {
+    let served = served("iops_write = 1");
+    let mut front = served.connect(1);
+    for _ in 0..20 {
+        write(&mut front, 0);
+    }
+    eventually("they are taken", || {
+        (served.stats().snapshot().in_flight >= 18).then_some(())
+    });
+    let hold = served.disk.hold();
+    hold.set(Mode::Pause);
+    // Twenty seconds of work, which are charged and not waited for.
+    assert_eq!(drain(&mut front, 0), 20);
+    let era = hold.freeze().unwrap();
+    assert!(hold.wait_until_quiet(era));
+    let before = std::fs::read(served.path("disk")).unwrap();
+    let waiting: Vec<u64> = (0..10)
+        .map(|byte| submit(&mut front, 0, Request::write(8, &[byte; 4096])))
+        .collect();
+    hold.set(Mode::Run);
+    served.disk.throttle().set(&Limits::default());
+    assert!(front.try_complete(0).is_none(), "it is frozen");
+    hold.set(Mode::Pause);
+    assert!(hold.thaw());
+    assert!(front.try_complete(0).is_none(), "it is paused");
+    assert_eq!(served.stats().snapshot().in_flight, 0);
+    assert!(std::fs::read(served.path("disk")).unwrap() == before);
+    served.disk.throttle().set(&limits("iops_write = 1"));
+    hold.set(Mode::Run);
+    // The limits hold again, with what was charged.
+    eventually("they are taken", || {
+        (served.stats().snapshot().in_flight >= 8).then_some(())
+    });
+    served.disk.throttle().set(&Limits::default());
+    assert_eq!(drain(&mut front, 0), waiting.len());
+}
+
+/// What waits for its turn fails as well, and what is in flight does not.
+#[test]
+fn what_fails_fails_at_once_and_only_once() {
+    let served = served("iops_write = 1");
+    let mut front = served.connect(1);
+    for _ in 0..20 {
+        write(&mut front, 0);
+    }
+    eventually("they are taken", || {
+        (served.stats().snapshot().in_flight >= 18).then_some(())
+    });
+    served.disk.hold().set(Mode::Fail);
+    let mut failed = 0;
+    while front.in_flight(0) > 0 {
+        let status = front.complete(0).unwrap().1.status;
+        assert!([S_OK, S_IOERR].contains(&status));
+        failed += usize::from(status == S_IOERR);
+    }
+    assert!(failed >= 15, "{failed}");
+    assert_eq!(front.run(0, Request::flush()).status, S_IOERR);
+    front.succeed(0, Request::get_id());
+    served.disk.hold().set(Mode::Run);
+    served.disk.throttle().set(&Limits::default());
+    front.write(0, &[3; 4096]);
+    front.flush();
+    assert_eq!(front.read(0, 4096), [3; 4096]);
+}
+
+/// A ring that is stopped amid a pause is given back with its requests.
+#[test]
+fn a_paused_disk_that_ends_waits_for_nothing() {
+    let mut served = served("");
+    let mut front = served.connect(2);
+    served.disk.hold().set(Mode::Pause);
+    for queue in [0, 1] {
+        for _ in 0..40 {
+            write(&mut front, queue);
+        }
+    }
+    let start = Instant::now();
+    served.stop();
+    assert!(start.elapsed() < Duration::from_secs(10));
+    assert!(front.try_complete(0).is_none() && front.try_complete(1).is_none());
 }

@@ -57,6 +57,89 @@ pub enum Event<'a> {
         #[serde(serialize_with = "text")]
         limits: &'a str,
     },
+    /// A disk was frozen for a snapshot, or should have been.
+    Freeze {
+        /// Its name.
+        #[serde(serialize_with = "text")]
+        disk: &'a str,
+        /// Its volume.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        volume: Option<Uuid>,
+        /// For how many seconds at most.
+        seconds: u64,
+    },
+    /// A disk went on after that: somebody thawed it, or its time was over.
+    Thaw {
+        /// Its name.
+        #[serde(serialize_with = "text")]
+        disk: &'a str,
+        /// Its volume.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        volume: Option<Uuid>,
+        /// Whether nobody thawed it in its time.
+        #[serde(skip_serializing_if = "no")]
+        expired: bool,
+    },
+    /// The service of a key set denies a key that served disks need.
+    KeyDenied {
+        /// The key set.
+        #[serde(serialize_with = "text")]
+        key_set: &'a str,
+        /// Its provider.
+        #[serde(serialize_with = "text")]
+        provider: &'a str,
+        /// The key, as the service has it.
+        #[serde(skip_serializing_if = "empty", serialize_with = "text")]
+        key_id: &'a str,
+        /// The version that the disks need.
+        #[serde(skip_serializing_if = "empty", serialize_with = "text")]
+        key_version: &'a str,
+        /// What becomes of them, if it lasts.
+        #[serde(serialize_with = "text")]
+        on_denied: &'a str,
+        /// Why.
+        #[serde(serialize_with = "text")]
+        cause: &'a str,
+    },
+    /// It does not deny it any more.
+    KeyRestored {
+        /// The key set.
+        #[serde(serialize_with = "text")]
+        key_set: &'a str,
+        /// Its provider.
+        #[serde(serialize_with = "text")]
+        provider: &'a str,
+        /// The key, as the service has it.
+        #[serde(skip_serializing_if = "empty", serialize_with = "text")]
+        key_id: &'a str,
+        /// The version that the disks need.
+        #[serde(skip_serializing_if = "empty", serialize_with = "text")]
+        key_version: &'a str,
+    },
+    /// A disk was paused, made to fail, or detached, because its key is denied.
+    DiskHeld {
+        /// Its name.
+        #[serde(serialize_with = "text")]
+        disk: &'a str,
+        /// Its volume.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        volume: Option<Uuid>,
+        /// The key set whose key is denied.
+        #[serde(serialize_with = "text")]
+        key_set: &'a str,
+        /// `pause`, `fail` or `detach`.
+        #[serde(serialize_with = "text")]
+        action: &'a str,
+    },
+    /// It goes on.
+    DiskReleased {
+        /// Its name.
+        #[serde(serialize_with = "text")]
+        disk: &'a str,
+        /// Its volume.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        volume: Option<Uuid>,
+    },
     /// A key was wrapped.
     Wrap(KeyEvent<'a>),
     /// A key was unwrapped.

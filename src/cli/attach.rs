@@ -129,9 +129,9 @@ async fn until_served(client: &Client, mut disk: DiskInfo) -> Result<DiskInfo, F
     let mut changes = changes(client);
     loop {
         match disk.state {
-            DiskState::Running => return Ok(disk),
-            DiskState::Failed | DiskState::Stopping => return Err(lost(&disk)),
-            DiskState::Waiting | DiskState::Attaching | DiskState::Restarting => {}
+            state if state.is_served() => return Ok(disk),
+            DiskState::Failed | DiskState::Denied | DiskState::Stopping => return Err(lost(&disk)),
+            _ => {}
         }
         if disk.last_error != told {
             if let Some(problem) = &disk.last_error {

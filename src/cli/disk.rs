@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Failure, Kind};
 use crate::manager::client::Client;
-use crate::manager::model::{DiskInfo, DiskList};
+use crate::manager::model::{DenialInfo, DiskInfo, DiskList};
 use crate::units::Bytes;
 
 /// The disk that somebody means, by its name or the path of its volume.
@@ -122,6 +122,23 @@ impl fmt::Display for Table<'_> {
     }
 }
 
+/// What a denial means for its disk.
+fn next(denial: &DenialInfo) -> String {
+    let what = match denial.on_denied.as_str() {
+        "continue" => {
+            return "its requests are carried out all the same (on_denied = \"continue\")".into();
+        }
+        "pause" => "its requests wait",
+        "fail" => "its requests fail",
+        "detach" => "it is detached and its key wiped",
+        other => other,
+    };
+    match denial.in_force {
+        true => format!("{what} until the key can be used again: then it goes on by itself"),
+        false => format!("{what} from {} on, if it lasts", denial.acts_at),
+    }
+}
+
 /// All that is known of a disk.
 pub struct Details<'a>(pub &'a DiskInfo);
 
@@ -146,7 +163,32 @@ impl fmt::Display for Details<'_> {
             "state",
             &format_args!("{}, since {}", disk.state.as_str(), disk.since),
         )?;
-        if let Some(problem) = &disk.last_error {
+        if let Some(denial) = &disk.denial {
+            let (since, key_set) = (&denial.since, &denial.key_set);
+            line(
+                "key denied",
+                &format_args!("since {since}, of key set {key_set}"),
+            )?;
+            line("", &next(denial))?;
+            line("", &denial.problem.message)?;
+            if let Some(help) = &denial.problem.help {
+                line("", &format_args!("help: {help}"))?;
+            }
+        }
+        if let Some(frozen) = &disk.frozen {
+            let how = if frozen.complete {
+                "frozen"
+            } else {
+                "being frozen"
+            };
+            line(
+                "snapshot",
+                &format_args!("{how}, at most until {}", frozen.until),
+            )?;
+        }
+        // It says the same as long as a denial lasts.
+        let told = disk.denial.as_ref().map(|denial| &denial.problem);
+        if let Some(problem) = disk.last_error.as_ref().filter(|it| told != Some(it)) {
             line("last error", &problem.message)?;
             if let Some(help) = &problem.help {
                 line("", &format_args!("help: {help}"))?;
@@ -229,6 +271,8 @@ mod tests {
             takes_notices: false,
             limits: Limits::default(),
             ephemeral: false,
+            denial: None,
+            frozen: None,
         }
     }
 

@@ -14,6 +14,7 @@ pub mod daemon;
 pub mod detach;
 mod disk;
 pub mod doctor;
+pub mod freeze;
 pub mod generate;
 pub mod key;
 pub mod keyset;
@@ -149,6 +150,10 @@ pub enum Command {
     Limit(limit::Args),
     /// Make one of the daemon's disks larger, while its guest uses it
     Resize(resize::Args),
+    /// Let the requests of a disk wait, with everything durable, for a snapshot
+    Freeze(freeze::Args),
+    /// Let a frozen disk go on
+    Thaw(freeze::ThawArgs),
     /// List the daemon's disks
     List(list::Args),
     /// Show one of the daemon's disks
@@ -227,6 +232,8 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Detach(args) => detach::run(args, &Ask::of(&config)),
         Command::Limit(args) => limit::run(args, &Ask::of(&config)),
         Command::Resize(args) => resize::run(args, &Ask::of(&config)),
+        Command::Freeze(args) => freeze::run(args, &Ask::of(&config)),
+        Command::Thaw(args) => freeze::thaw(args, &Ask::of(&config)),
         Command::List(args) => list::run(args, &Ask::of(&config)),
         Command::Show(args) => show::run(args, &Ask::of(&config)),
         Command::Status(args) => status::run(args, &Ask::of(&config)),

@@ -54,6 +54,7 @@ pub use options::Options;
 pub(crate) use options::path_parser;
 pub use policy::FIELDS as POLICY_FIELDS;
 pub use serve::{Disk, Serve};
+pub(crate) use service::Period;
 pub use values::{Engine, FilePath, Poll, QueueSize, Queues, Serial, SocketMode};
 pub use verify::Verify;
 

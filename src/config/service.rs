@@ -91,11 +91,11 @@ impl FromStr for Wait {
 
 /// A time between one second and a day, such as `60s`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Period(Duration);
+pub(crate) struct Period(Duration);
 
 impl Period {
     /// As a duration.
-    pub(super) fn get(self) -> Duration {
+    pub(crate) fn get(self) -> Duration {
         self.0
     }
 }

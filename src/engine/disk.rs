@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::hold::Hold;
 use super::stats::Stats;
 use super::throttle::{Limits as RateLimits, Throttle};
 use crate::crypt::SectorCipher;
@@ -69,6 +70,7 @@ pub struct Disk {
     rest_after: Duration,
     stats: Arc<Stats>,
     throttle: Arc<Throttle>,
+    hold: Arc<Hold>,
     /// Whether writes may complete before they are durable.
     write_cache: AtomicBool,
     /// What was on the disk is gone: every request fails.
@@ -91,6 +93,7 @@ impl Disk {
         let sector_size = params.cipher.params().sector_size;
         let capacity = params.bytes / SECTOR_BYTES;
         let discard = params.discard && params.cipher.params().zero_units && !params.read_only;
+        let throttle = Arc::new(Throttle::new(&params.rate_limits));
         Disk {
             shape: Shape {
                 capacity,
@@ -115,7 +118,8 @@ impl Disk {
             poll: params.poll,
             rest_after: params.rest_after,
             stats: Arc::new(params.stats),
-            throttle: Arc::new(Throttle::new(&params.rate_limits)),
+            hold: Arc::new(Hold::new(throttle.wakers().clone())),
+            throttle,
             write_cache: AtomicBool::new(params.write_cache),
             lost: false,
             sync_failed: AtomicBool::new(false),
@@ -242,6 +246,11 @@ impl Disk {
     /// What keeps the guest to its limits.
     pub fn throttle(&self) -> &Arc<Throttle> {
         &self.throttle
+    }
+
+    /// What holds its requests.
+    pub fn hold(&self) -> &Arc<Hold> {
+        &self.hold
     }
 
     /// Whether writes may complete before they are durable.

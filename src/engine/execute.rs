@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::hold::Gate;
 use super::queue::QueueThread;
 use super::slots::{Op, OpKind, Piece, Work};
 use super::stats::{Direction, Operation};
@@ -18,6 +19,11 @@ const SMALLEST_SPLIT: u64 = 4 * PAGE as u64;
 impl QueueThread {
     /// Starts a request that was just parsed into the slot.
     pub(super) fn begin(&mut self, number: u16, request: Request) -> io::Result<()> {
+        // Who the disk is takes no key to say.
+        if self.disk.hold().gate() == Gate::Failing && !matches!(request, Request::GetId) {
+            self.refuse(number);
+            return Ok(());
+        }
         let slot = self.slots.get(number);
         match request {
             Request::Read(extent) => slot.begin(Work::Read, Extents::one(extent)),
@@ -345,6 +351,11 @@ impl QueueThread {
             self.waiting.push_back(number);
         }
         Ok(())
+    }
+
+    /// Fails a request that was not begun.
+    pub(super) fn refuse(&mut self, number: u16) {
+        self.answer(number, Err(Reject::IoError));
     }
 
     /// The ring has failed: what is in flight may or may not have reached the

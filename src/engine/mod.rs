@@ -15,12 +15,14 @@
 //! what a queue can have in flight is bounded by its arena, whatever the
 //! guest asks for. No lock is taken and nothing is allocated per request.
 //! What was done is written down in [`stats`], where others may read it; what
-//! the guest may do per second is kept by [`throttle`].
+//! the guest may do per second is kept by [`throttle`], and whether it may do
+//! anything now by [`hold`].
 //!
 //! [`MAX_BLOCK`]: crate::store::arena::MAX_BLOCK
 
 mod disk;
 mod execute;
+pub mod hold;
 mod meter;
 pub mod placement;
 mod poll;
@@ -29,9 +31,11 @@ mod slots;
 pub mod stats;
 pub mod throttle;
 mod vring;
+mod wakers;
 
 pub use disk::{Disk, DiskParams, SERIAL_BYTES};
 pub use queue::{QueueStart, RunningQueue, start_queue};
+pub use wakers::{Wakers, Watch};
 /// For benchmarks: the parts of a queue thread, without the thread.
 #[doc(hidden)]
 pub use {

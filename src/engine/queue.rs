@@ -12,12 +12,14 @@ use std::time::Duration;
 use virtio_queue::{Queue, QueueT};
 
 use super::disk::Disk;
+use super::hold::{self, Gate as Held};
 use super::meter::{Account, Meter};
 use super::placement;
 use super::poll::Poll;
 use super::slots::{Op, Slots, Table};
-use super::throttle::{self, Gate, Watch};
+use super::throttle::{self, Gate};
 use super::vring::Vring;
+use super::wakers::Watch;
 use crate::store::{Event, Ring};
 use crate::virtio::Memory;
 
@@ -167,7 +169,8 @@ fn run(
                 ],
                 meter: Meter::new(disk.stats().clone(), index),
                 gate: Gate::new(slots),
-                _watch: disk.throttle().watch(wake.clone()),
+                _watch: disk.throttle().wakers().add(wake.clone()),
+                member: disk.hold().join(),
                 disk,
                 vring,
                 ring,
@@ -222,6 +225,8 @@ pub(super) struct QueueThread {
     /// Where requests wait that the limits of the disk hold back.
     pub(super) gate: Gate,
     _watch: Watch,
+    /// Who waits for the disk to become quiet waits for us.
+    member: hold::Member,
     /// How long it pays to look for the guest, and for the disk below: the two
     /// answer in times of their own.
     polls: [Poll; 2],
@@ -247,6 +252,9 @@ impl QueueThread {
             self.notify();
             if self.stopping && self.slots.all_free() {
                 return Ok(());
+            }
+            if self.disk.hold().gate() != Held::Open && self.slots.all_free() {
+                self.member.quiet();
             }
             self.sleep()?;
             self.meter.entered(self.ring.entries());
@@ -338,12 +346,14 @@ impl QueueThread {
     }
 
     /// Goes on with requests that the limits of the disk held back. A queue that
-    /// is to stop holds nothing back: whoever stops it waits for that.
+    /// is to stop, or to be quiet, holds nothing back: whoever wants that waits
+    /// for it. They are charged all the same.
     fn release_throttled(&mut self) -> io::Result<()> {
         while !self.gate.is_empty() {
             let throttle = self.disk.throttle();
             let now = throttle.now();
-            let released = match self.stopping {
+            let held = self.disk.hold().gate();
+            let released = match self.stopping || held != Held::Open {
                 true => self.gate.release_any(throttle, now),
                 false => self.gate.release(throttle, now),
             };
@@ -351,14 +361,20 @@ impl QueueThread {
                 return Ok(());
             };
             self.meter.throttled(released.lane, released.waited);
-            self.go_on(released.number)?;
+            match held {
+                Held::Failing => self.refuse(released.number),
+                Held::Open | Held::Shut => self.go_on(released.number)?,
+            }
         }
         Ok(())
     }
 
     /// Whether a new request could be started.
     fn can_take(&mut self) -> bool {
-        !self.stopping && self.waiting.is_empty() && self.slots.peek_free().is_some()
+        !self.stopping
+            && self.disk.hold().gate() != Held::Shut
+            && self.waiting.is_empty()
+            && self.slots.peek_free().is_some()
     }
 
     /// Takes requests until there are no more, or no room for more; but only

@@ -122,6 +122,18 @@ pub enum OnDenied {
     Detach,
 }
 
+impl OnDenied {
+    /// As it is configured and shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            OnDenied::Continue => "continue",
+            OnDenied::Pause => "pause",
+            OnDenied::Fail => "fail",
+            OnDenied::Detach => "detach",
+        }
+    }
+}
+
 /// A provider and what it needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {

@@ -16,6 +16,7 @@ mod glass;
 mod group;
 pub mod ledger;
 mod name;
+mod probe;
 mod rotate;
 mod stored;
 mod unwrap;
@@ -293,7 +294,7 @@ impl KeySets {
     pub async fn try_key(&self, context: &Context, key_set: &str) -> Result<KeyVersion, Error> {
         let set = self.get(key_set)?;
         let version = self.current_version(context, key_set).await?;
-        self.probe(context, &set).await?;
+        self.try_wrapping(context, &set).await?;
         Ok(version)
     }
 

@@ -115,7 +115,7 @@ impl KeySets {
         let set = self.get(key_set)?;
         match set.definition.policy.hierarchy {
             Hierarchy::Direct => {
-                let probe = self.probe(context, &set).await?;
+                let probe = self.try_wrapping(context, &set).await?;
                 Ok(current(&set, &probe, None))
             }
             Hierarchy::Group => {
@@ -207,12 +207,16 @@ impl KeySets {
     ) -> Result<(KeyVersion, Target), Error> {
         let set = self.get(key_set)?;
         let version = self.current_version(context, key_set).await?;
-        let wrapped = self.probe(context, &set).await?;
+        let wrapped = self.try_wrapping(context, &set).await?;
         Ok((version, current(&set, &wrapped, None).target))
     }
 
     /// Has the service wrap and unwrap something.
-    pub(super) async fn probe(&self, context: &Context, set: &KeySet) -> Result<Wrapped, Error> {
+    pub(super) async fn try_wrapping(
+        &self,
+        context: &Context,
+        set: &KeySet,
+    ) -> Result<Wrapped, Error> {
         let fail = |error| set.failed(error);
         let probe = Secret::random(group::KEY_BYTES)
             .map_err(|error| fail(kms::envelope::no_memory(&error)))?;

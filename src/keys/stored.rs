@@ -31,6 +31,19 @@ impl KeySets {
         Ok(self.get(key_set)?.definition.policy.key_store.clone())
     }
 
+    /// The wraps that `token` has, or that the key store has which it names:
+    /// then `context` says of which volume it is.
+    ///
+    /// # Errors
+    /// As the store answers.
+    pub async fn wraps<'t>(
+        &self,
+        context: &Context,
+        token: &'t Token,
+    ) -> Result<Cow<'t, [Wrap]>, Error> {
+        self.wraps_of(context, token).await
+    }
+
     /// The wraps that `token` has, or that the key store has which it names.
     pub(super) async fn wraps_of<'t>(
         &self,

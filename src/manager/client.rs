@@ -15,9 +15,9 @@ use uuid::Uuid;
 
 use super::api::{CORRELATION, ProblemDetails};
 use super::model::{
-    Attach, ChangeWraps, DiskChange, DiskInfo, DiskList, EraseVolume, ErasedVolume, KeySetCheck,
-    KeySetInfo, KeySetRotation, KeySetSwitch, NewKeySet, Reloaded, Status, Verification, Verify,
-    WrapsChanged,
+    Attach, ChangeWraps, DiskChange, DiskInfo, DiskList, EraseVolume, ErasedVolume, Freeze,
+    KeySetCheck, KeySetInfo, KeySetRotation, KeySetSwitch, NewKeySet, Reloaded, Status,
+    Verification, Verify, WrapsChanged,
 };
 use crate::error::{Failure, Kind};
 use crate::rotation::KeySetLedger;
@@ -131,6 +131,24 @@ impl Client {
     pub async fn change_disk(&self, name: &str, change: &DiskChange) -> Result<DiskInfo, Failure> {
         let url = self.url(&["v1", "disks", name], &[]);
         self.call(Method::PATCH, url, Some(change)).await
+    }
+
+    /// Freezes a disk, and returns when it is.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn freeze(&self, name: &str, how: Freeze) -> Result<DiskInfo, Failure> {
+        let url = self.url(&["v1", "disks", name, "freeze"], &[]);
+        self.call(Method::POST, url, Some(&how)).await
+    }
+
+    /// Lets a frozen disk go on.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn thaw(&self, name: &str) -> Result<DiskInfo, Failure> {
+        let url = self.url(&["v1", "disks", name, "thaw"], &[]);
+        self.call(Method::POST, url, None::<&()>).await
     }
 
     /// All key sets.

@@ -80,6 +80,17 @@ impl KeyFacts {
         self.break_glass = by.filter(|by| *by != self.key_set);
         self
     }
+
+    /// These facts, in the place of those `before`. What opened the volume does
+    /// not change by its wraps being written anew.
+    #[must_use]
+    pub fn after(mut self, before: Option<&KeyFacts>) -> Self {
+        let kept = before.and_then(|before| before.break_glass.clone());
+        if self.break_glass.is_none() {
+            self.break_glass = kept.filter(|it| self.key_sets.contains(it));
+        }
+        self
+    }
 }
 
 /// What a worker keeps for the managers that come later.

@@ -160,8 +160,7 @@ impl Link {
                 Some((Message::Answer { id, answer }, parcel)) if id == wanted => {
                     return Ok((answer, parcel));
                 }
-                // To a call that was given up.
-                Some((Message::Answer { .. }, _)) => {}
+                // To a call that is not waited for here, or was given up.
                 Some(_) if self.early.len() >= MAX_EARLY => {
                     return Err(invalid("the worker talks and does not answer"));
                 }

@@ -6,10 +6,11 @@
 //! the API stands on, [`control`] and [`run()`] the life of the manager itself,
 //! [`client`] the other end. [`disks`] is who is attached: `supervise` looks after
 //! each, `state` keeps what shall be attached, `worker_process` starts and finds
-//! the processes. Workers go on without a manager, and the next one finds them.
+//! the processes, `access` is whether their keys may be used. Workers go on without a manager, and the next one finds them.
 //! Nothing here touches a guest's memory, or its data but to verify that it is
 //! encrypted (`verifier`).
 
+mod access;
 mod adopt;
 pub mod api;
 pub mod client;

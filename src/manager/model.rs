@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -12,8 +13,11 @@ use uuid::Uuid;
 
 pub use super::verification::{Verification, Verify};
 use crate::config::{Limits, Options};
+use crate::engine::hold::Mode;
 use crate::erase::{Backup, Done, Unpurged};
 use crate::error::{Failure, Kind};
+use crate::timestamp::Timestamp;
+use crate::worker::protocol::{Frozen, Status as WorkerStatus};
 
 /// The most characters that the name of a disk has.
 pub const DISK_NAME_MAX: usize = 64;
@@ -199,6 +203,69 @@ pub struct DiskInfo {
     /// Whether nothing of it is left when it is detached, or its worker dies.
     #[serde(default)]
     pub ephemeral: bool,
+    /// Its service denies its key, and what follows from that.
+    #[serde(default)]
+    pub denial: Option<DenialInfo>,
+    /// Its requests wait for a snapshot.
+    #[serde(default)]
+    pub frozen: Option<FrozenInfo>,
+}
+
+/// A key that is denied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DenialInfo {
+    /// The key set whose service denies it.
+    pub key_set: String,
+    /// Since when: UTC, as `2031-02-28T23:59:59Z`.
+    pub since: String,
+    /// What becomes of the disk when it lasts: `continue`, `pause`, `fail` or
+    /// `detach`.
+    pub on_denied: String,
+    /// When that is, at the earliest.
+    pub acts_at: String,
+    /// Whether it is so by now.
+    pub in_force: bool,
+    /// Why it is denied, and what to do.
+    pub problem: Problem,
+}
+
+/// A disk that is frozen for a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FrozenInfo {
+    /// Whether nothing is written any more, and everything is durable.
+    pub complete: bool,
+    /// When it goes on by itself: UTC, as `2031-02-28T23:59:59Z`.
+    pub until: String,
+}
+
+impl From<Frozen> for FrozenInfo {
+    fn from(frozen: Frozen) -> Self {
+        let until = std::time::UNIX_EPOCH + Duration::from_secs(frozen.until);
+        FrozenInfo {
+            complete: frozen.complete,
+            until: Timestamp::from(until).to_string(),
+        }
+    }
+}
+
+/// A disk that is to be frozen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Freeze {
+    /// After so many seconds it goes on by itself: 1 to 3600.
+    #[serde(default = "freeze_seconds")]
+    #[schema(minimum = 1, maximum = 3600, default = 60)]
+    pub timeout_seconds: u64,
+}
+
+/// How long a disk is frozen unless somebody says otherwise, in seconds.
+pub const FREEZE_SECONDS: u64 = 60;
+
+/// The longest time that a disk can be frozen, in seconds.
+pub const FREEZE_SECONDS_MAX: u64 = 3600;
+
+fn freeze_seconds() -> u64 {
+    FREEZE_SECONDS
 }
 
 /// What a disk is doing.
@@ -217,18 +284,43 @@ pub enum DiskState {
     Stopping,
     /// It is not served, and nothing is tried before somebody mends it.
     Failed,
+    /// It is served, and its requests wait: its key is denied.
+    Paused,
+    /// It is served, and its requests fail: its key is denied.
+    Failing,
+    /// It is served, and its requests wait for a snapshot.
+    Frozen,
+    /// It is not served, because its key is denied, and comes back when it is not.
+    Denied,
 }
 
 impl DiskState {
     /// Every state.
-    pub const ALL: [DiskState; 6] = [
+    pub const ALL: [DiskState; 10] = [
         DiskState::Waiting,
         DiskState::Attaching,
         DiskState::Running,
         DiskState::Restarting,
         DiskState::Stopping,
         DiskState::Failed,
+        DiskState::Paused,
+        DiskState::Failing,
+        DiskState::Frozen,
+        DiskState::Denied,
     ];
+
+    /// Whether there is a worker that serves it, whatever it does with requests.
+    pub fn is_served(self) -> bool {
+        match self {
+            DiskState::Running | DiskState::Paused | DiskState::Failing | DiskState::Frozen => true,
+            DiskState::Waiting
+            | DiskState::Attaching
+            | DiskState::Restarting
+            | DiskState::Stopping
+            | DiskState::Failed
+            | DiskState::Denied => false,
+        }
+    }
 
     /// As it stands in answers.
     pub fn as_str(self) -> &'static str {
@@ -239,6 +331,25 @@ impl DiskState {
             DiskState::Restarting => "restarting",
             DiskState::Stopping => "stopping",
             DiskState::Failed => "failed",
+            DiskState::Paused => "paused",
+            DiskState::Failing => "failing",
+            DiskState::Frozen => "frozen",
+            DiskState::Denied => "denied",
+        }
+    }
+}
+
+impl WorkerStatus {
+    /// What a disk is doing that has such a worker.
+    pub fn state(&self) -> DiskState {
+        let frozen = self.frozen.is_some_and(|frozen| frozen.complete);
+        match (self.stopping, self.mode, frozen) {
+            // Told so by a manager that did not live to see it.
+            (true, ..) => DiskState::Restarting,
+            (false, Mode::Pause, _) => DiskState::Paused,
+            (false, Mode::Fail, _) => DiskState::Failing,
+            (false, Mode::Run, true) => DiskState::Frozen,
+            (false, Mode::Run, false) => DiskState::Running,
         }
     }
 }
@@ -377,6 +488,14 @@ pub struct DiskCounts {
     pub restarting: u64,
     pub stopping: u64,
     pub failed: u64,
+    #[serde(default)]
+    pub paused: u64,
+    #[serde(default)]
+    pub failing: u64,
+    #[serde(default)]
+    pub frozen: u64,
+    #[serde(default)]
+    pub denied: u64,
 }
 
 impl DiskCounts {
@@ -402,6 +521,10 @@ impl DiskCounts {
             DiskState::Restarting => &mut self.restarting,
             DiskState::Stopping => &mut self.stopping,
             DiskState::Failed => &mut self.failed,
+            DiskState::Paused => &mut self.paused,
+            DiskState::Failing => &mut self.failing,
+            DiskState::Frozen => &mut self.frozen,
+            DiskState::Denied => &mut self.denied,
         }
     }
 }

@@ -126,6 +126,20 @@ impl services::Audit for Recorder {
                 before: *before,
                 size: *size,
             },
+            Act::Freeze {
+                disk,
+                volume,
+                seconds,
+            } => Event::Freeze {
+                disk,
+                volume: *volume,
+                seconds: *seconds,
+            },
+            Act::Thaw { disk, volume } => Event::Thaw {
+                disk,
+                volume: *volume,
+                expired: false,
+            },
             Act::KeySetCreate { key_set, provider } => Event::KeySetCreated {
                 key_set,
                 provider: provider.as_deref().unwrap_or_default(),

@@ -22,7 +22,7 @@ use crate::config::{Group, user};
 pub enum Role {
     /// May look, and have disks verified.
     Reader,
-    /// May attach, detach, limit and resize, and look.
+    /// May attach, detach, limit, resize and freeze, and look.
     Operator,
     /// May change and check key sets, destroy the keys of volumes, and look.
     KeyAdmin,
@@ -81,11 +81,15 @@ pub enum Operation {
     VolumeForget,
     /// To have a disk verified that the manager knows.
     Verify,
+    /// To freeze a disk for a snapshot.
+    Freeze,
+    /// To let it go on.
+    Thaw,
 }
 
 impl Operation {
     /// Every operation.
-    pub const ALL: [Operation; 15] = [
+    pub const ALL: [Operation; 17] = [
         Operation::Look,
         Operation::Attach,
         Operation::Detach,
@@ -101,6 +105,8 @@ impl Operation {
         Operation::KeySetSwitch,
         Operation::VolumeForget,
         Operation::Verify,
+        Operation::Freeze,
+        Operation::Thaw,
     ];
 
     /// As it stands in records.
@@ -121,6 +127,8 @@ impl Operation {
             Operation::KeySetSwitch => "key-set-switch",
             Operation::VolumeForget => "volume-forget",
             Operation::Verify => "verify",
+            Operation::Freeze => "freeze",
+            Operation::Thaw => "thaw",
         }
     }
 
@@ -130,7 +138,11 @@ impl Operation {
             Operation::Look => &Role::ALL,
             // Nothing is changed, and nothing of the data or the key is told.
             Operation::Verify => &Role::ALL,
-            Operation::Attach | Operation::Detach | Operation::Limit => &[Role::Operator],
+            Operation::Attach
+            | Operation::Detach
+            | Operation::Limit
+            | Operation::Freeze
+            | Operation::Thaw => &[Role::Operator],
             Operation::KeySetCreate
             | Operation::KeySetEdit
             | Operation::KeySetRemove
@@ -299,6 +311,8 @@ mod tests {
         Operation::Limit,
         Operation::Reload,
         Operation::Verify,
+        Operation::Freeze,
+        Operation::Thaw,
     ];
     const KEY_ADMIN: &[Operation] = &[
         Operation::Look,

@@ -83,6 +83,26 @@ pub trait Disks: fmt::Debug + Send + Sync {
         wanted: NewSize,
     ) -> Result<DiskInfo, Failure>;
 
+    /// Completes what is in flight of a disk, makes it durable, and lets all
+    /// other requests wait, until it is thawed or for so long. Returns when
+    /// nothing is written any more.
+    ///
+    /// # Errors
+    /// When there is none of that name, it is not served or is frozen already,
+    /// or the time is over before. It goes on then.
+    async fn freeze(
+        &self,
+        context: &Context,
+        name: &str,
+        timeout: Duration,
+    ) -> Result<DiskInfo, Failure>;
+
+    /// Lets a frozen disk go on.
+    ///
+    /// # Errors
+    /// When there is none of that name, or it is not frozen any more.
+    async fn thaw(&self, context: &Context, name: &str) -> Result<DiskInfo, Failure>;
+
     /// All disks, sorted by name.
     fn list(&self) -> Vec<DiskInfo>;
 
@@ -326,6 +346,22 @@ pub enum Act {
         verdict: Option<&'static str>,
         /// Whether a signed report was asked for.
         signed: bool,
+    },
+    /// Froze a disk.
+    Freeze {
+        /// Its name.
+        disk: String,
+        /// Its volume.
+        volume: Option<Uuid>,
+        /// For how many seconds at most.
+        seconds: u64,
+    },
+    /// Let one go on.
+    Thaw {
+        /// Its name.
+        disk: String,
+        /// Its volume.
+        volume: Option<Uuid>,
     },
     /// Asked for what their role does not permit.
     Refused {

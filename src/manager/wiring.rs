@@ -10,13 +10,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
+use super::access::Suspicions;
 use super::control::Manager;
 use super::disks::{self, Settings};
 use super::key_sets::Admin;
 use super::model::{
     Attach, ChangeWraps, Detach, DiskInfo, EraseVolume, ErasedVolume, NewSize, WrapsChanged,
 };
-use super::poll;
+use super::poll::Poll;
 use super::recorder::Recorder;
 use super::rotation::{Keeper, Reach, Teller};
 use super::services::{Disks, Metrics, Services};
@@ -52,6 +53,8 @@ pub async fn services(
     let mut witnesses: Vec<Arc<dyn Witness>> = Vec::new();
     witnesses.extend(recorder.clone().map(|recorder| recorder as _));
     witnesses.push(metrics.kms().clone());
+    let suspicions = Arc::<Suspicions>::default();
+    witnesses.push(suspicions.clone());
     let key_sets = keys::KeySets::new(config.key_sets.clone())
         .with_state(&config.daemon.state_dir)
         .with_stores(KeyStores::new(config.key_stores.clone()))
@@ -72,6 +75,16 @@ pub async fn services(
     let load = manager.load();
     let admin = Arc::new(Admin::new(load, config.clone(), key_sets.clone(), rotation));
     let keeper = Keeper::new(admin.clone(), teller);
+    if let Some(recorder) = &recorder {
+        attached.record_to(recorder.clone());
+    }
+    let poll = Poll {
+        key_sets: key_sets.clone(),
+        disks: Arc::downgrade(&attached),
+        metrics: metrics.clone(),
+        suspicions,
+        keeper: keeper.clone(),
+    };
     let disks = Arc::new(Attached {
         disks: attached,
         keys: key_sets.clone(),
@@ -80,7 +93,7 @@ pub async fn services(
         keeper: keeper.clone(),
     });
     tokio::spawn(tell_metrics(Arc::downgrade(&disks), metrics.clone()));
-    tokio::spawn(poll::key_sets(key_sets.clone(), metrics.clone(), keeper));
+    tokio::spawn(poll.run());
     let verifier = Verifier::new(
         disks.clone(),
         Ledger::below(&config.daemon.state_dir),
@@ -216,6 +229,19 @@ impl Disks for Attached {
         wanted: NewSize,
     ) -> Result<DiskInfo, Failure> {
         self.disks.resize(context, name, wanted).await
+    }
+
+    async fn freeze(
+        &self,
+        context: &Context,
+        name: &str,
+        timeout: Duration,
+    ) -> Result<DiskInfo, Failure> {
+        self.disks.freeze(context, name, timeout).await
+    }
+
+    async fn thaw(&self, context: &Context, name: &str) -> Result<DiskInfo, Failure> {
+        self.disks.thaw(context, name).await
     }
 
     fn list(&self) -> Vec<DiskInfo> {

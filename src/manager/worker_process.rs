@@ -18,6 +18,7 @@ use super::held::{Baggage, FrontEnds, Held, KeyFacts};
 use super::link::{self, Link};
 use super::state::Record;
 use super::watched::watched;
+use crate::engine::hold::Mode;
 use crate::engine::throttle::Limits;
 use crate::error::{Failure, Kind};
 use crate::plane::Spec;
@@ -101,6 +102,10 @@ pub struct Plan {
     pub key: KeyFacts,
     /// What the guest may do per second, which the volume does not say.
     pub limits: Limits,
+    /// How it treats requests from the start.
+    pub mode: Mode,
+    /// For how many milliseconds the disk stays frozen.
+    pub frozen_ms: Option<u64>,
     /// The socket.
     pub front_ends: Arc<FrontEnds>,
     /// The key, unless it is the worker's own affair.
@@ -236,6 +241,8 @@ fn prepare(plan: &Plan, settings: &Settings) -> Result<Spawned, Failure> {
                 None,
             )
         })?,
+        mode: plan.mode,
+        frozen_ms: plan.frozen_ms,
     };
     let managers =
         link::bind(&plan.control).map_err(system("cannot make the socket of a worker"))?;

@@ -14,13 +14,17 @@ use super::encode::About;
 use crate::engine::stats::Reader;
 
 /// The states of a disk, as the API names them.
-pub const DISK_STATES: [&str; 6] = [
+pub const DISK_STATES: [&str; 10] = [
     "waiting",
     "attaching",
     "running",
     "restarting",
     "stopping",
     "failed",
+    "paused",
+    "failing",
+    "frozen",
+    "denied",
 ];
 
 /// What is told of a disk, beside its statistics.

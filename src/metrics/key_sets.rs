@@ -28,6 +28,8 @@ struct Known {
     expires: Option<SystemTime>,
     state: &'static str,
     answered: Option<SystemTime>,
+    /// Since when a key is denied that disks need.
+    denied: Option<SystemTime>,
 }
 
 impl KeySets {
@@ -50,6 +52,7 @@ impl KeySets {
             expires: None,
             state: "ok",
             answered: None,
+            denied: None,
         });
         known.provider = provider.into();
         known.key_id = key_id.into();
@@ -60,6 +63,12 @@ impl KeySets {
             known.key_version.clone_from(&version.id);
             known.expires = version.expires;
             known.answered = Some(SystemTime::now());
+        }
+    }
+
+    pub fn denied(&self, key_set: &str, since: Option<SystemTime>) {
+        if let Some(known) = self.table().get_mut(key_set) {
+            known.denied = since;
         }
     }
 
@@ -110,7 +119,11 @@ impl Collector for KeySets {
         let states = table.iter().flat_map(|(name, known)| {
             STATES.map(|state| {
                 let labels = [("key_set", name.as_str()), ("state", state)];
-                (labels, f64::from(u8::from(state == known.state)))
+                let now = match known.denied {
+                    Some(_) => "denied",
+                    None => known.state,
+                };
+                (labels, f64::from(u8::from(state == now)))
             })
         });
         About(
@@ -136,6 +149,13 @@ impl Collector for KeySets {
             "When the service last told the state of the key, in seconds since 1970.",
             Some("seconds"),
         )
-        .gauges(encoder, times(|known| known.answered))
+        .gauges(encoder, times(|known| known.answered))?;
+        About(
+            "key_set_denied_timestamp",
+            "Since when the service denies a key that served disks need, in seconds since 1970. \
+             Absent where it does not.",
+            Some("seconds"),
+        )
+        .gauges(encoder, times(|known| known.denied))
     }
 }

@@ -27,7 +27,7 @@ pub use kms::KmsMetrics;
 pub use rotations::Rotations;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -219,6 +219,12 @@ impl Metrics {
         answer: Result<&KeyVersion, &Error>,
     ) {
         self.key_sets.checked(key_set, provider, key_id, answer);
+    }
+
+    /// The service of a key set denies a key that served disks need, since then;
+    /// or none of them.
+    pub fn key_set_denied(&self, key_set: &str, since: Option<SystemTime>) {
+        self.key_sets.denied(key_set, since);
     }
 
     /// The key set is no more.

@@ -64,10 +64,23 @@ pub struct VersionUse {
     pub current: bool,
     /// The volumes that need it.
     pub volumes: Vec<Holder>,
+    /// The backups of headers that were made on this host and need it.
+    #[serde(default)]
+    pub backups: Vec<BackupHolder>,
     /// Whether nothing that this host knows of needs it any more.
     pub safe_to_disable: bool,
     /// Why not.
     pub why_not: Option<String>,
+}
+
+/// A backup of a header that needs a version.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct BackupHolder {
+    /// The volume that it is of.
+    pub uuid: Uuid,
+    /// Where it was written.
+    #[schema(value_type = String)]
+    pub path: PathBuf,
 }
 
 /// A volume that needs a version.
@@ -110,8 +123,15 @@ impl Rotation {
     pub async fn report(&self, name: &Name) -> Result<KeySetLedger, Error> {
         let definition = self.keys.definition(name.as_str())?;
         let (jobs, ledger, of) = (self.jobs.clone(), self.ledger.clone(), name.clone());
-        let read = off(move || Ok((jobs.read(&of)?, ledger.needing(of.as_str())?)));
-        let (job, known) = read.await.map_err(Error::state(name.as_str()))?;
+        let read = off(move || {
+            let (of_set, key_set) = (jobs.read(&of)?, of.as_str());
+            Ok((
+                of_set,
+                ledger.needing(key_set)?,
+                ledger.backups_needing(key_set)?,
+            ))
+        });
+        let (job, known, backups) = read.await.map_err(Error::state(name.as_str()))?;
         let recorded = match definition.policy.hierarchy {
             Hierarchy::Group => self.keys.recorded(name)?,
             Hierarchy::Direct => None,
@@ -138,7 +158,7 @@ impl Rotation {
             let mut any = false;
             for wrap in wraps.iter().filter(|wrap| wrap.key_set == name.as_str()) {
                 any = true;
-                let holders = versions.of(&wrap.by);
+                let holders = &mut versions.of(&wrap.by).volumes;
                 if !holders.contains(&holder) {
                     holders.push(holder.clone());
                 }
@@ -147,10 +167,18 @@ impl Rotation {
                 unknown.push(holder);
             }
         }
+        for (uuid, backup) in backups {
+            let of_set = |need: &&KnownWrap| need.key_set == name.as_str();
+            for need in backup.needs.iter().filter(of_set) {
+                let path = backup.path.clone();
+                let holders = &mut versions.of(&need.by).backups;
+                holders.push(BackupHolder { uuid, path });
+            }
+        }
         let versions: Vec<VersionUse> = versions
             .0
             .into_iter()
-            .map(|(target, volumes)| judge(target, volumes, current.as_ref(), unknown.len()))
+            .map(|(target, holders)| judge(target, holders, current.as_ref(), unknown.len()))
             .collect();
         let behind = versions.iter().filter(|version| !version.current);
         let behind = behind.map(|version| version.volumes.len()).sum::<usize>() + unknown.len();
@@ -230,13 +258,20 @@ impl Rotation {
 /// Versions in the order in which they came, each once, whatever group key is
 /// between it and the volumes.
 #[derive(Default)]
-struct Versions(Vec<(Target, Vec<Holder>)>);
+struct Versions(Vec<(Target, Holders)>);
+
+/// What needs a version.
+#[derive(Default)]
+struct Holders {
+    volumes: Vec<Holder>,
+    backups: Vec<BackupHolder>,
+}
 
 impl Versions {
-    fn of(&mut self, target: &Target) -> &mut Vec<Holder> {
+    fn of(&mut self, target: &Target) -> &mut Holders {
         let place = self.0.iter().position(|(is, _)| is.same_version(target));
         let place = place.unwrap_or_else(|| {
-            self.0.push((target.clone(), Vec::new()));
+            self.0.push((target.clone(), Holders::default()));
             self.0.len() - 1
         });
         &mut self.0[place].1
@@ -245,7 +280,7 @@ impl Versions {
 
 fn judge(
     target: Target,
-    volumes: Vec<Holder>,
+    Holders { volumes, backups }: Holders,
     current: Option<&Target>,
     unknown: usize,
 ) -> VersionUse {
@@ -259,23 +294,34 @@ fn judge(
         };
         *by_state.entry(what).or_default() += 1;
     }
-    let counted = |number: usize| match number {
-        1 => "1 volume".to_owned(),
-        number => format!("{number} volumes"),
+    let counted = |number: usize, what: &str| match number {
+        1 => format!("1 {what}"),
+        number => format!("{number} {what}s"),
     };
+    let verb = |number: usize| if number == 1 { "needs" } else { "need" };
     let why_not = match (is_current, volumes.len(), unknown) {
         (true, ..) => Some("new wraps are made with it".to_owned()),
-        (_, 0, 0) => None,
-        (_, 0, unknown) => Some(format!("nobody knows what {} need", counted(unknown))),
+        (_, 0, 0) => match backups.len() {
+            0 => None,
+            number => Some(format!(
+                "{} {} it",
+                counted(number, "header backup"),
+                verb(number)
+            )),
+        },
+        (_, 0, unknown) => Some(format!(
+            "nobody knows what {} need",
+            counted(unknown, "volume")
+        )),
         (_, number, _) => {
             let states: Vec<String> = by_state
                 .iter()
                 .map(|(state, number)| format!("{number} {state}"))
                 .collect();
-            let verb = if number == 1 { "needs" } else { "need" };
             Some(format!(
-                "{} {verb} it ({})",
-                counted(number),
+                "{} {} it ({})",
+                counted(number, "volume"),
+                verb(number),
                 states.join(", ")
             ))
         }
@@ -286,6 +332,7 @@ fn judge(
         key_version: target.key_version,
         current: is_current,
         volumes,
+        backups,
         safe_to_disable: why_not.is_none(),
         why_not,
     }
@@ -318,11 +365,20 @@ mod tests {
     #[test]
     fn a_version_is_free_when_nothing_needs_it_and_it_wraps_nothing() {
         let current = target("2");
-        let judged = |version, volumes, unknown| {
-            let judged = judge(target(version), volumes, Some(&current), unknown);
+        let all = |version, volumes, backups, unknown| {
+            let holders = Holders { volumes, backups };
+            let judged = judge(target(version), holders, Some(&current), unknown);
             assert_eq!(judged.safe_to_disable, judged.why_not.is_none());
             judged.why_not.unwrap_or_default()
         };
+        let judged = |version, volumes, unknown| all(version, volumes, vec![], unknown);
+        let backup = BackupHolder {
+            uuid: Uuid::new_v4(),
+            path: "/b".into(),
+        };
+        let backups = || vec![backup.clone()];
+        assert_eq!(all("1", vec![], backups(), 0), "1 header backup needs it");
+        assert_eq!(all("2", vec![], backups(), 0), "new wraps are made with it");
         assert_eq!(judged("1", vec![], 0), "");
         assert_eq!(judged("2", vec![], 0), "new wraps are made with it");
         assert_eq!(judged("1", vec![], 1), "nobody knows what 1 volume need");
@@ -342,12 +398,14 @@ mod tests {
         let mut versions = Versions::default();
         versions
             .of(&target("1"))
+            .volumes
             .push(holder(HolderState::Attached));
         versions
             .of(&target("1"))
+            .volumes
             .push(holder(HolderState::Attached));
         versions.of(&target("2"));
         assert_eq!(versions.0.len(), 2);
-        assert_eq!(versions.0[0].1.len(), 2);
+        assert_eq!(versions.0[0].1.volumes.len(), 2);
     }
 }

@@ -7,10 +7,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::SocketFlags;
 
 use super::connection::Connection;
+use super::freeze::{self, Freezer};
 use super::news::News;
 use super::parcel::{Parcel, Role};
 use super::protocol::{Answer, Call, Contents, Fault, Message, Request, Start, Status};
@@ -59,6 +60,9 @@ pub struct Control {
     pub stopping: bool,
     /// The call that does.
     pub stop_call: Option<u64>,
+    pub freezer: Freezer,
+    /// The call that is answered when the disk is frozen.
+    pub freeze_call: Option<u64>,
 }
 
 /// The polls, in their order.
@@ -91,6 +95,7 @@ impl Control {
             if ready[NEWS] {
                 self.news.clear();
             }
+            self.look_after_freeze();
             if let Some(fault) = self.news.take_end() {
                 self.say_farewell(fault.clone());
                 return Ok(fault);
@@ -119,7 +124,11 @@ impl Control {
         if let Some(manager) = &self.manager {
             fds.push(PollFd::new(manager, PollFlags::IN));
         }
-        match poll(&mut fds, None) {
+        let timeout = self.freezer.left().map(|left| Timespec {
+            tv_sec: left.as_secs().cast_signed(),
+            tv_nsec: left.subsec_nanos().into(),
+        });
+        match poll(&mut fds, timeout.as_ref()) {
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => return Ok([false; 4]),
             Err(error) => return Err(error.into()),
@@ -142,6 +151,8 @@ impl Control {
                 .read_capacity()
                 .and_then(|sectors| sectors.checked_mul(SECTOR_BYTES)),
             takes_notices: self.notices.has_channel(),
+            mode: self.disk.hold().mode(),
+            frozen: self.freezer.frozen(),
         }
     }
 
@@ -171,6 +182,30 @@ impl Control {
     /// A lost disk fails flushes because it is lost, and that is said elsewhere.
     pub(super) fn sync_failed(&self) -> bool {
         self.estate.start.contents != Contents::Lost && self.disk.sync_has_failed()
+    }
+
+    /// Sees what has become of a freeze, and ends one whose time is over.
+    fn look_after_freeze(&mut self) {
+        let Some(outcome) = self.freezer.look() else {
+            return;
+        };
+        let status = self.status();
+        match (self.freeze_call.take(), outcome) {
+            (Some(id), Ok(())) => self.tell(Message::Answer {
+                id,
+                answer: Answer::Status { status },
+            }),
+            (Some(id), Err(fault)) => {
+                tracing::warn!("the disk is not frozen: {fault}");
+                self.tell(Message::Answer {
+                    id,
+                    answer: Answer::Failed { fault },
+                });
+            }
+            (None, Ok(())) => {}
+            (None, Err(fault)) => tracing::warn!("the freeze of the disk has ended: {fault}"),
+        }
+        self.tell(Message::Changed { status });
     }
 
     fn stop(&mut self) {
@@ -265,6 +300,41 @@ impl Control {
                     None => Ok(()),
                 }
             }
+            Request::Hold { mode } => {
+                tracing::info!(
+                    ?mode,
+                    "requests are held or let go, for the key of the disk"
+                );
+                self.disk.hold().set(mode);
+                let status = self.status();
+                manager.answer(call.id, Answer::Status { status }, &none)
+            }
+            Request::Freeze { timeout_ms } => match self.freezer.begin(timeout_ms) {
+                Ok(()) => {
+                    tracing::info!(
+                        timeout_ms,
+                        "freezing: requests in flight are completed first"
+                    );
+                    self.freeze_call = Some(call.id);
+                    Ok(())
+                }
+                Err(fault) => manager.answer(call.id, Answer::Failed { fault }, &none),
+            },
+            Request::Thaw => {
+                let answer = match self.freezer.thaw() {
+                    Ok(()) => {
+                        tracing::info!("thawed");
+                        if let Some(id) = self.freeze_call.take() {
+                            let fault = freeze::thawed_early();
+                            manager.answer(id, Answer::Failed { fault }, &none)?;
+                        }
+                        let status = self.status();
+                        Answer::Status { status }
+                    }
+                    Err(fault) => Answer::Failed { fault },
+                };
+                manager.answer(call.id, answer, &none)
+            }
             // Nobody starts a worker twice.
             Request::Start(_) | Request::Unknown => {
                 manager.answer(call.id, Answer::Unsupported, &none)
@@ -287,6 +357,7 @@ impl Control {
                 tracing::info!("a manager has connected");
                 self.manager = Some(connection);
                 self.stop_call = None;
+                self.freeze_call = None;
             }
             Ok(uid) => tracing::warn!(uid, "somebody else than the manager was turned away"),
             Err(error) => tracing::warn!(%error, "a manager cannot be told from others"),

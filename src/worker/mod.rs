@@ -10,6 +10,7 @@
 
 mod connection;
 mod control;
+mod freeze;
 mod hygiene;
 mod news;
 pub mod packet;

@@ -52,7 +52,8 @@ impl News {
         self.wake();
     }
 
-    fn wake(&self) {
+    /// Has the control loop look at everything.
+    pub fn wake(&self) {
         // It only fails when it has been woken 2^64 times.
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
     }

@@ -14,6 +14,7 @@ use signal_hook::low_level::pipe;
 
 use super::connection::Connection;
 use super::control::{Control, Estate};
+use super::freeze::Freezer;
 use super::hygiene;
 use super::news::{Memo, News};
 use super::parcel::{Parcel, Role};
@@ -118,6 +119,8 @@ fn prepare(
                 stopper: parts.plane.stopper(),
                 stopping: false,
                 stop_call: None,
+                freezer: parts.freezer,
+                freeze_call: None,
             };
             Ok((control, parts.plane))
         }
@@ -132,6 +135,7 @@ struct Parts {
     estate: Estate,
     disk: Arc<Disk>,
     plane: Plane,
+    freezer: Freezer,
 }
 
 fn build(start: Start, mut parcel: Parcel) -> Result<Parts, Failure> {
@@ -187,6 +191,12 @@ fn build(start: Start, mut parcel: Parcel) -> Result<Parts, Failure> {
             news.changed();
         })
     }));
+    // Before there is a front end.
+    disk.hold().set(start.mode);
+    let mut freezer = Freezer::new(disk.clone(), news.clone());
+    if let Some(timeout_ms) = start.frozen_ms {
+        freezer.begin(timeout_ms)?;
+    }
     let server = Server::new(disk.clone(), Listener::received(front_ends))
         .map_err(failed("cannot make an eventfd"))?
         .telling({
@@ -202,6 +212,7 @@ fn build(start: Start, mut parcel: Parcel) -> Result<Parts, Failure> {
         managers,
         signals,
         news,
+        freezer,
         disk: disk.clone(),
         plane: Plane::new(disk, server, start.volume.clone()),
         estate: Estate {
@@ -234,12 +245,17 @@ fn serve(id: u64, control: Control, plane: Plane) -> Result<(), Failure> {
                 news,
                 fault: Some(Fault::from(&panicked)),
             };
+            let plane = plane;
             end.fault = plane.run().err().map(|error| Fault::from(&error.into()));
+            // The keys are wiped before anybody is told that it is over.
+            drop(plane);
         })
         .map_err(failed("cannot start a thread"))?;
     if let Some(manager) = &control.manager {
         let status = Status {
             sync_failed: control.sync_failed(),
+            mode: control.disk.hold().mode(),
+            frozen: control.freezer.frozen(),
             ..Status::default()
         };
         // A manager that is gone by now, another will follow.

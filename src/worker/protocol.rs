@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use super::parcel::Role;
 use crate::config::Log;
+use crate::engine::hold::Mode;
 use crate::engine::throttle::Limits;
 use crate::error::{Explain, Failure, Kind};
 use crate::plane::Spec;
@@ -69,6 +70,22 @@ pub enum Request {
         /// Not less than before.
         size: u64,
     },
+    /// Carry out the requests of the guest, let them wait, or fail them, from
+    /// now on. Answered with the status.
+    Hold {
+        /// Which.
+        mode: Mode,
+    },
+    /// Complete the requests in flight, make everything durable, and let all
+    /// that come after them wait, until a [`Request::Thaw`] or for so long.
+    /// Answered when nothing is written any more ([`Answer::Status`]), or when
+    /// that has failed and the disk goes on ([`Answer::Failed`]).
+    Freeze {
+        /// The longest time, in milliseconds.
+        timeout_ms: u64,
+    },
+    /// Go on. Answered with the status.
+    Thaw,
     /// Something that a later version may ask for.
     #[serde(other)]
     Unknown,
@@ -96,6 +113,13 @@ pub struct Start {
     /// What is on it, and who has its key.
     #[serde(default)]
     pub contents: Contents,
+    /// What is done with requests from the start.
+    #[serde(default)]
+    pub mode: Mode,
+    /// For how many milliseconds the disk is frozen, as it was in the worker
+    /// before this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frozen_ms: Option<u64>,
 }
 
 /// What is on a disk, and who has its key.
@@ -218,6 +242,23 @@ pub struct Status {
     /// Whether the front end can be told that the size has changed.
     #[serde(default)]
     pub takes_notices: bool,
+    /// What is done with requests because of the key.
+    #[serde(default)]
+    pub mode: Mode,
+    /// Requests wait for a snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frozen: Option<Frozen>,
+}
+
+/// A disk whose requests wait for a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frozen {
+    /// Nothing is in flight any more, and everything is durable.
+    pub complete: bool,
+    /// When it ends by itself: seconds since 1970.
+    pub until: u64,
+    /// How many milliseconds that is from when this was said.
+    pub left_ms: u64,
 }
 
 /// A [`Failure`] that goes to another process.
@@ -279,7 +320,7 @@ mod tests {
     #[test]
     fn what_a_later_version_says_is_passed_over() {
         let call: Call = serde_json::from_str(
-            r#"{"id": 3, "request": "freeze", "until": "dawn", "fds": ["sun"]}"#,
+            r#"{"id": 3, "request": "rest", "until": "dawn", "fds": ["sun"]}"#,
         )
         .unwrap();
         assert!(matches!(call.request, Request::Unknown));
@@ -319,6 +360,8 @@ mod tests {
             keep_dek: true,
             baggage: serde_json::json!({"some": "thing"}),
             contents: Contents::Volume,
+            mode: Mode::Pause,
+            frozen_ms: Some(9),
         };
         let call = Call {
             id: u64::MAX,

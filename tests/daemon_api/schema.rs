@@ -66,7 +66,7 @@ type Question = (
     Option<&'static str>,
 );
 
-const QUESTIONS: [Question; 29] = [
+const QUESTIONS: [Question; 32] = [
     ("GET", "/v1/status", "/v1/status", None),
     ("GET", "/v1/openapi.json", "/v1/openapi.json", None),
     ("GET", "/metrics", "/metrics", None),
@@ -96,6 +96,19 @@ const QUESTIONS: [Question; 29] = [
         "/v1/disks/none",
         Some(r#"{"limits": {"iops": 100}}"#),
     ),
+    (
+        "POST",
+        "/v1/disks/{name}/freeze",
+        "/v1/disks/none/freeze",
+        Some(r#"{"timeout_seconds": 5}"#),
+    ),
+    (
+        "POST",
+        "/v1/disks/{name}/freeze",
+        "/v1/disks/none/freeze",
+        Some(r#"{"timeout_seconds": 0}"#),
+    ),
+    ("POST", "/v1/disks/{name}/thaw", "/v1/disks/none/thaw", None),
     ("DELETE", "/v1/disks/{name}", "/v1/disks/none", None),
     ("GET", "/v1/key-sets", "/v1/key-sets", None),
     ("GET", "/v1/key-sets/{name}", "/v1/key-sets/default", None),

@@ -193,7 +193,7 @@ fn a_key_that_is_denied_is_told_and_tried_again() {
         mode(0o644);
         let disks = lab.open().await;
         let info = until(&disks, &name, "it is denied", |info| {
-            info.state == DiskState::Failed
+            info.state == DiskState::Denied
         });
         assert!(info.await.last_error.is_some());
         mode(0o600);

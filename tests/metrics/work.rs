@@ -304,6 +304,8 @@ fn keys(metrics: &Metrics) {
     let version = caller(&url).call(Operation::Check, provider.current_version(&key));
     metrics.key_set_checked("disks", VaultProvider::NAME, "disks", version.as_ref());
 
+    metrics.key_set_denied("platform", Some(SystemTime::now()));
+
     store(metrics);
     rotation(metrics);
 
@@ -331,6 +333,9 @@ fn keys(metrics: &Metrics) {
     let state = "sealblk_key_set_state";
     assert_eq!(count(state, &[("key_set", "disks"), ("state", "ok")]), 1.0);
     assert_eq!(count(state, &[("state", "unreachable")]), 0.0);
+    // It can be seen, and what disks need is not unwrapped.
+    let denied = [("key_set", "platform"), ("state", "denied")];
+    assert_eq!(count(state, &denied), 1.0);
     assert_eq!(
         count("sealblk_group_key_lookups_total", &[("result", "miss")]),
         2.0

@@ -65,7 +65,7 @@ fn the_ledger_knows_every_backup_and_what_it_needs() {
         assert_eq!(backup.update, 1);
         let need = &backup.needs[0];
         assert_eq!(
-            (&*need.key_set, &*need.provider, &*need.key_version),
+            (&*need.key_set, &*need.by.provider, &*need.by.key_version),
             ("default", "file", &*first),
             "the wrap is of the old version, whenever the backup was made"
         );

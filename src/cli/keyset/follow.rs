@@ -168,6 +168,13 @@ fn one(text: &mut String, ledger: &KeySetLedger) {
         let (provider, key, id) = (&version.provider, &version.key_id, &version.key_version);
         let _ = writeln!(text, "  {provider} {key} version {id}: {verdict}");
         volumes(text, &version.volumes);
+        for backup in version.backups.iter().take(SHOWN) {
+            let path = backup.path.display();
+            let _ = writeln!(text, "    {}  {path}  a backup of its header", backup.uuid);
+        }
+        if let Some(more) = version.backups.len().checked_sub(SHOWN + 1) {
+            let _ = writeln!(text, "    … and {} more backups (--json has all)", more + 1);
+        }
     }
     if !ledger.unknown.is_empty() {
         let _ = writeln!(text, "  nobody knows what these need:");

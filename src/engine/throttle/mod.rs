@@ -28,6 +28,8 @@ pub use bucket::Turn;
 pub use gate::Gate;
 pub use limits::{Burst, Cost, Lane, Limits, Rate, Rates};
 
+use super::wakers::Wakers;
+
 /// A moment, in nanoseconds since the throttle was made: the same for all
 /// queues of a disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,7 +43,7 @@ pub struct Throttle {
     generation: AtomicU64,
     buckets: Mutex<Buckets>,
     /// What wakes the threads of the queues that run.
-    threads: Mutex<Vec<Arc<OwnedFd>>>,
+    wakers: Arc<Wakers>,
     epoch: Instant,
 }
 
@@ -56,7 +58,7 @@ impl Throttle {
             on: AtomicBool::new(!limits.is_none()),
             generation: AtomicU64::new(0),
             buckets: Mutex::new(Buckets::new(limits)),
-            threads: Mutex::default(),
+            wakers: Arc::default(),
             epoch: Instant::now(),
         }
     }
@@ -79,10 +81,12 @@ impl Throttle {
         self.on.store(!limits.is_none(), Ordering::SeqCst);
         self.generation.fetch_add(1, Ordering::SeqCst);
         drop(buckets);
-        for thread in lock(&self.threads).iter() {
-            // An eventfd that is full wakes as well.
-            let _ = rustix::io::write(&**thread, &1u64.to_ne_bytes());
-        }
+        self.wakers.wake_all();
+    }
+
+    /// What it wakes when the limits change.
+    pub fn wakers(&self) -> &Arc<Wakers> {
+        &self.wakers
     }
 
     /// How often the limits were changed. Turns that were given before count no
@@ -100,28 +104,6 @@ impl Throttle {
     /// Charges what goes at once, whatever the limits say.
     fn charge(&self, lane: Lane, cost: Cost) {
         lock(&self.buckets).charge(lane, cost);
-    }
-
-    /// Has a thread woken whenever the limits change, by this eventfd, for as
-    /// long as what is returned lives.
-    pub fn watch(self: &Arc<Self>, wake: Arc<OwnedFd>) -> Watch {
-        lock(&self.threads).push(wake.clone());
-        Watch {
-            throttle: self.clone(),
-            wake,
-        }
-    }
-}
-
-/// A thread is told when the limits change.
-pub struct Watch {
-    throttle: Arc<Throttle>,
-    wake: Arc<OwnedFd>,
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        lock(&self.throttle.threads).retain(|wake| !Arc::ptr_eq(wake, &self.wake));
     }
 }
 

@@ -120,6 +120,11 @@ impl Cache {
         });
     }
 
+    /// Forgets the key of that id.
+    pub fn forget(&self, id: &Id) {
+        self.slots().remove(id);
+    }
+
     /// Forgets all keys.
     pub fn clear(&self) {
         self.slots().clear();

@@ -9,6 +9,7 @@
 mod caller;
 mod disks;
 mod extract;
+mod freeze;
 mod host;
 mod key_sets;
 mod problem;
@@ -200,6 +201,8 @@ impl Api {
             .routes(only(routes!(disks::change), Operation::Limit))
             .routes(only(routes!(disks::detach), Operation::Detach))
             .routes(only(routes!(verify::verify), Operation::Verify))
+            .routes(only(routes!(freeze::freeze), Operation::Freeze))
+            .routes(only(routes!(freeze::thaw), Operation::Thaw))
             .routes(only(routes!(key_sets::list), Operation::Look))
             .routes(only(routes!(key_sets::create), Operation::KeySetCreate))
             .routes(only(routes!(key_sets::show), Operation::Look))

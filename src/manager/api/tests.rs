@@ -74,6 +74,14 @@ impl World {
         self.seen.lock().unwrap().push(context.correlation);
     }
 
+    fn set_state(&self, name: &str, state: DiskState) -> Result<DiskInfo, Failure> {
+        let mut disks = self.disks.lock().unwrap();
+        let disk = disks.iter_mut().find(|disk| disk.name == name);
+        let disk = disk.ok_or_else(|| missing(name))?;
+        disk.state = state;
+        Ok(disk.clone())
+    }
+
     fn bump(&self) {
         self.revision.send_modify(|revision| *revision += 1);
     }
@@ -128,6 +136,8 @@ impl Disks for World {
             takes_notices: false,
             limits: attach.options.limits,
             ephemeral: attach.ephemeral.is_some(),
+            denial: None,
+            frozen: None,
         };
         self.disks.lock().unwrap().push(disk.clone());
         self.bump();
@@ -206,6 +216,21 @@ impl Disks for World {
         // There is room for so much.
         disk.size = wanted.size.or(Some(4 << 20));
         Ok(disk.clone())
+    }
+
+    async fn freeze(
+        &self,
+        context: &Context,
+        name: &str,
+        _: Duration,
+    ) -> Result<DiskInfo, Failure> {
+        self.note(context);
+        self.set_state(name, DiskState::Frozen)
+    }
+
+    async fn thaw(&self, context: &Context, name: &str) -> Result<DiskInfo, Failure> {
+        self.note(context);
+        self.set_state(name, DiskState::Running)
     }
 
     fn list(&self) -> Vec<DiskInfo> {
@@ -374,6 +399,8 @@ impl Audit for World {
             }
             Act::Erasing { .. } | Act::Erase { .. } => (Operation::VolumeErase, &String::new()),
             Act::Resize { disk, .. } => (Operation::Limit, disk),
+            Act::Freeze { disk, .. } => (Operation::Freeze, disk),
+            Act::Thaw { disk, .. } => (Operation::Thaw, disk),
             Act::KeySetCreate { key_set, .. } => (Operation::KeySetCreate, key_set),
             Act::KeySetEdit { key_set, .. } => (Operation::KeySetEdit, key_set),
             Act::KeySetRemove { key_set } => (Operation::KeySetRemove, key_set),

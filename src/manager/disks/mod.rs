@@ -20,18 +20,21 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
 
+use super::access::Access;
 use super::directory::OwnDirectory;
 use super::held::KeyFacts;
 use super::model::{Attach, Detach, DiskInfo, NewSize};
+use super::recorder::Recorder;
 use super::state::{Record, State};
 use super::supervise::{Opened, Outset, Supervisor};
+use crate::audit::Event;
 use crate::config::{Limits, Options};
 use crate::error::{Failure, Kind, io_kind};
 use crate::keys::{Context, KeySets};
@@ -48,6 +51,10 @@ pub(in crate::manager) struct Shared {
     pub registry: Registry,
     pub state: State,
     pub keys: Arc<KeySets>,
+    /// Whether their keys may be used.
+    pub access: Access,
+    /// Who keeps a record of what becomes of disks by itself.
+    pub recorder: OnceLock<Arc<Recorder>>,
     /// The defaults for disks that are attached from now on.
     pub serve: RwLock<Options>,
     /// How many may be attached at once.
@@ -63,6 +70,15 @@ impl Shared {
     pub fn serve(&self) -> Options {
         let serve = self.serve.read().unwrap_or_else(PoisonError::into_inner);
         serve.clone()
+    }
+
+    /// Records what the manager does of itself.
+    pub fn record(&self, event: Event<'_>) {
+        if let Some(recorder) = self.recorder.get()
+            && let Err(failure) = recorder.of_manager(event)
+        {
+            tracing::error!("it cannot be recorded: {failure}");
+        }
     }
 }
 
@@ -116,6 +132,8 @@ impl Disks {
             registry: Registry::default(),
             state,
             keys,
+            access: Access::default(),
+            recorder: OnceLock::new(),
             serve: RwLock::new(settings.serve.clone()),
             permits: Arc::new(Semaphore::new(settings.concurrency.max(1))),
             workers,
@@ -294,6 +312,56 @@ impl Disks {
         let (reply, outcome) = oneshot::channel();
         entry.send(Command::Resize { wanted, reply }).await?;
         outcome.await.unwrap_or_else(|_| Err(ended()))
+    }
+
+    /// Completes what is in flight of a disk, makes it durable, and lets all
+    /// other requests wait, until it is thawed or for so long.
+    ///
+    /// # Errors
+    /// When there is no such disk, it is not served or is frozen already, or
+    /// the time is over before. It goes on then.
+    pub async fn freeze(
+        &self,
+        context: &Context,
+        name: &str,
+        timeout: Duration,
+    ) -> Result<DiskInfo, Failure> {
+        let entry = self.entry(name)?;
+        tracing::info!(disk = name, uid = context.actor.uid, ?timeout, "freezing");
+        let (reply, outcome) = oneshot::channel();
+        entry.send(Command::Freeze { timeout, reply }).await?;
+        outcome.await.unwrap_or_else(|_| Err(ended()))
+    }
+
+    /// Lets a frozen disk go on.
+    ///
+    /// # Errors
+    /// When there is no such disk, or it is not frozen any more.
+    pub async fn thaw(&self, context: &Context, name: &str) -> Result<DiskInfo, Failure> {
+        let entry = self.entry(name)?;
+        tracing::info!(disk = name, uid = context.actor.uid, "thawing");
+        let (reply, outcome) = oneshot::channel();
+        entry.send(Command::Thaw { reply }).await?;
+        outcome.await.unwrap_or_else(|_| Err(ended()))
+    }
+
+    /// Has a record kept of what becomes of disks by itself.
+    pub(in crate::manager) fn record_to(&self, recorder: Arc<Recorder>) {
+        // There is one, from the start on.
+        let _ = self.shared.recorder.set(recorder);
+    }
+
+    pub(in crate::manager) fn record(&self, event: Event<'_>) {
+        self.shared.record(event);
+    }
+
+    /// What is known of the keys that disks need.
+    pub(in crate::manager) fn access(&self) -> &Access {
+        &self.shared.access
+    }
+
+    pub(in crate::manager) fn entries(&self) -> Vec<Arc<Entry>> {
+        self.shared.registry.entries()
     }
 
     fn entry(&self, name: &str) -> Result<Arc<Entry>, Failure> {

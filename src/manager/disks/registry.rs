@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::config::{Discard, Limits};
 use crate::error::{Failure, Kind};
 use crate::manager::held::{Held, KeyFacts};
-use crate::manager::model::{Attach, Detach, DiskInfo, DiskState, NewSize, Problem};
+use crate::manager::model::{Attach, Detach, DiskInfo, DiskState, FrozenInfo, NewSize, Problem};
 use crate::manager::state::{Record, Scratch};
 use crate::manager::supervise::{Limited, Loan, Resized};
 use crate::plane::Spec;
@@ -51,6 +52,34 @@ pub enum Command {
         /// Gets the disk as it is then.
         reply: Resized,
     },
+    /// Let its requests wait, with everything written and durable.
+    Freeze {
+        /// At most for so long.
+        timeout: Duration,
+        /// Gets the disk as soon as that is so.
+        reply: Limited,
+    },
+    /// Let it go on.
+    Thaw {
+        /// Gets the disk as it is then.
+        reply: Limited,
+    },
+}
+
+impl Command {
+    /// Tells who asked that it is not done.
+    pub fn refuse(self, failure: Failure) {
+        // Who asked may not be waiting any more.
+        match self {
+            Command::Detach { reply, .. } => drop(reply.send(Err(failure))),
+            Command::Limit { reply, .. }
+            | Command::Resize { reply, .. }
+            | Command::Freeze { reply, .. }
+            | Command::Thaw { reply } => drop(reply.send(Err(failure))),
+            Command::Lend { reply } => drop(reply.send(Err(failure))),
+            Command::Rewrapped { .. } => {}
+        }
+    }
 }
 
 /// Which file or device it is, whatever its path: see `stat(2)`.
@@ -79,8 +108,13 @@ pub struct Entry {
     changes: watch::Sender<u64>,
     held: Mutex<Option<Arc<Held>>>,
     key: Mutex<Option<KeyFacts>>,
-    /// Who rewrites the header has this.
-    pub header: tokio::sync::Mutex<()>,
+    believed: Mutex<Option<Instant>>,
+    /// Is told when another key is needed than before.
+    pub key_changed: Notify,
+    /// Who reads the header has a part of this, and who lets go of the volume all.
+    pub reading: Arc<tokio::sync::RwLock<()>>,
+    /// Who rewrites the header has this, and who wants nobody to.
+    pub header: Arc<tokio::sync::Mutex<()>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -158,10 +192,26 @@ impl Entry {
                 info.break_glass = key.break_glass.clone();
             }
         });
-        *lock(&self.key) = Some(key.clone());
+        let mut known = lock(&self.key);
+        let key = key.clone().after(known.as_ref());
+        if known.as_ref() != Some(&key) {
+            *known = Some(key);
+            drop(known);
+            self.key_changed.notify_one();
+        }
     }
 
-    /// What its volume says about its key, as far as that was read.
+    /// Its key was unwrapped just now, or it was found being served.
+    pub fn set_believed(&self) {
+        *lock(&self.believed) = Some(Instant::now());
+    }
+
+    /// When that was: for a while nobody need be asked.
+    pub fn believed(&self) -> Option<Instant> {
+        *lock(&self.believed)
+    }
+
+    /// What its volume says about its key.
     pub fn key(&self) -> Option<KeyFacts> {
         lock(&self.key).clone()
     }
@@ -169,6 +219,11 @@ impl Entry {
     /// Its volume is not held any more, as far as this is concerned.
     pub fn forget_volume(&self) {
         *lock(&self.held) = None;
+    }
+
+    /// Whether its volume is open.
+    pub fn is_held(&self) -> bool {
+        lock(&self.held).is_some()
     }
 
     /// Its volume, if that is open.
@@ -182,6 +237,10 @@ impl Entry {
             info.front_end = status.front_end;
             info.size_read = status.size_read.filter(|_| status.front_end);
             info.takes_notices = status.front_end && status.takes_notices;
+            if info.state.is_served() {
+                info.state = status.state();
+            }
+            info.frozen = status.frozen.map(FrozenInfo::from);
             if status.sync_failed {
                 info.last_error = Some(Problem {
                     message: "an fdatasync failed: what was written may be lost, and flushes fail \
@@ -256,7 +315,10 @@ impl Registry {
             changes: self.changes.clone(),
             held: Mutex::new(None),
             key: Mutex::default(),
-            header: tokio::sync::Mutex::new(()),
+            believed: Mutex::default(),
+            key_changed: Notify::new(),
+            reading: Arc::default(),
+            header: Arc::default(),
         });
         disks.insert(record.name.clone(), entry.clone());
         drop(disks);
@@ -399,6 +461,8 @@ fn info_of(record: &Record) -> DiskInfo {
         takes_notices: false,
         limits: record.options.limits.clone(),
         ephemeral: record.ephemeral.is_some(),
+        denial: None,
+        frozen: None,
     }
 }
 

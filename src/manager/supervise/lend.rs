@@ -32,12 +32,7 @@ impl Supervisor {
                 let _ = reply.send(self.lend(worker).await);
             }
             Command::Rewrapped { key } => self.learn(worker, *key).await,
-            Command::Detach { reply, .. } => {
-                let _ = reply.send(Err(leaving()));
-            }
-            Command::Limit { reply, .. } | Command::Resize { reply, .. } => {
-                let _ = reply.send(Err(leaving()));
-            }
+            other => other.refuse(super::freeze::not_served()),
         }
     }
 
@@ -59,11 +54,7 @@ impl Supervisor {
 
     /// Takes note of other wraps, also for the managers that come later.
     async fn learn(&mut self, worker: Option<&mut Worker>, key: KeyFacts) {
-        let opened_by = self.key.take().and_then(|before| before.break_glass);
-        let key = KeyFacts {
-            break_glass: key.break_glass.or(opened_by),
-            ..key
-        };
+        let key = key.after(self.key.as_ref());
         self.entry.set_key(&key);
         self.key = Some(key.clone());
         let Some(worker) = worker else { return };
@@ -103,12 +94,4 @@ async fn ask(worker: &mut Worker) -> Option<Dek> {
             None
         }
     }
-}
-
-pub(super) fn leaving() -> Failure {
-    Failure::new(
-        Kind::Busy,
-        "the disk is being detached",
-        Some("try again when it is, or is attached again".into()),
-    )
 }

@@ -7,7 +7,9 @@
 //! it is there.
 #![forbid(unsafe_code)]
 
+mod denied;
 mod ephemeral;
+mod freeze;
 mod lend;
 mod limit;
 mod obtain;
@@ -32,6 +34,7 @@ use super::held::{FrontEnds, Held, KeyFacts};
 use super::model::{DiskInfo, DiskState, Problem};
 use super::state::Record;
 use super::worker_process::{Process, Worker};
+use crate::engine::hold::Mode;
 use crate::engine::throttle::Limits;
 use crate::error::{Failure, Kind};
 use crate::keys::{Actor, Context};
@@ -75,7 +78,7 @@ pub struct Opened {
 /// What is opened to be served.
 pub enum Data {
     /// A volume.
-    Volume(Volume),
+    Volume(Box<Volume>),
     /// Space in a directory or on a block device.
     Scratch(File),
 }
@@ -88,6 +91,8 @@ enum Retry {
     Later,
     /// The worker did not start.
     Restart,
+    /// The service of its key has to let it be used.
+    Denied,
 }
 
 /// An attempt that failed.
@@ -150,6 +155,11 @@ pub struct Supervisor {
     opening: Option<Opening>,
     /// The worker of an ephemeral disk is gone, and with it all that was there.
     contents_lost: bool,
+    /// How its worker treats requests, for the sake of its key.
+    mode: Mode,
+    /// Its key was denied, and wiped.
+    withdrawn: bool,
+    freezing: Option<freeze::Freezing>,
 }
 
 impl Supervisor {
@@ -182,6 +192,9 @@ impl Supervisor {
             served_before: false,
             opening: None,
             contents_lost: false,
+            mode: Mode::Run,
+            withdrawn: false,
+            freezing: None,
         }
     }
 
@@ -251,17 +264,18 @@ impl Supervisor {
             self.dek = None;
         }
         let pid = worker.process.pid;
-        let state = match worker.status.stopping {
-            // Told so by a manager that did not live to see it.
-            true => DiskState::Restarting,
-            false => DiskState::Running,
-        };
+        self.mode = worker.status.mode;
+        self.heed_freeze(&worker.status);
+        if std::mem::take(&mut self.withdrawn) {
+            self.note_released();
+        }
         self.entry.set_status(worker.status);
         self.entry.update(|info| {
-            info.state = state;
+            info.state = worker.status.state();
             info.pid = Some(pid);
         });
         self.show_loss();
+        self.show_verdict();
         tracing::info!(pid, "the disk is served");
         self.tell_begun();
         Fate::Served(Box::new(worker))
@@ -331,6 +345,7 @@ impl Supervisor {
         let state = match (&retry, self.served_before) {
             (Retry::Soon(_), _) => DiskState::Waiting,
             (Retry::Later, _) => DiskState::Failed,
+            (Retry::Denied, _) => DiskState::Denied,
             (Retry::Restart, true) => DiskState::Restarting,
             (Retry::Restart, false) => DiskState::Attaching,
         };
@@ -339,7 +354,7 @@ impl Supervisor {
                 let pause = settings.retry.pause(self.failures);
                 pause.max(least.unwrap_or_default())
             }
-            Retry::Later => {
+            Retry::Later | Retry::Denied => {
                 let (first, most) = (settings.poll, settings.poll);
                 Pace { first, most }.pause(0)
             }
@@ -356,6 +371,8 @@ impl Supervisor {
     async fn pause(&mut self, pause: Duration, commands: &mut Receiver<Command>) -> Fate {
         let end = tokio::time::sleep(pause);
         tokio::pin!(end);
+        let mut verdicts = self.shared.access.subscribe();
+        let denied = self.entry.info().state == DiskState::Denied;
         loop {
             tokio::select! {
                 Some(command) = commands.recv() => match command {
@@ -364,7 +381,18 @@ impl Supervisor {
                     Command::Resize { wanted, reply } => self.resize(None, wanted, reply).await,
                     command => self.lend_or_learn(None, command).await,
                 },
-                () = &mut end => return Fate::Again(Duration::ZERO),
+                // A disk that waits for its key comes as soon as it can, and is
+                // not tried before: the poll asks for all.
+                Ok(()) = verdicts.changed(), if denied => {
+                    self.show_verdict();
+                    if self.is_granted() {
+                        return Fate::Again(Duration::ZERO);
+                    }
+                }
+                () = &mut end => match denied && self.is_denied() {
+                    true => end.as_mut().reset(tokio::time::Instant::now() + pause),
+                    false => return Fate::Again(Duration::ZERO),
+                },
             }
         }
     }

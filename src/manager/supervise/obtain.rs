@@ -9,6 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::{Data, Opened, Retry, Supervisor, Trouble};
 use crate::config;
+use crate::engine::hold::Mode;
 use crate::error::{Failure, Kind};
 use crate::keys::{self, Context};
 use crate::kms::Class;
@@ -36,7 +37,7 @@ impl Opened {
         Opened {
             spec: prepare::spec(disk, serve, &volume),
             socket: SocketParams::of(disk, serve),
-            data: Data::Volume(volume),
+            data: Data::Volume(Box::new(volume)),
         }
     }
 }
@@ -78,6 +79,10 @@ impl Supervisor {
         let held = Arc::new(found.held);
         self.entry.set_volume(held.clone(), &found.key);
         self.limits = held.spec.limits.clone();
+        self.mode = found.worker.status.mode;
+        if self.mode == Mode::Run {
+            self.entry.set_believed();
+        }
         self.held = Some(held);
         self.key = Some(found.key);
         self.front_ends = Some(Arc::new(found.front_ends));
@@ -95,7 +100,7 @@ impl Supervisor {
         let (held, key, fresh) = match data {
             Data::Volume(volume) => {
                 let held = Held::of(&volume, spec);
-                (held, KeyFacts::of(&volume), Some(volume))
+                (held, KeyFacts::of(&volume), Some(*volume))
             }
             Data::Scratch(file) => {
                 let held = Held::scratch(file, self.record.volume.clone(), spec);
@@ -197,6 +202,7 @@ impl Supervisor {
         });
         let (dek, key) = proven.await.map_err(later)?.map_err(later)?;
         self.entry.set_key(&key);
+        self.entry.set_believed();
         self.key = Some(key);
         self.dek = Some(Arc::new(dek));
         self.shared.settings.step(Step::Unwrapped);
@@ -207,9 +213,12 @@ impl Supervisor {
     pub(super) async fn launch(&mut self, permit: OwnedSemaphorePermit) -> Result<Worker, Trouble> {
         self.put_on_record().await.map_err(later)?;
         self.bind().await?;
-        let parts = (&self.held, &self.key, &self.front_ends);
-        let (Some(held), Some(key), Some(front_ends)) = parts else {
-            let what = "a worker was to be started without a volume";
+        let (mode, frozen_ms) = (self.mode_at_start(), self.frozen_at_start());
+        // The worker of an ephemeral disk makes its key.
+        let has_key = self.dek.is_some() || self.record.ephemeral.is_some();
+        let parts = (&self.held, &self.key, &self.front_ends, has_key);
+        let (Some(held), Some(key), Some(front_ends), true) = parts else {
+            let what = "a worker was to be started without a volume or its key";
             return Err(later(Failure::new(Kind::Internal, what, None)));
         };
         let plan = Plan {
@@ -217,6 +226,8 @@ impl Supervisor {
             held: held.clone(),
             key: key.clone(),
             limits: self.limits.clone(),
+            mode,
+            frozen_ms,
             front_ends: front_ends.clone(),
             dek: self.dek.clone(),
             contents: self.contents(),
@@ -282,6 +293,7 @@ fn when(error: &prepare::Error) -> Retry {
         prepare::Error::Key { source, .. } => match source.class() {
             Some(Class::Unreachable | Class::Sealed) => Retry::Soon(None),
             Some(Class::Throttled { retry_after }) => Retry::Soon(retry_after),
+            Some(Class::Denied(_)) => Retry::Denied,
             _ => Retry::Later,
         },
         // By a worker that is just ending, perhaps.

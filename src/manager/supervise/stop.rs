@@ -16,7 +16,7 @@ use crate::worker::parcel::Parcel;
 use crate::worker::protocol::{Answer, Fault, Message, Request};
 
 /// Who is told that a disk was detached.
-type Replies = Vec<oneshot::Sender<Result<(), Failure>>>;
+pub(super) type Replies = Vec<oneshot::Sender<Result<(), Failure>>>;
 
 /// How soon a worker that could not be taken away is looked for again.
 const SHORTLY: Duration = Duration::from_secs(1);
@@ -74,13 +74,25 @@ impl Supervisor {
     /// Stops the worker, and then takes the disk away.
     pub(super) async fn stop(
         &mut self,
-        mut worker: Worker,
+        worker: Worker,
         how: Detach,
         reply: oneshot::Sender<Result<(), Failure>>,
         commands: &mut Receiver<Command>,
     ) -> Fate {
+        let (replies, outcome) = self.end(worker, how, vec![reply], commands).await;
+        self.release(replies, outcome).await
+    }
+
+    /// Stops the worker, and tells how it ended, and who else wants the disk
+    /// away by now.
+    pub(super) async fn end(
+        &mut self,
+        mut worker: Worker,
+        how: Detach,
+        mut replies: Replies,
+        commands: &mut Receiver<Command>,
+    ) -> (Replies, Result<(), Failure>) {
         self.entry.set_state(DiskState::Stopping);
-        let mut replies = vec![reply];
         // Should it not be heard, the process has ended, or will be ended.
         let sent = worker.link.send(Request::Stop, Parcel::default()).await;
         self.shared.settings.step(Step::Stopping);
@@ -114,17 +126,10 @@ impl Supervisor {
                             end.as_mut().reset(tokio::time::Instant::now() + stop_timeout);
                         }
                     }
-                    Command::Limit { reply, .. } | Command::Resize { reply, .. } => {
-                        let _ = reply.send(Err(Failure::new(
-                            Kind::Busy,
-                            "the disk is being detached",
-                            None,
-                        )));
+                    other => {
+                        let busy = "the disk is being detached";
+                        other.refuse(Failure::new(Kind::Busy, busy, None));
                     }
-                    Command::Lend { reply } => {
-                        let _ = reply.send(Err(super::lend::leaving()));
-                    }
-                    Command::Rewrapped { .. } => {}
                 },
             }
         };
@@ -132,6 +137,8 @@ impl Supervisor {
             farewell = farewell.or(last_words(message));
         }
         self.shared.settings.step(Step::Stopped);
+        self.give_up_freezing();
+        self.freezing = None;
         let outcome = match farewell {
             Some(None) => Ok(()),
             Some(Some(fault)) => Err(fault.into()),
@@ -145,12 +152,12 @@ impl Supervisor {
                 Some("its last words are in the log of the manager".into()),
             )),
         };
-        self.release(replies, outcome).await
+        (replies, outcome)
     }
 
     /// Removes what is left, the record last, and tells who asked for that.
     /// The disk is gone even if it did not end well.
-    async fn release(&mut self, replies: Replies, outcome: Result<(), Failure>) -> Fate {
+    pub(super) async fn release(&mut self, replies: Replies, outcome: Result<(), Failure>) -> Fate {
         match self.remove().await {
             Ok(()) => {
                 self.shared.registry.remove(&self.record.name, &self.entry);
@@ -178,13 +185,16 @@ impl Supervisor {
     }
 
     async fn remove(&mut self) -> Result<(), Failure> {
+        self.freezing = None;
         // Nobody is rewriting the header any more when the lock goes.
         self.give_back_space().await;
         let header = self.entry.header.lock().await;
+        let reading = self.entry.reading.write().await;
         self.entry.forget_volume();
         self.fresh = None;
         self.held = None;
         self.dek = None;
+        drop(reading);
         drop(header);
         let front_ends = self.front_ends.take();
         let control = control_path(&self.shared.workers, &self.record);

@@ -34,8 +34,12 @@ impl Supervisor {
         let patience = tokio::time::sleep(Duration::MAX);
         tokio::pin!(broken, patience);
         let mut linked = true;
+        let mut verdicts = self.shared.access.subscribe();
+        // What was said before is heard, too.
+        verdicts.mark_changed();
+        let entry = self.entry.clone();
         // Who wants the disk away once its front end has gone.
-        let mut asked: Option<oneshot::Sender<_>> = None;
+        let mut asked: Asked = None;
         loop {
             let used = self.entry.info().front_end;
             if let Some(reply) = asked.take_if(|_| !used) {
@@ -51,10 +55,18 @@ impl Supervisor {
                         broken.as_mut().reset(tokio::time::Instant::now() + DYING);
                     }
                 },
+                Ok(()) = verdicts.changed(), if linked => {
+                    if self.heed(&mut worker).await {
+                        refuse(asked, &self.record.name);
+                        return self.withdraw(worker, commands).await;
+                    }
+                }
+                () = entry.key_changed.notified(), if linked => verdicts.mark_changed(),
                 how = worker.process.ended() => {
                     while let Ok(Some(message)) = worker.link.next().await {
                         self.hear(message, &mut fault);
                     }
+                    self.give_up_freezing();
                     let fate = self.died(&how, fault, since.elapsed());
                     return match asked {
                         Some(reply) => {
@@ -66,9 +78,8 @@ impl Supervisor {
                 }
                 () = &mut broken => {
                     tracing::warn!("the connection to the worker is broken: connecting anew");
-                    if let Some(reply) = asked {
-                        let _ = reply.send(Err(in_use(&self.record.name)));
-                    }
+                    refuse(asked, &self.record.name);
+                    self.give_up_freezing();
                     self.maybe_alive = true;
                     self.lost = Some(worker.process);
                     return Fate::Again(Duration::ZERO);
@@ -78,6 +89,14 @@ impl Supervisor {
                         Command::Detach { how, reply } => (how, reply),
                         Command::Limit { limits, reply } => {
                             self.limit(Some(&mut worker), *limits, reply).await;
+                            continue;
+                        }
+                        Command::Freeze { timeout, reply } => {
+                            self.freeze(&mut worker, timeout, reply).await;
+                            continue;
+                        }
+                        Command::Thaw { reply } => {
+                            self.thaw(&mut worker, reply).await;
                             continue;
                         }
                         Command::Resize { wanted, reply } => {
@@ -109,10 +128,14 @@ impl Supervisor {
 
     fn hear(&mut self, message: Message, fault: &mut Option<Fault>) {
         match message {
-            Message::Changed { status } => self.entry.set_status(status),
+            Message::Changed { status } => {
+                self.heed_freeze(&status);
+                self.entry.set_status(status);
+            }
+            Message::Answer { id, answer } => self.frozen(id, answer),
             Message::Ended { fault: why } => *fault = why,
             // Nothing was asked, and nothing else is known.
-            Message::Hello(_) | Message::Answer { .. } | Message::Unknown => {}
+            Message::Hello(_) | Message::Unknown => {}
         }
     }
 
@@ -142,6 +165,15 @@ impl Supervisor {
             info.restarts += 1;
         });
         Fate::Again(pause)
+    }
+}
+
+type Asked = Option<oneshot::Sender<Result<(), Failure>>>;
+
+fn refuse(asked: Asked, name: &str) {
+    if let Some(reply) = asked {
+        // Who asked may not be waiting any more.
+        let _ = reply.send(Err(in_use(name)));
     }
 }
 

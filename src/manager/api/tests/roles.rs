@@ -26,6 +26,13 @@ fn routes() -> Vec<(&'static str, &'static str, Option<Value>, Operation)> {
             Some(serde_json::json!({"disk": "d"})),
             Operation::Verify,
         ),
+        (
+            "POST",
+            "/v1/disks/d/freeze",
+            Some(serde_json::json!({"timeout_seconds": 5})),
+            Operation::Freeze,
+        ),
+        ("POST", "/v1/disks/d/thaw", None, Operation::Thaw),
         ("GET", "/v1/key-sets", None, Operation::Look),
         ("POST", "/v1/key-sets", Some(set), Operation::KeySetCreate),
         ("GET", "/v1/key-sets/k", None, Operation::Look),
@@ -117,10 +124,10 @@ async fn each_role_may_do_what_it_is_for_and_nothing_else() {
         let refused = records.iter().filter(|record| record.outcome == "refused");
         assert_eq!(refused.count(), refusals);
         let expected = match role {
-            None => 27,
-            Some(Role::Reader) => 16,
+            None => 29,
+            Some(Role::Reader) => 18,
             Some(Role::Operator) => 12,
-            Some(Role::KeyAdmin) => 3,
+            Some(Role::KeyAdmin) => 5,
         };
         assert_eq!(refusals, expected, "{role:?}");
         // What was refused has not happened.

@@ -1,0 +1,317 @@
+//! Whether the requests of a disk are carried out, wait, or fail: for as long
+//! as its key is denied, and for as long as it is frozen for a snapshot.
+//!
+//! The two are reasons of their own, and the limits of the disk ([`throttle`])
+//! are a third: a request is carried out when none of them is against it. What
+//! a queue had taken from its ring before is completed first, also what only
+//! waited for its turn; from then on nothing more is taken. So what waits, waits
+//! in the guest's own ring, where nothing can lose it: not the end of a session
+//! or of this process, and stopping a queue waits for nothing. A queue that
+//! holds sleeps until it is woken.
+//!
+//! Where nothing is held, all this is one look at a byte.
+//!
+//! [`throttle`]: super::throttle
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use super::wakers::Wakers;
+
+/// What is done with requests because of the key of the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// They are carried out.
+    #[default]
+    Run,
+    /// They wait.
+    Pause,
+    /// They fail at once.
+    Fail,
+}
+
+/// What a queue does with the next request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate {
+    /// It takes it, and carries it out.
+    Open,
+    /// It takes none.
+    Shut,
+    /// It takes it, and answers that it failed.
+    Failing,
+}
+
+const OPEN: u8 = 0;
+const SHUT: u8 = 1;
+const FAILING: u8 = 2;
+
+/// What the queues of a disk share to hold its requests.
+#[derive(Debug)]
+pub struct Hold {
+    gate: AtomicU8,
+    /// Counts the freezes.
+    era: AtomicU64,
+    state: Mutex<State>,
+    /// A queue has become quiet or has ended, or the disk was thawed.
+    changed: Condvar,
+    wakers: Arc<Wakers>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    mode: Mode,
+    frozen: bool,
+    era: u64,
+    /// The queues that run, and whether each is quiet in this freeze.
+    queues: Vec<(u64, bool)>,
+    next: u64,
+}
+
+impl State {
+    fn gate(&self) -> u8 {
+        match (self.mode, self.frozen) {
+            // What fails touches nothing, frozen or not.
+            (Mode::Fail, _) => FAILING,
+            (Mode::Pause, _) | (_, true) => SHUT,
+            (Mode::Run, false) => OPEN,
+        }
+    }
+}
+
+impl Hold {
+    /// Nothing is held yet. The threads that `wakers` knows are woken when that
+    /// changes.
+    pub fn new(wakers: Arc<Wakers>) -> Self {
+        Hold {
+            gate: AtomicU8::new(OPEN),
+            era: AtomicU64::new(0),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            wakers,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the queues know what has become of `state`.
+    fn tell(&self, state: MutexGuard<'_, State>) {
+        self.era.store(state.era, Ordering::SeqCst);
+        self.gate.store(state.gate(), Ordering::SeqCst);
+        drop(state);
+        self.changed.notify_all();
+        self.wakers.wake_all();
+    }
+
+    /// What is done with the next request.
+    #[inline]
+    pub fn gate(&self) -> Gate {
+        match self.gate.load(Ordering::Acquire) {
+            OPEN => Gate::Open,
+            FAILING => Gate::Failing,
+            _ => Gate::Shut,
+        }
+    }
+
+    /// What is done because of the key.
+    pub fn mode(&self) -> Mode {
+        self.state().mode
+    }
+
+    /// Does something else because of the key, from now on.
+    pub fn set(&self, mode: Mode) {
+        let mut state = self.state();
+        state.mode = mode;
+        self.tell(state);
+    }
+
+    /// Takes no more requests until it is thawed. The number of this freeze;
+    /// nothing when the disk is frozen already.
+    pub fn freeze(&self) -> Option<u64> {
+        let mut state = self.state();
+        if state.frozen {
+            return None;
+        }
+        state.frozen = true;
+        state.era += 1;
+        for (_, quiet) in &mut state.queues {
+            *quiet = false;
+        }
+        let era = state.era;
+        self.tell(state);
+        Some(era)
+    }
+
+    /// Goes on. False when the disk is not frozen.
+    pub fn thaw(&self) -> bool {
+        let mut state = self.state();
+        let frozen = std::mem::take(&mut state.frozen);
+        self.tell(state);
+        frozen
+    }
+
+    /// Waits until no queue has a request in flight. False when the freeze of
+    /// this number ended before that.
+    pub fn wait_until_quiet(&self, era: u64) -> bool {
+        let lasts = |state: &State| state.frozen && state.era == era;
+        let state = self
+            .changed
+            .wait_while(self.state(), |state| {
+                lasts(state) && state.queues.iter().any(|(_, quiet)| !quiet)
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        lasts(&state)
+    }
+
+    /// Whether the freeze of this number has not ended.
+    pub fn is_frozen(&self, era: u64) -> bool {
+        let state = self.state();
+        state.frozen && state.era == era
+    }
+
+    /// A queue begins to run. It is waited for as long as what is returned lives.
+    pub fn join(self: &Arc<Self>) -> Member {
+        let mut state = self.state();
+        let number = state.next;
+        state.next += 1;
+        state.queues.push((number, false));
+        Member {
+            hold: self.clone(),
+            number,
+            told: None,
+        }
+    }
+}
+
+/// A queue that runs.
+#[derive(Debug)]
+pub struct Member {
+    hold: Arc<Hold>,
+    number: u64,
+    /// The freeze in which it was quiet already.
+    told: Option<u64>,
+}
+
+impl Member {
+    /// The queue has nothing in flight, and has seen that it is not to begin
+    /// anything.
+    pub fn quiet(&mut self) {
+        if self.told == Some(self.hold.era.load(Ordering::Acquire)) {
+            return;
+        }
+        let mut state = self.hold.state();
+        let number = self.number;
+        for (_, quiet) in state.queues.iter_mut().filter(|(it, _)| *it == number) {
+            *quiet = true;
+        }
+        self.told = Some(state.era);
+        drop(state);
+        self.hold.changed.notify_all();
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let number = self.number;
+        self.hold.state().queues.retain(|(it, _)| *it != number);
+        self.hold.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    fn hold() -> Arc<Hold> {
+        Arc::new(Hold::new(Arc::default()))
+    }
+
+    #[test]
+    fn reasons_are_independent() {
+        let hold = hold();
+        assert_eq!(hold.gate(), Gate::Open);
+        hold.set(Mode::Pause);
+        hold.freeze().unwrap();
+        assert_eq!(hold.freeze(), None, "it is frozen already");
+        assert!(hold.thaw());
+        assert_eq!(hold.gate(), Gate::Shut, "its key is still denied");
+        hold.freeze().unwrap();
+        hold.set(Mode::Run);
+        assert_eq!(hold.gate(), Gate::Shut, "it is still frozen");
+        hold.set(Mode::Fail);
+        assert_eq!(hold.gate(), Gate::Failing);
+        hold.set(Mode::Run);
+        assert!(hold.thaw());
+        assert!(!hold.thaw(), "it is not frozen any more");
+        assert_eq!(hold.gate(), Gate::Open);
+    }
+
+    #[test]
+    fn a_freeze_waits_for_all_queues_and_for_each_freeze_anew() {
+        let hold = hold();
+        let mut queues = [hold.join(), hold.join(), hold.join()];
+        for _ in 0..3 {
+            let era = hold.freeze().unwrap();
+            let waiter = {
+                let hold = hold.clone();
+                std::thread::spawn(move || hold.wait_until_quiet(era))
+            };
+            queues[0].quiet();
+            queues[0].quiet();
+            queues[1].quiet();
+            std::thread::yield_now();
+            assert!(!waiter.is_finished());
+            queues[2].quiet();
+            assert!(waiter.join().unwrap());
+            assert!(hold.is_frozen(era));
+            assert!(hold.thaw());
+            assert!(!hold.is_frozen(era));
+        }
+    }
+
+    #[test]
+    fn a_queue_that_ends_and_a_thaw_are_waited_for_no_longer() {
+        let hold = hold();
+        let queue = hold.join();
+        let era = hold.freeze().unwrap();
+        let wait = |era| {
+            let hold = hold.clone();
+            std::thread::spawn(move || hold.wait_until_quiet(era))
+        };
+        let waiter = wait(era);
+        drop(queue);
+        assert!(waiter.join().unwrap());
+        let _queue = hold.join();
+        assert!(hold.thaw());
+        let era = hold.freeze().unwrap();
+        let waiter = wait(era);
+        assert!(hold.thaw());
+        assert!(!waiter.join().unwrap());
+        assert!(!hold.wait_until_quiet(era), "that one has ended");
+    }
+
+    /// One that is paused and then frozen has been quiet all the time, and
+    /// says so once more.
+    #[test]
+    fn a_paused_queue_is_quiet_in_the_freeze_that_follows() {
+        let hold = hold();
+        let mut queue = hold.join();
+        hold.set(Mode::Pause);
+        queue.quiet();
+        let era = hold.freeze().unwrap();
+        let start = Instant::now();
+        let waiter = {
+            let hold = hold.clone();
+            std::thread::spawn(move || hold.wait_until_quiet(era))
+        };
+        queue.quiet();
+        assert!(waiter.join().unwrap());
+        assert!(start.elapsed() < Duration::from_secs(10));
+    }
+}
