@@ -6,6 +6,9 @@
 
 #[path = "daemon_kms/audit.rs"]
 mod audit;
+#[cfg(feature = "pkcs11")]
+#[path = "daemon_kms/expiry.rs"]
+mod expiry;
 #[path = "daemon_kms/key_store.rs"]
 mod key_store;
 #[path = "daemon_kms/kills.rs"]
@@ -37,4 +40,8 @@ mod openbao;
 #[path = "support/pykmip.rs"]
 #[allow(dead_code)]
 mod pykmip;
+#[cfg(feature = "pkcs11")]
+#[path = "support/softhsm.rs"]
+#[allow(dead_code)]
+mod softhsm;
 mod support;

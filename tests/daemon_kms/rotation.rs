@@ -40,7 +40,7 @@ impl Load {
                 let block = [rounds.to_le_bytes(); 512].concat();
                 let sector = 64 + rounds % 64 * 8;
                 front_end.write(sector, &block);
-                if rounds % 16 == 0 {
+                if rounds.is_multiple_of(16) {
                     front_end.flush();
                 }
                 assert_eq!(front_end.read(sector, 4096), block, "round {rounds}");

@@ -134,7 +134,7 @@ impl Disks {
         let owner = entry.clone();
         let handle = tokio::runtime::Handle::current();
         let done = blocking(move || {
-            let done = handle.block_on(async {
+            handle.block_on(async {
                 let _alone = owner.header.lock().await;
                 // It may have been detached while this waited.
                 if owner.held().is_none() {
@@ -144,8 +144,7 @@ impl Disks {
                 let mut volume = held.volume()?;
                 let done = work(&mut volume, KeyFrom::memory(loan.dek)).await?;
                 Ok((done, facts(&keys, &volume).await))
-            });
-            done
+            })
         });
         let (done, key) = done.await??;
         if let Some(key) = key {
