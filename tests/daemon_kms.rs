@@ -10,6 +10,9 @@ mod audit;
 mod break_glass;
 #[path = "daemon_kms/denied/mod.rs"]
 mod denied;
+#[cfg(feature = "pkcs11")]
+#[path = "daemon_kms/expiry.rs"]
+mod expiry;
 #[path = "daemon_kms/key_store.rs"]
 mod key_store;
 #[path = "daemon_kms/kills.rs"]
@@ -43,4 +46,8 @@ mod process_memory;
 #[path = "support/pykmip.rs"]
 #[allow(dead_code)]
 mod pykmip;
+#[cfg(feature = "pkcs11")]
+#[path = "support/softhsm.rs"]
+#[allow(dead_code)]
+mod softhsm;
 mod support;

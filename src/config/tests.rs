@@ -248,7 +248,7 @@ fn each_fault_is_told_with_its_place() {
         // Not TOML, or not a setting.
         ("[serve\nqueues = 1", (1, 7), ""),
         ("queues = 1", (1, 1), "there is no setting \"queues\" here"),
-        ("\n[server]\n", (2, 2), "the tables [log], [audit], [serve], [daemon], [broker], [key_sets.NAME] and [key_stores.NAME]"),
+        ("\n[server]\n", (2, 2), "the tables [log], [audit], [serve], [daemon], [verify], [broker], [key_sets.NAME] and [key_stores.NAME]"),
         ("serve = 3", (1, 9), "invalid type: integer `3`"),
         ("[serve]\nqueues = 1\nqueues = 2", (3, 1), "duplicate key"),
         ("[serve]\nsocket_moed = \"0600\"", (2, 1), "unknown field `socket_moed`, expected one of `socket_mode`"),

@@ -72,7 +72,8 @@ fn until_free(lab: &Lab, version: u32, volumes: u32) {
     loop {
         let ledger = lab.ledger();
         let rotation = &ledger["rotation"];
-        let there = rotation["key_version"].as_str() == Some(&version.to_string());
+        let wanted = version.to_string();
+        let there = rotation["key_version"].as_str() == Some(wanted.as_str());
         let used = |is: &&Value| !is["volumes"].as_array().unwrap().is_empty();
         let needed: Vec<&Value> = ledger["versions"]
             .as_array()

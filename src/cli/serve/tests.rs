@@ -57,7 +57,7 @@ fn the_defaults_are_the_documented_ones() {
         discard: Discard::Ignore,
         direct: Direct::Auto,
         cache: Cache::Writeback,
-        poll: Duration::from_micros(20),
+        poll: Duration::from_micros(50),
         engine: Engine::default(),
         limits: Default::default(),
         pid_file: None,
