@@ -66,7 +66,7 @@ type Question = (
     Option<&'static str>,
 );
 
-const QUESTIONS: [Question; 32] = [
+const QUESTIONS: [Question; 34] = [
     ("GET", "/v1/status", "/v1/status", None),
     ("GET", "/v1/openapi.json", "/v1/openapi.json", None),
     ("GET", "/metrics", "/metrics", None),
@@ -110,6 +110,13 @@ const QUESTIONS: [Question; 32] = [
     ),
     ("POST", "/v1/disks/{name}/thaw", "/v1/disks/none/thaw", None),
     ("DELETE", "/v1/disks/{name}", "/v1/disks/none", None),
+    (
+        "POST",
+        "/v1/verifications",
+        "/v1/verifications",
+        Some(r#"{"disk": "none"}"#),
+    ),
+    ("POST", "/v1/verifications", "/v1/verifications", Some("{}")),
     ("GET", "/v1/key-sets", "/v1/key-sets", None),
     ("GET", "/v1/key-sets/{name}", "/v1/key-sets/default", None),
     ("GET", "/v1/key-sets/{name}", "/v1/key-sets/none", None),
