@@ -10,15 +10,24 @@ mod audit;
 mod break_glass;
 #[path = "daemon_kms/key_store.rs"]
 mod key_store;
+#[path = "daemon_kms/kills.rs"]
+mod kills;
 #[path = "daemon_kms/lab.rs"]
 mod lab;
 #[path = "daemon_kms/many.rs"]
 mod many;
 #[path = "daemon_kms/outage.rs"]
 mod outage;
+#[path = "daemon_kms/rotation.rs"]
+mod rotation;
 #[path = "daemon_kms/secrets.rs"]
 mod secrets;
+#[path = "daemon_kms/switch.rs"]
+mod switch;
 
+#[path = "support/certificates.rs"]
+#[allow(dead_code)]
+mod certificates;
 #[path = "support/faulty_proxy.rs"]
 #[allow(dead_code)]
 mod faulty_proxy;
@@ -27,4 +36,7 @@ mod needles;
 #[path = "support/openbao.rs"]
 #[allow(dead_code)]
 mod openbao;
+#[path = "support/pykmip.rs"]
+#[allow(dead_code)]
+mod pykmip;
 mod support;

@@ -17,6 +17,8 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use key_store_support::{Host, VOLUME};
 use sealblk::volume::Token;
 use support::home::Guard;
@@ -112,6 +114,85 @@ fn a_move_in_that_is_killed_at_any_call_is_finished_by_repeating_it() {
 #[test]
 fn a_move_between_stores_that_is_killed_at_any_call_is_finished_by_repeating_it() {
     assert!(kill_at_each_call("shared", "other") > 12);
+}
+
+/// Kills a rotation at each call that puts something in its place, and finishes
+/// it. Returns how often it was killed.
+fn kill_rotation_at_each_call(place: &str) -> u32 {
+    let host = Host::new();
+    fs::create_dir(host.home.path("state")).unwrap();
+    host.create(&["--key-store", place]);
+    let dek = host.dek();
+    // Of the version that it needs.
+    let version = || -> String {
+        let ledger = host.json(&["keyset", "ledger", "default"]);
+        let versions = ledger[0]["versions"].as_array().unwrap();
+        let used = |is: &&serde_json::Value| !is["volumes"].as_array().unwrap().is_empty();
+        let mut used = versions.iter().filter(used);
+        let found = used.next().unwrap()["key_version"].as_str().unwrap();
+        assert!(used.next().is_none(), "{ledger}");
+        found.into()
+    };
+    let mut killed = 0;
+    for call in ["pwrite64", "renameat2"] {
+        for at in 1.. {
+            let what = format!("{place}, killed at {call} {at}");
+            let before = host.description().token.wraps;
+            let old = version();
+            succeed(&mut host.sealblk(&["key", "add-version"]));
+            let inject = format!("inject={call}:signal=KILL:when={at}");
+            let trace = format!("trace={call}");
+            let mut rotate = Command::new("strace");
+            rotate
+                .args(["-f", "-qq", "-o", "trace", "-e", &trace, "-e", &inject])
+                .arg(env!("CARGO_BIN_EXE_sealblk"))
+                .arg("--key-file")
+                .arg(support::server::key_file(host.home.directory()))
+                .args(["--config", "sealblk.toml", "keyset", "rotate", "default"])
+                .current_dir(host.home.directory());
+            let output = rotate.output().unwrap();
+            // What is left opens, with the old version or the new one.
+            assert_eq!(host.dek(), dek, "{what}");
+            let done = output.status.success();
+            if !done {
+                assert_eq!(output.status.signal(), Some(9), "{what}: {output:?}");
+                killed += 1;
+                succeed(&mut host.sealblk(&["keyset", "rotate", "default"]));
+            }
+            assert_ne!(version(), old, "{what}");
+            succeed(&mut host.sealblk(&["key", "disable", &old]));
+            assert_eq!(host.dek(), dek, "{what}");
+            let ledger = host.json(&["keyset", "ledger", "default"]);
+            let rotation = &ledger[0]["rotation"];
+            assert_eq!(rotation["behind"], 0, "{what}: {ledger}");
+            assert!(!rotation["finished"].is_null(), "{what}: {ledger}");
+            let image = fs::read(host.home.path(VOLUME)).unwrap();
+            for wrap in &before {
+                // What begins it is the same in all wraps of a key.
+                let text = BASE64.encode(&wrap.bytes);
+                let end = &text.as_bytes()[text.len() - 64..];
+                let left = image.windows(64).any(|part| part == end);
+                assert!(!left, "{what}: the old wrap is there still");
+            }
+            if done {
+                break;
+            }
+            assert!(at < 50, "{what}");
+        }
+    }
+    killed
+}
+
+#[test]
+fn a_rotation_that_is_killed_at_any_step_leaves_a_volume_that_opens_and_is_finished_by_repeating() {
+    // Header: two copies; each of them, the job twice, and the ledger.
+    assert!(kill_rotation_at_each_call("header") >= 5);
+}
+
+#[test]
+fn so_does_one_of_a_volume_whose_wraps_are_in_a_key_store() {
+    // The entry, the job twice, and the ledger.
+    assert!(kill_rotation_at_each_call("shared") >= 4);
 }
 
 /// After a cut, somebody may want it back instead.

@@ -17,6 +17,8 @@ mod limits;
 mod managers;
 #[path = "manager_disks/process.rs"]
 mod process;
+#[path = "manager_disks/rewrap.rs"]
+mod rewrap;
 #[path = "manager_disks/secrets.rs"]
 mod secrets;
 #[path = "manager_disks/waiting.rs"]

@@ -589,6 +589,7 @@ fn each_fault_of_the_daemon_is_told() {
         ("socket_group = \"no-such-group-here\"", "there is no group"),
         ("attach_concurrency = 0", "from 1 to 256"),
         ("attach_concurrency = -1", "invalid value"),
+        ("rewrap_rate = 0", "from 1 to 100000"),
         ("poll = \"0s\"", "1s to 24h"),
         ("poll = 60", "text in quotes"),
         ("poll = \"25h\"", "1s to 24h"),
@@ -717,4 +718,35 @@ fn a_kms_plugin_s_key_set_is_read() {
     let long = format!("/{}", "x".repeat(107));
     let text = format!("[key_sets.k]\nprovider = \"k8s-kms\"\nendpoint = \"{long}\"");
     assert!(parse(&text).unwrap_err().to_string().contains("107 bytes"));
+}
+
+#[test]
+fn a_key_set_may_say_what_it_was_before_and_no_more_of_that() {
+    let text = |more: &str| {
+        format!(
+            "[key_sets.a]\nprovider = \"file\"\nkey_file = \"/new\"\n{more}\n\
+             [key_sets.a.previous]\nprovider = \"file\"\nkey_file = \"/old\"\n"
+        )
+    };
+    let config = parse(&text("poll = \"5m\"")).unwrap();
+    let set = &config.key_sets["a"];
+    let previous = set.previous.as_deref().unwrap();
+    assert_eq!(
+        previous.source,
+        Source::File {
+            path: "/old".into()
+        }
+    );
+    assert_eq!(
+        set.source,
+        Source::File {
+            path: "/new".into()
+        }
+    );
+    // Neither a policy nor something before that.
+    for wrong in ["poll = \"5m\"", "previous = { provider = \"file\" }"] {
+        let error = parse(&(text("") + wrong)).unwrap_err();
+        assert!(matches!(error, Error::File { .. }), "{error}");
+    }
+    assert!(parse("[key_sets.a]\nprovider = \"file\"\nprevious = 7").is_err());
 }

@@ -195,6 +195,22 @@ impl KeySets {
         result.map_err(Why::Kms)
     }
 
+    /// What `key_set` would wrap with now, as it stands in the wraps: its service
+    /// really wraps and unwraps something. Directly, without a group key.
+    ///
+    /// # Errors
+    /// When there is no such key set, or its provider fails.
+    pub async fn identify(
+        &self,
+        context: &Context,
+        key_set: &str,
+    ) -> Result<(KeyVersion, Target), Error> {
+        let set = self.get(key_set)?;
+        let version = self.current_version(context, key_set).await?;
+        let wrapped = self.probe(context, &set).await?;
+        Ok((version, current(&set, &wrapped, None).target))
+    }
+
     /// Has the service wrap and unwrap something.
     pub(super) async fn probe(&self, context: &Context, set: &KeySet) -> Result<Wrapped, Error> {
         let fail = |error| set.failed(error);

@@ -580,3 +580,69 @@ fn current_version(path: &Path) -> String {
     let set = sets(&[("a", path)]);
     wait(set.current_version(&context(), "a")).unwrap().id
 }
+
+/// `DEFAULT` as it is, and as it was before.
+fn switched(new: &Path, old: &Path) -> KeySets {
+    let definition = define(new, |definition| {
+        definition.previous = Some(Box::new(define(old, |_| {})));
+    });
+    KeySets::new([(Name::default(), definition)])
+}
+
+#[test]
+fn what_a_key_set_was_before_opens_and_wraps_nothing() {
+    let directory = TempDir::new().unwrap();
+    let (new, old) = (key_file(&directory, "new"), key_file(&directory, "old"));
+    let dek = Dek::generate().unwrap();
+    let sets = KeySets::new([(Name::default(), define(&old, |_| {}))]);
+    let before = wrap(&sets, DEFAULT, &dek);
+    let sets = switched(&new, &old);
+    let after = wrap(&sets, DEFAULT, &dek);
+    assert_ne!(before.key_id, after.key_id);
+    for wrap in [&before, &after] {
+        assert_eq!(unwrap(&sets, &token(vec![wrap.clone()])).unwrap(), dek);
+    }
+    // Who denies the new key is not got around by the old one.
+    let version = after.key_version.parse().unwrap();
+    file::update(&new, |file| file.set_enabled(version, false)).unwrap();
+    let error = unwrap(&sets, &token(vec![after])).unwrap_err();
+    assert_eq!(error.class(), Some(Class::Denied(Denied::Disabled)));
+    // And it goes with its definition.
+    let alone = KeySets::new([(Name::default(), define(&new, |_| {}))]);
+    unwrap(&alone, &token(vec![before])).unwrap_err();
+}
+
+#[test]
+fn a_group_key_is_wrapped_anew_once_and_wraps_follow_it_without_its_service() {
+    let directory = TempDir::new().unwrap();
+    let key = key_file(&directory, "a");
+    let (sets, count) = group_sets(directory.path(), &key, HOUR);
+    let dek = Dek::generate().unwrap();
+    let old = wrap(&sets, DEFAULT, &dek);
+    file::update(&key, |file| file.add_version()).unwrap();
+    let context = Context::local(None);
+    let version = wait(sets.current_version(&context, DEFAULT)).unwrap();
+    let current = wait(sets.renew(&context, DEFAULT, &version)).unwrap();
+    assert!(current.made(&wrap(&sets, DEFAULT, &dek)) && !current.made(&old));
+    let asked = count.asked();
+    let new = current.follow(&old).unwrap();
+    assert!(current.made(&new));
+    assert_eq!((&new.bytes, &new.extra), (&old.bytes, &old.extra));
+    let opened = wait(sets.open_as(&context, &current, &new, BINDING)).unwrap();
+    assert_eq!(&opened, dek.as_secret());
+    let again = wait(sets.renew(&context, DEFAULT, &version)).unwrap();
+    assert_eq!(again.target, current.target);
+    assert_eq!(count.asked(), asked, "no service was asked");
+    // Of another group key it does not follow, nor of another key set.
+    let other_state = TempDir::new().unwrap();
+    let (others, _) = group_sets(other_state.path(), &key, HOUR);
+    assert_eq!(current.follow(&wrap(&others, DEFAULT, &dek)), None);
+    let mut renamed = old.clone();
+    renamed.key_set = "other".into();
+    assert_eq!(current.follow(&renamed), None);
+    // What was put together wrongly is found out.
+    let mut broken = new.clone();
+    broken.bytes[40] ^= 1;
+    wait(sets.open_as(&context, &current, &broken, BINDING)).unwrap_err();
+    assert!(wait(sets.open_as(&context, &current, &new, b"volume 2")).is_err());
+}

@@ -151,7 +151,7 @@ impl Attached {
             Ok(known)
         });
         match noted.await.and_then(|noted| noted) {
-            Ok(known) => self.keeper.attached(&known.key_sets),
+            Ok(known) => self.keeper.attached(&known).await,
             Err(error) => {
                 tracing::warn!(disk = name, "the volume is not in the ledger: {error}");
             }

@@ -38,15 +38,26 @@ pub struct Job {
 }
 
 impl Job {
-    /// A rotation to `target` that begins now, after `before`.
-    pub fn new(key: Option<String>, target: Target, before: Option<Job>) -> Self {
-        let mut past = Vec::new();
-        if let Some(before) = before {
-            past = before.past;
-            past.push(before.target);
-            past.retain(|old| !old.same_version(&target));
-            past.drain(..past.len().saturating_sub(PAST_MAX));
+    /// A rotation to `target` that begins now, after `before`. Volumes have
+    /// wraps of what is `found`.
+    pub fn new(
+        key: Option<String>,
+        target: Target,
+        before: Option<Job>,
+        found: impl IntoIterator<Item = Target>,
+    ) -> Self {
+        let mut past: Vec<Target> = Vec::new();
+        let (earlier, last) = match before {
+            Some(before) => (before.past, Some(before.target)),
+            None => (Vec::new(), None),
+        };
+        for old in earlier.into_iter().chain(last).chain(found) {
+            let known = past.iter().any(|past| past.same_version(&old));
+            if !known && !old.same_version(&target) {
+                past.push(old);
+            }
         }
+        past.drain(..past.len().saturating_sub(PAST_MAX));
         Job {
             version: VERSION,
             key,
@@ -55,6 +66,15 @@ impl Job {
             past,
             finished: None,
         }
+    }
+
+    /// Whether the key that wraps now was at that version before.
+    pub fn left_behind(&self, version: &str) -> bool {
+        let earlier = Target {
+            key_version: version.into(),
+            ..self.target.clone()
+        };
+        self.past.iter().any(|past| past.same_version(&earlier))
     }
 }
 
@@ -128,16 +148,29 @@ mod tests {
 
     #[test]
     fn what_was_before_is_remembered_once_and_not_without_end() {
-        let mut job = Job::new(None, target("0"), None);
+        let mut job = Job::new(None, target("0"), None, []);
         for version in 1..100 {
-            job = Job::new(None, target(&version.to_string()), Some(job));
+            job = Job::new(None, target(&version.to_string()), Some(job), []);
         }
         assert_eq!(job.past.len(), PAST_MAX);
         assert_eq!(job.past.last(), Some(&target("98")));
         // Back to an earlier one, which is then no past one any more.
-        let job = Job::new(None, target("97"), Some(job));
-        assert_eq!(job.past.last(), Some(&target("99")));
+        let found = [target("98"), target("97"), target("lost")];
+        let job = Job::new(None, target("97"), Some(job), found);
+        assert_eq!(job.past.last(), Some(&target("lost")));
+        assert_eq!(job.past[PAST_MAX - 2], target("99"));
         assert!(!job.past.contains(&target("97")));
+    }
+
+    #[test]
+    fn a_version_of_another_key_was_not_left_behind() {
+        let other = Target {
+            provider: "file".into(),
+            ..target("7")
+        };
+        let job = Job::new(None, target("2"), None, [target("1"), other]);
+        assert!(job.left_behind("1"));
+        assert!(!job.left_behind("2") && !job.left_behind("7"));
     }
 
     #[test]
@@ -145,7 +178,7 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let (jobs, name) = (Jobs::below(state.path()), Name::default());
         assert_eq!(jobs.read(&name).unwrap(), None);
-        let job = Job::new(Some("disks".into()), target("2"), None);
+        let job = Job::new(Some("disks".into()), target("2"), None, []);
         jobs.write(&name, &job).unwrap();
         assert_eq!(jobs.read(&name).unwrap(), Some(job));
         std::fs::write(jobs.path(&name), "{\"version\": 1").unwrap();

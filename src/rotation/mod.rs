@@ -40,6 +40,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -85,9 +86,16 @@ pub struct Rotation {
     /// How many volumes follow in a second.
     rate: u32,
     /// Why volumes have not followed.
-    problems: Mutex<BTreeMap<Uuid, String>>,
+    problems: Mutex<BTreeMap<Uuid, Problem>>,
     /// Who works on which key set.
     turns: Mutex<BTreeMap<String, Arc<Turns>>>,
+}
+
+/// Why a volume has not followed.
+#[derive(Clone, Debug)]
+struct Problem {
+    text: String,
+    at: Instant,
 }
 
 /// One at a time works on a key set.
@@ -120,6 +128,11 @@ impl Rotation {
         }
     }
 
+    /// The key sets.
+    pub fn keys(&self) -> &KeySets {
+        &self.keys
+    }
+
     /// Who reaches the volumes.
     pub fn volumes(&self) -> &Arc<dyn Volumes> {
         &self.volumes
@@ -135,7 +148,7 @@ impl Rotation {
         &self.jobs
     }
 
-    fn problems(&self) -> MutexGuard<'_, BTreeMap<Uuid, String>> {
+    fn problems(&self) -> MutexGuard<'_, BTreeMap<Uuid, Problem>> {
         self.problems.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

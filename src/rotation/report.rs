@@ -181,7 +181,10 @@ impl Rotation {
             header: known.header.clone(),
             disk: self.volumes.disk(&known),
             state: HolderState::Detached,
-            problem: self.problems().get(&known.uuid).cloned(),
+            problem: self
+                .problems()
+                .get(&known.uuid)
+                .map(|problem| problem.text.clone()),
         };
         if holder.disk.is_some() {
             holder.state = HolderState::Attached;

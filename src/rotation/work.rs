@@ -2,12 +2,14 @@
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
-use super::{Error, Follow, Job, News, Rotation, off};
+use uuid::Uuid;
+
+use super::{Error, Follow, Job, News, Problem, Rotation, off};
 use crate::error::Kind;
 use crate::keys::ledger::{Known, KnownWrap};
 use crate::keys::{Context, Current, Definition, Hierarchy, Name, Target};
@@ -16,6 +18,10 @@ use crate::timestamp::Timestamp;
 
 /// How many volumes are worked on at once.
 const AT_ONCE: usize = 4;
+
+/// How soon a volume is tried again that could not follow, unless somebody asks
+/// or attaches it.
+const RETRY: Duration = Duration::from_secs(600);
 
 /// What is to be done for a key set.
 #[derive(Debug)]
@@ -89,7 +95,7 @@ impl Rotation {
         if !asked
             && definition.version.is_none()
             && let Some(job) = same_key
-            && job.past.iter().any(|past| past.key_version == version.id)
+            && job.left_behind(&version.id)
         {
             tracing::debug!(
                 key_set = %name,
@@ -107,10 +113,14 @@ impl Rotation {
             version: &version.id,
             key_id: key_id.map(|target| target.key_id.as_str()),
         };
-        let any = known.iter().any(|known| expected.is_behind(known, name));
-        let never = self.jobs_never(name, &before);
-        if !any && !asked && (here.is_some() || never) {
-            let job = self.finish(context, name, 0).await?;
+        let behind = known.iter().filter(|known| expected.is_behind(known, name));
+        let behind: Vec<&Known> = behind.collect();
+        // Whether the answer says all that one has to know.
+        let certain = here.is_some() || key_id.is_some() && !self.has_job(name);
+        let idle = known.is_empty() && !self.has_job(name);
+        let tried_lately = behind.iter().all(|known| self.was_tried_lately(known.uuid));
+        if !asked && (idle || certain && tried_lately) {
+            let job = self.finish(context, name, behind.len()).await?;
             return Ok(Work {
                 name: name.clone(),
                 current: None,
@@ -135,7 +145,7 @@ impl Rotation {
         let mut behind = known;
         behind.retain(|known| expected.is_behind(known, name));
         let job = self
-            .note(context, name, &definition, &current, behind.len())
+            .note(context, name, &definition, &current, &behind)
             .await?;
         let job = match behind.is_empty() {
             true => self.finish(context, name, 0).await?,
@@ -209,6 +219,20 @@ impl Rotation {
         Ok(behind)
     }
 
+    /// Whether a volume has another wrap of a key set than those that have
+    /// followed its last rotation.
+    pub async fn is_left_behind(&self, known: &Known, name: &Name) -> bool {
+        let (jobs, of) = (self.jobs.clone(), name.clone());
+        match off(move || jobs.read(&of)).await {
+            Ok(Some(job)) => {
+                let mut wraps = known.wrapped_by(name.as_str());
+                known.wraps.is_empty() || wraps.any(|by| !by.same_version(&job.target))
+            }
+            // Whoever asks the service next finds out.
+            _ => false,
+        }
+    }
+
     /// Has one volume follow, and the ledger take note.
     async fn one(self: Arc<Self>, context: &Context, known: Known, change: Arc<Follow>) -> Outcome {
         let (volume, key_set) = (known.uuid, change.current.key_set.clone());
@@ -247,7 +271,11 @@ impl Rotation {
             }
             Err(failure) => {
                 tracing::debug!(%volume, key_set, ?from, "a volume does not follow: {failure}");
-                self.problems().insert(volume, failure.to_string());
+                let problem = Problem {
+                    text: failure.to_string(),
+                    at: Instant::now(),
+                };
+                self.problems().insert(volume, problem);
                 let (key_set, failure) = (key_set.as_str(), &failure);
                 let news = News::Failed {
                     volume,
@@ -270,7 +298,7 @@ impl Rotation {
         name: &Name,
         definition: &Definition,
         current: &Current,
-        volumes: usize,
+        behind: &[Known],
     ) -> Result<Job, Error> {
         let key = definition.source.key_id();
         let (before, _) = self.state(name).await?;
@@ -278,7 +306,17 @@ impl Rotation {
             Some(job) if job.target == current.target && job.key == key => Ok(job),
             before => {
                 let from = before.as_ref().map(|job| job.target.clone());
-                let job = Job::new(key, current.target.clone(), before);
+                let volumes = behind.len();
+                let found = behind.iter();
+                let found = found.flat_map(|known| known.wrapped_by(name.as_str()).cloned());
+                let first = before.is_none();
+                let mut job = Job::new(key, current.target.clone(), before, found);
+                if first && volumes == 0 {
+                    // Nothing has changed: it is seen for the first time.
+                    job.finished = Some(job.since);
+                    self.write(name, &job).await?;
+                    return Ok(job);
+                }
                 self.write(name, &job).await?;
                 tracing::info!(
                     key_set = %name,
@@ -330,9 +368,22 @@ impl Rotation {
         }
     }
 
-    /// Whether nothing was ever rotated, as far as anybody knows.
-    fn jobs_never(&self, name: &Name, before: &Option<Job>) -> bool {
-        before.is_none() && !self.jobs.path(name).exists()
+    fn has_job(&self, name: &Name) -> bool {
+        self.jobs.path(name).exists()
+    }
+
+    /// Whether a volume could not follow a moment ago: who is away for long
+    /// must not cost a call to its service each time.
+    fn was_tried_lately(&self, volume: Uuid) -> bool {
+        let problems = self.problems();
+        problems
+            .get(&volume)
+            .is_some_and(|problem| problem.at.elapsed() < RETRY)
+    }
+
+    /// A volume that could not follow may be able to by now.
+    pub fn try_again(&self, volume: Uuid) {
+        self.problems().remove(&volume);
     }
 
     async fn state(&self, name: &Name) -> Result<(Option<Job>, Vec<Known>), Error> {

@@ -66,7 +66,7 @@ type Question = (
     Option<&'static str>,
 );
 
-const QUESTIONS: [Question; 22] = [
+const QUESTIONS: [Question; 29] = [
     ("GET", "/v1/status", "/v1/status", None),
     ("GET", "/v1/openapi.json", "/v1/openapi.json", None),
     ("GET", "/metrics", "/metrics", None),
@@ -117,6 +117,33 @@ const QUESTIONS: [Question; 22] = [
         "POST",
         "/v1/key-sets/{name}/check",
         "/v1/key-sets/default/check",
+        None,
+    ),
+    (
+        "POST",
+        "/v1/key-sets/{name}/rotate",
+        "/v1/key-sets/default/rotate",
+        None,
+    ),
+    (
+        "POST",
+        "/v1/key-sets/{name}/switch",
+        "/v1/key-sets/default/switch",
+        Some(r#"{"definition": {"provider": "file"}}"#),
+    ),
+    (
+        "POST",
+        "/v1/key-sets/{name}/switch",
+        "/v1/key-sets/b/switch",
+        Some(r#"{"definition": {"provider": "none"}, "force": true}"#),
+    ),
+    ("GET", "/v1/ledger", "/v1/ledger", None),
+    ("GET", "/v1/ledger", "/v1/ledger?key_set=none", None),
+    ("DELETE", "/v1/ledger/{name}", "/v1/ledger/x", None),
+    (
+        "DELETE",
+        "/v1/ledger/{name}",
+        "/v1/ledger/00112233-4455-6677-8899-aabbccddeeff",
         None,
     ),
 ];

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use sealblk::config;
 use sealblk::crypt::Params;
+use sealblk::error::{Failure, Kind};
 use sealblk::key_store::{self, directory};
-use sealblk::keys::{Actor, Context, KeySets, KeyUse, Operation, Witness};
+use sealblk::keys::{Actor, Context, KeySets, KeyUse, Operation, Target, Witness};
 use sealblk::kms::call::{self, Attempt};
 use sealblk::kms::cluster::Timing;
 use sealblk::kms::credential::SecretFile;
@@ -15,6 +16,7 @@ use sealblk::kms::file::{self, FileProvider};
 use sealblk::kms::vault::{Auth, Settings, VaultProvider};
 use sealblk::kms::{Error, KeyRef, KeyVersion, Provider, tls};
 use sealblk::metrics::{DiskView, Metrics};
+use sealblk::rotation::News;
 use sealblk::runtime::block_on;
 use sealblk::secret::Secret;
 use serde_json::json;
@@ -170,6 +172,49 @@ fn store(metrics: &Metrics) {
         .unwrap();
 }
 
+/// A volume follows its key and another one does not, at first.
+fn rotation(metrics: &Metrics) {
+    let to = Target {
+        provider: "file".into(),
+        key_id: "key".into(),
+        key_version: "2".into(),
+        group: None,
+    };
+    let (key_set, volume) = ("platform", Uuid::from_u128(4));
+    let failure = Failure::new(Kind::Busy, "somebody has it", None);
+    let rotations = metrics.rotations();
+    for news in [
+        News::Started {
+            key_set,
+            from: None,
+            to: &to,
+            volumes: 1,
+        },
+        News::Failed {
+            volume,
+            key_set,
+            failure: &failure,
+        },
+        News::Behind {
+            key_set,
+            volumes: 1,
+        },
+        News::Rewrapped {
+            volume,
+            key_set,
+            from: None,
+            to: &to,
+        },
+        News::Finished {
+            key_set,
+            target: &to,
+        },
+    ] {
+        rotations.told(&news);
+    }
+    rotations.expiring(key_set, 30);
+}
+
 fn keys(metrics: &Metrics) {
     // The platform key, as a break-glass key set.
     let directory = tempfile::tempdir().unwrap();
@@ -259,6 +304,7 @@ fn keys(metrics: &Metrics) {
     metrics.key_set_checked("disks", VaultProvider::NAME, "disks", version.as_ref());
 
     store(metrics);
+    rotation(metrics);
 
     let seen = expose(&metrics.render());
     let count = |name: &str, labels: &[(&str, &str)]| -> f64 {

@@ -172,11 +172,13 @@ pub fn run(args: Args, config: &Config) -> Result<(), Failure> {
     ))
 }
 
-/// Notes that this host has a volume that needs these key sets, if one of them
-/// could be removed. The volume is made already, and opens without the note.
+/// Notes that this host has a volume that needs these key sets. It is made
+/// already, and opens without the note.
 fn note(config: &Config, known: &Known) {
     let is_defined = |name: &String| config.defined_in.contains_key(name.as_str());
-    if !known.key_sets.iter().any(is_defined) {
+    // The built-in one needs a note only where a manager looks after it.
+    let state = &config.daemon.state_dir;
+    if !known.key_sets.iter().any(is_defined) && !state.is_dir() {
         return;
     }
     if let Err(error) = Ledger::below(&config.daemon.state_dir).note(known) {

@@ -193,6 +193,11 @@ impl Entry {
         *lock(&self.files) = files;
     }
 
+    /// Whether it is of the volume with this UUID.
+    pub fn has_volume(&self, uuid: uuid::Uuid) -> bool {
+        lock(&self.info).uuid == Some(uuid)
+    }
+
     /// The files that it was found in.
     pub fn files(&self) -> Vec<Identity> {
         lock(&self.files).clone()

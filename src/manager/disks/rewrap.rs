@@ -85,7 +85,7 @@ impl Disks {
         let files = identities(paths(location));
         let disks = self.shared.registry.entries();
         let same = |entry: &&Arc<Entry>| {
-            entry.info().uuid == Some(volume) || entry.files().iter().any(|is| files.contains(is))
+            entry.has_volume(volume) || entry.files().iter().any(|is| files.contains(is))
         };
         disks.iter().find(same).map(|entry| entry.info().name)
     }

@@ -86,6 +86,18 @@ pub enum Error {
         /// The provider from before.
         from: &'static str,
     },
+    /// Wraps of the new key could not be told from those of the old one.
+    #[error(
+        "the new key of key set {name:?} has the same provider, name ({key:?}) and version ({version:?}) as the one that has wrapped its volumes: nobody could tell which of the two a volume needs"
+    )]
+    LookAlike {
+        /// Its name.
+        name: String,
+        /// The key.
+        key: String,
+        /// The version.
+        version: String,
+    },
     /// Nobody could open these volumes again.
     #[error("switching key set {name:?} would lock out {}: their keys are not in memory, and its service does not open them: {why}", needed(.volumes))]
     LockedOut {
@@ -146,7 +158,9 @@ impl Explain for Error {
             Error::Unknown(_) => Kind::NotFound,
             Error::Exists { .. } | Error::InUse { .. } | Error::BreakGlass { .. } => Kind::Refused,
             Error::NotOurs { .. } => Kind::Usage,
-            Error::NeedsSwitch { .. } | Error::LockedOut { .. } => Kind::Refused,
+            Error::NeedsSwitch { .. } | Error::LockedOut { .. } | Error::LookAlike { .. } => {
+                Kind::Refused
+            }
             Error::SwitchUnderWay { .. } | Error::Attached { .. } => Kind::Busy,
             Error::NoVolume(_) => Kind::NotFound,
             Error::File { source, .. } => io_kind(source),
@@ -179,6 +193,10 @@ impl Explain for Error {
             Error::SwitchUnderWay { name, .. } => format!(
                 "see which: sealblk keyset ledger {name}; attach them, or make their service work, \
                  and forget those that are gone for good (sealblk keyset forget-volume)"
+            ),
+            Error::LookAlike { name, .. } => format!(
+                "make another version of the new key, or give it another name; if it is the very same \
+                 key at other endpoints, name those: sealblk keyset edit {name} --endpoint …"
             ),
             Error::LockedOut { .. } => {
                 "attach them while their service works, and do not detach what is attached; volumes \
@@ -229,6 +247,8 @@ pub struct Admin {
     to_do: OnceLock<ToDo>,
     /// Who is told that a switch is over.
     on_settled: OnceLock<OnSettled>,
+    /// Who ends a switch has this.
+    settling: tokio::sync::Mutex<()>,
 }
 
 /// Who is told that a key set needs nothing any more of what it was before.
@@ -258,6 +278,7 @@ impl Admin {
             rotation,
             to_do: OnceLock::new(),
             on_settled: OnceLock::new(),
+            settling: tokio::sync::Mutex::default(),
         }
     }
 

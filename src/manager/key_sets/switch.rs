@@ -78,11 +78,13 @@ impl Admin {
         mut settings: Table,
         force: bool,
     ) -> Result<(), Failure> {
+        let mut back = false;
         if let Some(Value::Table(before)) = old.get(PREVIOUS) {
             let before = config.key_set_files.check(name, before)?;
             let new = config.key_set_files.check(name, &settings)?;
             // Back to that is no third one.
-            if !same_key(&before, &new) {
+            back = same_key(&before, &new);
+            if !back {
                 return Err(Error::SwitchUnderWay {
                     name: name.to_string(),
                     from: before.source.provider(),
@@ -96,7 +98,10 @@ impl Admin {
         key_sets.insert(name.clone(), definition);
         check_references(&key_sets, &config.key_stores)?;
         let trial = self.key_sets.beside(key_sets);
-        let version = trial.try_key(context, name.as_str()).await?;
+        let (version, target) = trial.identify(context, name.as_str()).await?;
+        if !back {
+            self.refuse_look_alike(config, name, &target)?;
+        }
         if !version.enabled {
             return Err(crate::rotation::Error::Disabled {
                 key_set: name.to_string(),
@@ -124,6 +129,33 @@ impl Admin {
         self.key_sets.replace(self.read()?.key_sets);
         tracing::info!(key_set = %name, "it is of another key now");
         Ok(())
+    }
+
+    /// Fails if wraps from before could not be told from those of the new key:
+    /// two services may each have a version 1 of a key of the same name.
+    fn refuse_look_alike(
+        &self,
+        config: &Config,
+        name: &Name,
+        target: &Target,
+    ) -> Result<(), Failure> {
+        let known = self
+            .rotation
+            .ledger()
+            .needing(name.as_str())
+            .map_err(file_error(config.daemon.state_dir.clone()))?;
+        let mut wraps = known
+            .iter()
+            .flat_map(|known| known.wrapped_by(name.as_str()));
+        match wraps.any(|by| by.same_version(target)) {
+            true => Err(Error::LookAlike {
+                name: name.to_string(),
+                key: target.key_id.clone(),
+                version: target.key_version.clone(),
+            }
+            .into()),
+            false => Ok(()),
+        }
     }
 
     /// The volumes that need what the key set is now, and that could not follow
@@ -207,6 +239,8 @@ impl Admin {
     /// # Errors
     /// When the file cannot be written.
     pub(super) async fn settle(&self, name: &Name) -> Result<(), Failure> {
+        // Two who find it due at once do it once.
+        let _alone = self.settling.lock().await;
         let config = self.read()?;
         let Some(definition) = config.key_sets.get(name) else {
             return Ok(());

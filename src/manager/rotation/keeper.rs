@@ -12,10 +12,11 @@ use super::expiry::Expiry;
 use super::teller::Teller;
 use crate::audit::Event;
 use crate::error::Explain;
+use crate::keys::ledger::Known;
 use crate::keys::{Actor, Context, Definition, Name};
 use crate::kms::KeyVersion;
 use crate::manager::key_sets::Admin;
-use crate::rotation::{Rotation, Work};
+use crate::rotation::{Error, Rotation, Work};
 use crate::timestamp::Timestamp;
 
 /// Who sees to it.
@@ -28,8 +29,8 @@ pub struct Keeper {
 
 #[derive(Default)]
 struct State {
-    /// What the services said last.
-    versions: BTreeMap<Name, KeyVersion>,
+    /// What the services said last, and of which key.
+    versions: BTreeMap<Name, (Definition, KeyVersion)>,
     /// Key sets whose volumes are being looked after.
     busy: BTreeSet<Name>,
     /// Those that have to be looked at once more after that.
@@ -81,7 +82,8 @@ impl Keeper {
     pub fn saw(self: &Arc<Self>, name: &Name, definition: &Definition, version: &KeyVersion) {
         let due = {
             let mut state = self.state();
-            state.versions.insert(name.clone(), version.clone());
+            let answer = (definition.clone(), version.clone());
+            state.versions.insert(name.clone(), answer);
             state.expiry.due(name, version, SystemTime::now())
         };
         if let Some(days) = due {
@@ -92,10 +94,15 @@ impl Keeper {
         }
     }
 
-    /// A disk was attached: its volume may have to follow.
-    pub fn attached(self: &Arc<Self>, key_sets: &[String]) {
-        for name in key_sets {
-            if let Ok(name) = name.parse::<Name>() {
+    /// A disk was attached: its volume may have to follow what the others have
+    /// followed already. A thousand that need not are attached in no time.
+    pub async fn attached(self: &Arc<Self>, known: &Known) {
+        for name in &known.key_sets {
+            let Ok(name) = name.parse::<Name>() else {
+                continue;
+            };
+            if self.rotation.is_left_behind(known, &name).await {
+                self.rotation.try_again(known.uuid);
                 self.look(&name);
             }
         }
@@ -110,13 +117,6 @@ impl Keeper {
     /// Has the volumes of a key set looked after, if that is not being done.
     fn look(self: &Arc<Self>, name: &Name) {
         let mut state = self.state();
-        if !state
-            .versions
-            .get(name)
-            .is_some_and(|version| version.enabled)
-        {
-            return;
-        }
         match state.busy.insert(name.clone()) {
             true => drop(tokio::spawn(self.clone().look_after(name.clone()))),
             false => drop(state.again.insert(name.clone())),
@@ -125,16 +125,13 @@ impl Keeper {
 
     async fn look_after(self: Arc<Self>, name: Name) {
         loop {
-            let version = self.state().versions.get(&name).cloned();
-            if let Some(version) = version {
-                let context = of_manager();
-                match self.rotation.begin(&context, &name, &version, false).await {
-                    Ok(work) => self.clone().carry_on(context, work).await,
-                    Err(error) => {
-                        let help = error.help();
-                        let text = crate::error::chain(&error);
-                        tracing::warn!(key_set = %name, help, "its volumes cannot follow its key: {text}");
-                    }
+            let context = of_manager();
+            match self.begin(&context, &name).await {
+                Ok(Some(work)) => self.clone().carry_on(context, work).await,
+                Ok(None) => {}
+                Err(error) => {
+                    let (help, text) = (error.help(), crate::error::chain(&error));
+                    tracing::warn!(key_set = %name, help, "its volumes cannot follow its key: {text}");
                 }
             }
             let mut state = self.state();
@@ -142,6 +139,24 @@ impl Keeper {
                 state.busy.remove(&name);
                 return;
             }
+        }
+    }
+
+    /// Begins what there is to do, if the service permits it.
+    async fn begin(&self, context: &Context, name: &Name) -> Result<Option<Work>, Error> {
+        let answer = self.state().versions.get(name).cloned();
+        let keys = self.rotation.keys();
+        let version = match answer {
+            Some((of, version)) if keys.definition(name.as_str())? == of => version,
+            // Nothing was said yet, or of another key.
+            _ => keys.current_version(context, name.as_str()).await?,
+        };
+        match version.enabled {
+            true => {
+                let begun = self.rotation.begin(context, name, &version, false);
+                Ok(Some(begun.await?))
+            }
+            false => Ok(None),
         }
     }
 

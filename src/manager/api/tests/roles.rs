@@ -42,7 +42,7 @@ fn routes() -> Vec<(&'static str, &'static str, Option<Value>, Operation)> {
             Some(switch),
             Operation::KeySetSwitch,
         ),
-        ("GET", "/v1/ledger?key_set=k", None, Operation::Look),
+        ("GET", "/v1/ledger", None, Operation::Look),
         (
             "DELETE",
             "/v1/ledger/00112233-4455-6677-8899-aabbccddeeff",
@@ -143,6 +143,7 @@ async fn the_routes_above_are_all_there_are() {
         .map(|(method, path, ..)| {
             let path = path.replace("/d", "/{name}").replace("{name}isks", "disks");
             let path = path.replace("key-sets/k", "key-sets/{name}");
+            let path = path.replace("00112233-4455-6677-8899-aabbccddeeff", "{name}");
             (method.to_owned(), path)
         })
         .collect();
