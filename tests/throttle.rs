@@ -255,16 +255,18 @@ fn a_guest_gains_nothing_by_resetting_its_device() {
 fn limits_pauses_and_freezes_are_independent() {
     let served = served("iops_write = 1");
     let mut front = served.connect(1);
-    for _ in 0..20 {
+    for _ in 0..40 {
         write(&mut front, 0);
     }
     eventually("they are taken", || {
-        (served.stats().snapshot().in_flight >= 18).then_some(())
+        (served.stats().snapshot().in_flight >= 38).then_some(())
     });
     let hold = served.disk.hold();
+    let start = Instant::now();
     hold.set(Mode::Pause);
-    // Twenty seconds of work, which are charged and not waited for.
-    assert_eq!(drain(&mut front, 0), 20);
+    // Most of a minute of work, which is charged and not waited for.
+    assert_eq!(drain(&mut front, 0), 40);
+    assert!(start.elapsed() < Duration::from_secs(30));
     let era = hold.freeze().unwrap();
     assert!(hold.wait_until_quiet(era));
     let before = std::fs::read(served.path("disk")).unwrap();

@@ -20,8 +20,7 @@ pub fn count(pid: u32, needle: &[u8]) -> usize {
     let mut looked_at = 0;
     for line in maps.lines() {
         let (range, rest) = line.split_once(' ').unwrap();
-        // What belongs to the kernel or to a device cannot be read, nor what
-        // is shared with a guest hold keys; files of the program can.
+        // What belongs to the kernel cannot be read.
         if !rest.starts_with('r') || rest.contains("[v") {
             continue;
         }

@@ -98,7 +98,7 @@ fn a_paused_guest_waits_and_goes_on() {
 /// The requests are in the guest's ring, and not in the worker.
 #[test]
 fn a_paused_disk_stays_paused_when_its_worker_dies() {
-    let lab = lab("pause");
+    let mut lab = lab("pause");
     lab.make(&["a"]);
     assert_eq!(lab.attach("a").status, 201);
     let socket = lab.socket("a");
@@ -119,6 +119,10 @@ fn a_paused_disk_stays_paused_when_its_worker_dies() {
     wait_for_polls(&lab, 1);
     assert!(front.queues[0].take_used().is_none());
 
+    // Nor does it take a manager that knows why.
+    lab.service.set_all(&Fault::Refuse);
+    lab.daemon.restart();
+    assert_eq!(lab.until("a", "paused")["pid"], before["pid"]);
     kill(before["pid"].as_u64().unwrap() as u32, Signal::KILL);
     let after = eventually("another worker serves", || {
         let disk = lab.show("a");
@@ -133,6 +137,7 @@ fn a_paused_disk_stays_paused_when_its_worker_dies() {
     assert_eq!(lab.show("a")["state"], "paused");
 
     lab.service.permit();
+    lab.service.set_all(&Fault::None);
     let mut waiting: Vec<_> = waiting.into_iter().map(Some).collect();
     for _ in 0..waiting.len() {
         let used = front.used(0);
