@@ -66,7 +66,7 @@ type Question = (
     Option<&'static str>,
 );
 
-const QUESTIONS: [Question; 34] = [
+const QUESTIONS: [Question; 36] = [
     ("GET", "/v1/status", "/v1/status", None),
     ("GET", "/v1/openapi.json", "/v1/openapi.json", None),
     ("GET", "/metrics", "/metrics", None),
@@ -117,6 +117,18 @@ const QUESTIONS: [Question; 34] = [
         Some(r#"{"disk": "none"}"#),
     ),
     ("POST", "/v1/verifications", "/v1/verifications", Some("{}")),
+    (
+        "POST",
+        "/v1/volumes/erase",
+        "/v1/volumes/erase",
+        Some(r#"{"volume": "/none"}"#),
+    ),
+    (
+        "POST",
+        "/v1/volumes/wraps",
+        "/v1/volumes/wraps",
+        Some(r#"{"action": "add", "volume": "/none", "key_set": "default"}"#),
+    ),
     ("GET", "/v1/key-sets", "/v1/key-sets", None),
     ("GET", "/v1/key-sets/{name}", "/v1/key-sets/default", None),
     ("GET", "/v1/key-sets/{name}", "/v1/key-sets/none", None),

@@ -206,7 +206,7 @@ fn a_denied_key_is_got_around_by_who_says_so_and_never_by_itself() {
     // not, asks the key's owner again.
     lab.daemon.lose_power();
     lab.daemon.restart();
-    let failed = lab.until("a", "failed");
+    let failed = lab.until("a", "denied");
     let message = failed["last_error"]["message"].as_str().unwrap();
     assert!(message.contains("denies its key"), "{message}");
     assert_eq!(alerts(&lab).len(), 1);

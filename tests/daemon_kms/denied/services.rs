@@ -21,9 +21,9 @@ fn a_disabled_version_denies_the_disks_that_need_it() {
     // Group keys of its own, wrapped by the new version.
     std::fs::remove_dir_all(lab.path("state/groups")).unwrap();
     lab.make(&["new"]);
-    for volume in ["old", "new"] {
-        assert_eq!(lab.attach(volume).status, 201);
-    }
+    // A volume that is only read does not follow its key.
+    succeed(&mut lab.attach_command("old", &["--read-only"]));
+    assert_eq!(lab.attach("new").status, 201);
     assert_eq!(lab.show("old")["key_version"], "1");
     assert_eq!(lab.show("new")["key_version"], "2");
     let load = Load::start(lab.connect("new"));
