@@ -70,7 +70,7 @@ pub struct Opened {
 /// What is opened to be served.
 pub enum Data {
     /// A volume.
-    Volume(Volume),
+    Volume(Box<Volume>),
     /// Space in a directory or on a block device.
     Scratch(File),
 }

@@ -35,7 +35,7 @@ impl Opened {
         Opened {
             spec: prepare::spec(disk, serve, &volume),
             socket: SocketParams::of(disk, serve),
-            data: Data::Volume(volume),
+            data: Data::Volume(Box::new(volume)),
         }
     }
 }
@@ -94,7 +94,7 @@ impl Supervisor {
         let (held, key, fresh) = match data {
             Data::Volume(volume) => {
                 let held = Held::of(&volume, spec);
-                (held, KeyFacts::of(&volume), Some(volume))
+                (held, KeyFacts::of(&volume), Some(*volume))
             }
             Data::Scratch(file) => {
                 let held = Held::scratch(file, self.record.volume.clone(), spec);
