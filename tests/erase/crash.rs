@@ -14,11 +14,10 @@ use super::support::server::succeed;
 use super::{Before, assert_erased};
 
 /// The calls that change what a crash leaves behind.
-const CALLS: [&str; 7] = [
+const CALLS: [&str; 6] = [
     "pwrite64",
     "write",
     "renameat",
-    "renameat2",
     "unlinkat",
     "fsync",
     "fallocate",
