@@ -195,10 +195,10 @@ pub struct Scope {
 /// The document.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// Says that this is one: [`TYPE`].
+    /// Says that this is one: `sealblk-verification`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// [`VERSION`].
+    /// Of this structure: 1.
     pub version: u32,
     /// When the verification began.
     pub time: Timestamp,
