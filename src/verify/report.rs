@@ -198,7 +198,7 @@ pub struct Report {
     /// Says that this is one: `sealblk-verification`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// 1.
+    /// Of this structure: 1.
     pub version: u32,
     /// When the verification began.
     pub time: Timestamp,
