@@ -147,9 +147,13 @@ impl Rotation {
         let job = self
             .note(context, name, &definition, &current, &behind)
             .await?;
-        let job = match behind.is_empty() {
-            true => self.finish(context, name, 0).await?,
-            false => Some(job),
+        let job = match behind.len() {
+            0 => self.finish(context, name, 0).await?,
+            volumes => {
+                let key_set = name.as_str();
+                self.told.told(context, News::Behind { key_set, volumes });
+                Some(job)
+            }
         };
         Ok(Work {
             name: name.clone(),
