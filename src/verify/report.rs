@@ -260,7 +260,7 @@ impl fmt::Display for Report {
             match (scope.full, scope.seed) {
                 (true, _) => writeln!(f, "looked at  all of {whole}")?,
                 (false, seed) => {
-                    let sample = scope.sample.unwrap_or_default();
+                    let sample = scope.sample.unwrap_or_default().min(scope.units);
                     let ends = Bytes(scope.ends.unwrap_or_default());
                     write!(
                         f,
