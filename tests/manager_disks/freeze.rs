@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use sealblk::error::Kind;
 use sealblk::manager::disks::Disks;
-use sealblk::manager::model::DiskState;
+use sealblk::manager::model::{DiskState, NewSize};
 
 use super::lab::{BY_FORCE, Lab, kill, run, until, until_running, us};
 use super::support::front_end::{FrontEnd, Options};
 use super::support::raw_front_end::{Form, RawFrontEnd, RawOptions};
 use super::support::request::{Request, S_OK};
-use super::support::server::eventually;
+use super::support::server::{DEADLINE, eventually};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const BLOCK: usize = 16 << 10;
@@ -305,4 +305,60 @@ fn a_frozen_disk_is_detached_and_one_that_is_not_served_cannot_be_frozen() {
         disks.freeze(&us(), &name, MINUTE).await.unwrap();
         disks.thaw(&us(), &name).await.unwrap();
     });
+}
+
+/// The task of a disk keeps its header as it is for as long as it is frozen,
+/// and must not wait for that itself.
+#[test]
+fn a_frozen_disk_is_not_resized_and_can_still_be_thawed() {
+    let lab = Lab::with_volume("a.img");
+    let name = lab.name("a.img");
+    run(async {
+        let disks = lab.open().await;
+        disks.attach(&us(), lab.request("a.img")).await.unwrap();
+        let size = disks.get(&name).unwrap().size;
+        disks.freeze(&us(), &name, MINUTE).await.unwrap();
+        let before = std::fs::read(lab.path("a.img")).unwrap();
+        let us = us();
+        let resized = disks.resize(&us, &name, larger());
+        let resized = tokio::time::timeout(DEADLINE, resized).await.unwrap();
+        let refused = resized.unwrap_err();
+        assert_eq!(refused.kind(), Kind::Busy, "{refused}");
+        assert!(refused.to_string().contains("frozen"), "{refused}");
+        assert!(std::fs::read(lab.path("a.img")).unwrap() == before);
+        let thawed = disks.thaw(&us, &name);
+        let info = tokio::time::timeout(DEADLINE, thawed).await.unwrap();
+        assert_eq!(info.unwrap().size, size);
+        let info = disks.resize(&us, &name, larger()).await.unwrap();
+        assert_eq!(info.size, larger().size);
+        disks.detach(&us, &name, BY_FORCE).await.unwrap();
+    });
+}
+
+/// Its header is read again to have its key, which nobody keeps.
+#[test]
+fn a_frozen_disk_whose_key_nobody_keeps_gets_another_worker() {
+    let lab = Lab::with_volume("a.img");
+    let name = lab.name("a.img");
+    run(async {
+        let mut settings = lab.settings();
+        settings.keep_deks = false;
+        let disks = lab.open_with(settings).await;
+        disks.attach(&us(), lab.request("a.img")).await.unwrap();
+        disks.freeze(&us(), &name, MINUTE).await.unwrap();
+        kill(disks.get(&name).unwrap().pid.unwrap());
+        until(&disks, &name, "another worker has it frozen", |info| {
+            info.state == DiskState::Frozen && info.restarts == 1
+        })
+        .await;
+        disks.thaw(&us(), &name).await.unwrap();
+        disks.detach(&us(), &name, BY_FORCE).await.unwrap();
+    });
+}
+
+fn larger() -> NewSize {
+    NewSize {
+        size: Some(32 << 20),
+        ..NewSize::default()
+    }
 }

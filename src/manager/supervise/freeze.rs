@@ -28,7 +28,7 @@ pub struct Freezing {
     deadline: Instant,
     /// Keeps the header as it is. None after a restart of the manager amid a
     /// rewrite.
-    _header: Option<OwnedMutexGuard<()>>,
+    header: Option<OwnedMutexGuard<()>>,
 }
 
 impl Freezing {
@@ -41,6 +41,15 @@ impl Freezing {
 }
 
 impl Supervisor {
+    /// Nobody rewrites the header for as long as what is returned lives. A freeze
+    /// has seen to that already: this task would wait for itself.
+    pub(super) async fn keep_header(&self) -> Option<OwnedMutexGuard<()>> {
+        match &self.freezing {
+            Some(freezing) if freezing.header.is_some() => None,
+            _ => Some(self.entry.header.clone().lock_owned().await),
+        }
+    }
+
     /// Begins to freeze the disk. `reply` is told when it is frozen.
     pub(super) async fn freeze(&mut self, worker: &mut Worker, timeout: Duration, reply: Limited) {
         match self.try_freeze(worker, timeout).await {
@@ -83,7 +92,7 @@ impl Supervisor {
         let freezing = Freezing {
             asked: None,
             deadline: Instant::now() + timeout,
-            _header: Some(header),
+            header: Some(header),
         };
         Ok((call, freezing))
     }
@@ -134,7 +143,7 @@ impl Supervisor {
         Freezing {
             asked: None,
             deadline: Instant::now() + Duration::from_millis(frozen.left_ms),
-            _header: self.entry.header.clone().try_lock_owned().ok(),
+            header: self.entry.header.clone().try_lock_owned().ok(),
         }
     }
 

@@ -169,7 +169,7 @@ impl Supervisor {
             (None, Some(held)) => {
                 let held = held.clone();
                 // Not while somebody rewrites it: the lock of the file is ours both.
-                let _alone = self.entry.header.lock().await;
+                let _alone = self.keep_header().await;
                 let read = blocking(move || held.volume()).await.map_err(later)?;
                 read.map_err(later)?
             }

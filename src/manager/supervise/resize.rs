@@ -62,6 +62,13 @@ impl Supervisor {
         if self.record.ephemeral.is_some() {
             return Err(no_header(&self.record.name));
         }
+        if self.freezing.is_some() {
+            return Err(Failure::new(
+                Kind::Busy,
+                "the disk is frozen for a snapshot, which its header is a part of",
+                Some("thaw it first (`sealblk thaw`), or wait until its time is over".into()),
+            ));
+        }
         if held.spec.read_only {
             return Err(Failure::new(
                 Kind::Usage,
@@ -117,7 +124,7 @@ impl Supervisor {
         let Some(held) = held.filter(|held| has_header && !held.spec.read_only) else {
             return;
         };
-        let header = self.entry.header.lock().await;
+        let header = self.keep_header().await;
         let read = blocking({
             let held = held.clone();
             move || held.volume().map(|volume| volume.layout().size)
