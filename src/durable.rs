@@ -12,6 +12,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags};
+use serde::de::DeserializeOwned;
 
 /// Makes a directory that only its owner can use, with all above it, if it is
 /// not there yet.
@@ -45,6 +46,43 @@ pub fn create(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
 pub fn remove(path: &Path) -> io::Result<()> {
     fs::remove_file(path)?;
     sync_directory(path)
+}
+
+/// Removes the file at `path`, if there is one.
+///
+/// # Errors
+/// As the system says.
+pub fn remove_if_there(path: &Path) -> io::Result<()> {
+    match remove(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+/// What is in the file at `path`, as JSON; nothing if there is no file. `version`
+/// says which one it is of, which has to be `known`.
+///
+/// # Errors
+/// As the system says; [`io::ErrorKind::InvalidData`] when it is damaged, or of
+/// another version.
+pub fn read_json<T: DeserializeOwned>(
+    path: &Path,
+    known: u32,
+    version: impl FnOnce(&T) -> u32,
+) -> io::Result<Option<T>> {
+    let text = match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        text => text?,
+    };
+    let read: T = serde_json::from_slice(&text)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    match version(&read) {
+        found if found == known => Ok(Some(read)),
+        found => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("it has version {found}, and this sealblk reads {known}"),
+        )),
+    }
 }
 
 fn place(path: &Path, contents: &[u8], mode: u32, how: RenameFlags) -> io::Result<()> {

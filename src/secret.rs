@@ -7,6 +7,7 @@
 //! overwritten before they are given back.
 
 mod passing;
+pub mod private_key;
 
 use std::fmt;
 use std::io;

@@ -191,10 +191,7 @@ impl Ledger {
     /// # Errors
     /// When it cannot be removed.
     pub fn forget(&self, uuid: Uuid) -> io::Result<()> {
-        match durable::remove(&self.path(uuid)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            result => result,
-        }
+        durable::remove_if_there(&self.path(uuid))
     }
 
     /// The known volumes that need `key_set`, by path. Backups of headers do

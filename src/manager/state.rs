@@ -278,10 +278,7 @@ impl State {
     /// When it cannot be removed.
     pub fn remove(&self, name: &str) -> Result<(), Error> {
         let path = self.file(name);
-        match durable::remove(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            removed => removed.map_err(failed("remove", &path)),
-        }
+        durable::remove_if_there(&path).map_err(failed("remove", &path))
     }
 }
 

@@ -98,18 +98,7 @@ impl Jobs {
     /// # Errors
     /// When it cannot be read, or is damaged.
     pub fn read(&self, name: &Name) -> io::Result<Option<Job>> {
-        let text = match std::fs::read(self.path(name)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            text => text?,
-        };
-        let invalid = |why| io::Error::new(io::ErrorKind::InvalidData, why);
-        let job: Job = serde_json::from_slice(&text).map_err(|error| invalid(error.to_string()))?;
-        match job.version {
-            VERSION => Ok(Some(job)),
-            other => Err(invalid(format!(
-                "it has version {other}, and this sealblk reads {VERSION}"
-            ))),
-        }
+        durable::read_json(&self.path(name), VERSION, |read: &Job| read.version)
     }
 
     /// Stores it.
@@ -126,10 +115,7 @@ impl Jobs {
     /// # Errors
     /// When it cannot be removed.
     pub fn remove(&self, name: &Name) -> io::Result<()> {
-        match durable::remove(&self.path(name)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            result => result,
-        }
+        durable::remove_if_there(&self.path(name))
     }
 }
 

@@ -2,14 +2,13 @@
 //! (RFC 8410), so that OpenSSL makes, reads and uses it as well.
 
 use std::fmt;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::Path;
 use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
-use zeroize::Zeroizing;
 
 use super::error::Error;
 use crate::durable;
@@ -17,17 +16,9 @@ use crate::error::{Explain as _, Kind, io_kind};
 use crate::kms;
 use crate::kms::credential::SecretFile;
 use crate::secret::Secret;
+use crate::secret::private_key::{Algorithm, KEY_BYTES, of_pem, to_pem};
 
-const PRIVATE: [&str; 2] = ["-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----"];
 const PUBLIC: [&str; 2] = ["-----BEGIN PUBLIC KEY-----", "-----END PUBLIC KEY-----"];
-
-const KEY_BYTES: usize = 32;
-
-/// `OneAsymmetricKey` (RFC 5958) with version 0 and algorithm id-Ed25519, up to
-/// the key's bytes.
-const PRIVATE_HEAD: [u8; 16] = [
-    0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
-];
 
 /// `SubjectPublicKeyInfo` (RFC 5280) with the same algorithm.
 const PUBLIC_HEAD: [u8; 12] = [
@@ -70,7 +61,7 @@ impl HostKey {
             },
         };
         let seed = Secret::random(KEY_BYTES).map_err(fail)?;
-        let pem = private_pem(&seed).map_err(fail)?;
+        let pem = to_pem(Algorithm::Ed25519, &seed).map_err(fail)?;
         let key = HostKey::of(seed).ok_or(Error::Internal)?;
         durable::create(path, &pem, 0o600).map_err(fail)?;
         Ok(key)
@@ -97,7 +88,8 @@ impl HostKey {
         };
         let text = SecretFile::new(path).read().map_err(kms::Error::from);
         let text = text.map_err(|error| fail(error.kind(), error.to_string()))?;
-        let seed = parse_private(&text).map_err(|error| fail(Kind::Io, error.to_string()))?;
+        let seed =
+            of_pem(Algorithm::Ed25519, &text).map_err(|error| fail(Kind::Io, error.to_string()))?;
         seed.and_then(HostKey::of).ok_or_else(|| {
             fail(
                 Kind::Usage,
@@ -181,48 +173,6 @@ impl FromStr for PublicKey {
 impl fmt::Display for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-fn private_pem(seed: &Secret) -> io::Result<Zeroizing<Vec<u8>>> {
-    const DER_BYTES: usize = PRIVATE_HEAD.len() + KEY_BYTES;
-    let mut der = Secret::zeroed(DER_BYTES)?;
-    der[..PRIVATE_HEAD.len()].copy_from_slice(&PRIVATE_HEAD);
-    der[PRIVATE_HEAD.len()..].copy_from_slice(seed);
-    let mut body = Zeroizing::new([0; DER_BYTES.div_ceil(3) * 4]);
-    BASE64
-        .encode_slice(&der[..], &mut body[..])
-        .map_err(io::Error::other)?;
-    let [begin, end] = PRIVATE;
-    let mut text = Zeroizing::new(Vec::with_capacity(256));
-    writeln!(text, "{begin}")?;
-    text.extend_from_slice(&body[..]);
-    writeln!(text, "\n{end}")?;
-    Ok(text)
-}
-
-/// The key in the text of a file, if it is one.
-fn parse_private(text: &Secret) -> io::Result<Option<Secret>> {
-    let [begin, end] = PRIVATE;
-    let Some(body) = std::str::from_utf8(text)
-        .ok()
-        .and_then(|text| text.trim().strip_prefix(begin))
-        .and_then(|text| text.strip_suffix(end))
-    else {
-        return Ok(None);
-    };
-    let mut joined = Secret::zeroed(body.len())?;
-    let mut length = 0;
-    for byte in body.bytes().filter(|byte| !byte.is_ascii_whitespace()) {
-        joined[length] = byte;
-        length += 1;
-    }
-    let mut der = Secret::zeroed(base64::decoded_len_estimate(length))?;
-    match BASE64.decode_slice(&joined[..length], &mut der) {
-        Ok(found) if found == PRIVATE_HEAD.len() + KEY_BYTES && der.starts_with(&PRIVATE_HEAD) => {
-            Secret::copy_of(&der[PRIVATE_HEAD.len()..found]).map(Some)
-        }
-        _ => Ok(None),
     }
 }
 

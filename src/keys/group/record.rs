@@ -83,19 +83,7 @@ impl Records {
     /// # Errors
     /// When it cannot be read, or is damaged.
     pub fn read(&self, name: &Name) -> io::Result<Option<Record>> {
-        let text = match std::fs::read(self.path(name)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            other => other?,
-        };
-        let record: Record = serde_json::from_slice(&text)
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-        match record.version {
-            VERSION => Ok(Some(record)),
-            other => Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("it has version {other}, and this sealblk reads {VERSION}"),
-            )),
-        }
+        durable::read_json(&self.path(name), VERSION, |read: &Record| read.version)
     }
 
     /// Stores `record`. With `replace`, in place of the one that is there;
@@ -125,10 +113,7 @@ impl Records {
     /// # Errors
     /// When it cannot be removed.
     pub fn remove(&self, name: &Name) -> io::Result<()> {
-        match durable::remove(&self.path(name)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            result => result,
-        }
+        durable::remove_if_there(&self.path(name))
     }
 }
 

@@ -1,29 +1,15 @@
 //! Files with the private key of a host or a broker: PEM with PKCS #8 as
 //! RFC 8410 has it for X25519, so that OpenSSL reads and makes them.
 
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
-use zeroize::Zeroizing;
-
-use super::seal::{KEY_BYTES, PrivateKey};
+use super::seal::PrivateKey;
 use crate::durable;
 use crate::error::Kind;
 use crate::kms::credential::SecretFile;
 use crate::kms::{Class, Error};
-use crate::secret::Secret;
-
-const BEGIN: &str = "-----BEGIN PRIVATE KEY-----";
-const END: &str = "-----END PRIVATE KEY-----";
-
-/// `OneAsymmetricKey` (RFC 5958) with version 0 and algorithm id-X25519, up to
-/// the key's bytes.
-const HEAD: [u8; 16] = [
-    0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x6e, 0x04, 0x22, 0x04, 0x20,
-];
-const DER_BYTES: usize = HEAD.len() + KEY_BYTES;
+use crate::secret::private_key::{Algorithm, of_pem, to_pem};
 
 /// Makes a new key, and writes it to `path`, where nothing must be yet.
 ///
@@ -31,24 +17,9 @@ const DER_BYTES: usize = HEAD.len() + KEY_BYTES;
 /// [`io::ErrorKind::AlreadyExists`], or as the system says.
 pub fn generate(path: &Path) -> io::Result<PrivateKey> {
     let key = PrivateKey::generate()?;
-    durable::create(path, &pem(&key)?, 0o600)?;
+    let text = to_pem(Algorithm::X25519, &key.bytes()[..])?;
+    durable::create(path, &text, 0o600)?;
     Ok(key)
-}
-
-/// The text of a key file.
-fn pem(key: &PrivateKey) -> io::Result<Zeroizing<Vec<u8>>> {
-    let mut der = Secret::zeroed(DER_BYTES)?;
-    der[..HEAD.len()].copy_from_slice(&HEAD);
-    der[HEAD.len()..].copy_from_slice(key.bytes());
-    let mut body = Zeroizing::new([0; DER_BYTES.div_ceil(3) * 4]);
-    BASE64
-        .encode_slice(&der[..], &mut body[..])
-        .map_err(io::Error::other)?;
-    let mut text = Zeroizing::new(Vec::with_capacity(256));
-    writeln!(text, "{BEGIN}")?;
-    text.extend_from_slice(&body[..]);
-    writeln!(text, "\n{END}")?;
-    Ok(text)
 }
 
 /// Reads the key in `file`.
@@ -57,7 +28,8 @@ fn pem(key: &PrivateKey) -> io::Result<Zeroizing<Vec<u8>>> {
 /// [`Class::Unreachable`], as for everything that is a matter of this host.
 pub fn read(file: &SecretFile) -> Result<PrivateKey, Error> {
     let text = file.read()?;
-    match parse(&text) {
+    let key = of_pem(Algorithm::X25519, &text);
+    match key.and_then(|key| key.map(PrivateKey::new).transpose()) {
         Ok(Some(key)) => Ok(key),
         Ok(None) => Err(Error::new(
             Class::Unreachable,
@@ -74,29 +46,6 @@ pub fn read(file: &SecretFile) -> Result<PrivateKey, Error> {
     }
 }
 
-/// The key in the text of a key file, if it is one.
-fn parse(text: &Secret) -> io::Result<Option<PrivateKey>> {
-    let Some(body) = std::str::from_utf8(text)
-        .ok()
-        .and_then(|text| text.trim().strip_prefix(BEGIN))
-        .and_then(|text| text.strip_suffix(END))
-    else {
-        return Ok(None);
-    };
-    let mut joined = Secret::zeroed(body.len())?;
-    let mut length = 0;
-    for byte in body.bytes().filter(|byte| !byte.is_ascii_whitespace()) {
-        joined[length] = byte;
-        length += 1;
-    }
-    let mut der = Secret::zeroed(base64::decoded_len_estimate(length))?;
-    match BASE64.decode_slice(&joined[..length], &mut der) {
-        Ok(DER_BYTES) if der.starts_with(&HEAD) => {}
-        _ => return Ok(None),
-    }
-    PrivateKey::new(Secret::copy_of(&der[HEAD.len()..DER_BYTES])?).map(Some)
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::MetadataExt;
@@ -104,6 +53,7 @@ mod tests {
 
     use super::*;
     use crate::error::Explain;
+    use crate::secret::private_key::KEY_BYTES;
 
     #[test]
     fn a_key_is_written_for_its_owner_and_read_again() {
@@ -113,7 +63,11 @@ mod tests {
         assert_eq!(path.metadata().unwrap().mode() & 0o7777, 0o600);
         let read = read(&SecretFile::new(&path)).unwrap();
         assert_eq!(read.public(), key.public());
-        assert!(!format!("{read:?}").contains(&BASE64.encode(&read.bytes()[..])));
+        let bytes = base64::Engine::encode(
+            &base64::engine::general_purpose::STANDARD,
+            &read.bytes()[..],
+        );
+        assert!(!format!("{read:?}").contains(&bytes));
         let again = generate(&path).unwrap_err();
         assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
     }
@@ -153,12 +107,13 @@ mod tests {
     fn what_is_no_such_key_is_refused_with_the_way_to_make_one() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("key");
-        let good = pem(&PrivateKey::generate().unwrap()).unwrap();
+        let good = PrivateKey::generate().unwrap();
+        let good = to_pem(Algorithm::X25519, good.bytes()).unwrap();
         let good = std::str::from_utf8(&good).unwrap();
         let ed25519 = good.replacen("MC4CAQAwBQYDK2Vu", "MC4CAQAwBQYDK2Vw", 1);
         assert_ne!(ed25519, good);
         let short = good.replacen("MC4C", "", 1);
-        for bad in ["hush hush", BEGIN, &ed25519, &short] {
+        for bad in ["hush hush", "-----BEGIN PRIVATE KEY-----", &ed25519, &short] {
             durable::replace(&path, bad.as_bytes(), 0o600).unwrap();
             let error = read(&SecretFile::new(&path)).unwrap_err();
             assert_eq!(error.class(), Class::Unreachable);
