@@ -163,6 +163,41 @@ fn a_key_set_goes_from_service_to_service_under_a_guest() {
     assert_eq!(lab.events("key_set_settled").len(), 3);
 }
 
+/// Its requests wait because its key was destroyed. Another key is the way out,
+/// and it is not only for disks whose guests noticed nothing.
+#[test]
+fn a_disk_that_is_held_follows_a_switch_and_goes_on() {
+    for policy in ["pause", "fail"] {
+        let lab = lab();
+        let held = ["poll=1s", "denied_grace=1s"].map(str::to_owned);
+        let held = held.into_iter().chain([format!("on_denied={policy}")]);
+        let settings: Vec<String> = held.flat_map(|it| ["--set".into(), it]).collect();
+        let mut edit = vec!["edit", "disks"];
+        edit.extend(settings.iter().map(String::as_str));
+        lab.keyset(&edit);
+        make(&lab, &["a"]);
+        assert_eq!(lab.attach("a").status, 201);
+        let mut front = lab.connect("a");
+        front.write(0, &DATA);
+
+        let key = format!("{}/keys/disks", lab.service.name);
+        let body = json!({ "deletion_allowed": true });
+        server().post(&format!("{key}/config"), body);
+        server().delete(&key);
+        let state = if policy == "pause" {
+            "paused"
+        } else {
+            "failing"
+        };
+        lab.until("a", state);
+        succeed(&mut switch(&lab, &platform(&lab), &[]));
+        assert_eq!(providers(&lab, &["a"]), ["file"]);
+        lab.until("a", "running");
+        assert_eq!(front.read(0, 4096), DATA);
+        eventually("it is settled", || (!switching(&lab)).then_some(()));
+    }
+}
+
 #[test]
 fn a_key_set_whose_service_is_gone_is_switched_from_the_keys_in_memory() {
     let mut lab = lab();

@@ -165,10 +165,12 @@ impl Disks {
         asked.is_ok() && matches!(answer.await, Ok(Ok(loan)) if loan.dek.is_some())
     }
 
-    /// Whether a disk is served now.
-    pub fn is_served(&self, name: &str) -> bool {
+    /// Whether a disk is served now, and its header may be rewritten: also one
+    /// whose requests are held because of its key, which another key may end.
+    /// That of a frozen disk is left alone until it is thawed.
+    pub fn takes_wraps(&self, name: &str) -> bool {
         self.get(name)
-            .is_some_and(|info| info.state == DiskState::Running)
+            .is_some_and(|info| info.state.is_served() && info.state != DiskState::Frozen)
     }
 
     /// Carries `change` out on a volume that is not attached. Who attaches it

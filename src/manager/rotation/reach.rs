@@ -39,10 +39,10 @@ impl Volumes for Reach {
             return detached.await;
         };
         // A disk that is being attached is not to be held up.
-        if !self.0.is_served(&disk) {
+        if !self.0.takes_wraps(&disk) {
             return Err(Failure::new(
                 Kind::Busy,
-                format!("the disk {disk:?} is not served now"),
+                format!("the disk {disk:?} is not served now, or is frozen"),
                 Some("it follows when it is".into()),
             ));
         }
