@@ -26,6 +26,7 @@ pub mod metrics;
 mod patience;
 pub mod plane;
 pub mod prepare;
+pub mod rekey;
 pub mod relocate;
 pub mod rewrap;
 pub mod rotation;

@@ -35,6 +35,7 @@ mod registers;
 #[cfg(target_arch = "x86_64")]
 mod schedule;
 mod selftest;
+mod transform;
 #[cfg(target_arch = "x86_64")]
 mod vaes256;
 #[cfg(target_arch = "x86_64")]
@@ -45,6 +46,7 @@ mod walk;
 use std::io;
 
 pub use engine::{Engine, UnknownEngine};
+pub use transform::Transform;
 
 use crate::error::{Explain, Kind};
 use crate::secret::{Dek, SecretBox};
