@@ -478,6 +478,59 @@ pub enum Event<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         size: Option<u64>,
     },
+    /// All data of a volume is re-encrypted, encrypted or decrypted in place:
+    /// that began, went on, was paused, or ended.
+    Rekey(RekeyEvent<'a>),
+    /// A disk image was copied to a new volume.
+    VolumeImported {
+        /// The new volume.
+        volume: Uuid,
+        /// Its key set.
+        #[serde(serialize_with = "text")]
+        key_set: &'a str,
+        /// Its file.
+        #[serde(serialize_with = "path_text")]
+        path: &'a Path,
+        /// The image.
+        #[serde(serialize_with = "path_text")]
+        source: &'a Path,
+    },
+}
+
+/// What is recorded of an operation on all data of a volume.
+#[derive(Clone, Debug, Serialize)]
+pub struct RekeyEvent<'a> {
+    /// `alert` where data is decrypted, which is not to happen unseen.
+    #[serde(skip_serializing_if = "empty")]
+    pub severity: &'a str,
+    /// What is done to the data.
+    pub kind: crate::rekey::Kind,
+    /// `begin`, `resume`, `pause`, `back`, `finish`, or `finish_back` where the
+    /// data is again what it was.
+    pub action: &'a str,
+    /// The volume.
+    pub volume: Uuid,
+    /// The operation: the same from its beginning to its end.
+    pub operation: Uuid,
+    /// The disk, where the volume is attached.
+    #[serde(skip_serializing_if = "empty", serialize_with = "text")]
+    pub disk: &'a str,
+    /// The key set of the volume.
+    #[serde(serialize_with = "text")]
+    pub key_set: &'a str,
+    /// Where the data is.
+    #[serde(serialize_with = "path_text")]
+    pub path: &'a Path,
+}
+
+impl<'a> RekeyEvent<'a> {
+    /// How loud an operation of that kind is: `alert`, or nothing.
+    pub fn severity_of(kind: crate::rekey::Kind) -> &'a str {
+        match kind {
+            crate::rekey::Kind::Decrypt => "alert",
+            crate::rekey::Kind::Rekey | crate::rekey::Kind::Encrypt => "",
+        }
+    }
 }
 
 /// What is recorded of the rotation of a key set.

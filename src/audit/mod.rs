@@ -29,7 +29,7 @@ mod witness;
 mod writer;
 
 pub use error::{Cause, Error};
-pub use event::{Event, KeyEvent, RotationEvent};
+pub use event::{Event, KeyEvent, RekeyEvent, RotationEvent};
 pub use files::{Files, Segment, last};
 pub use head::Head;
 pub use line::{Hash, LINE_MAX, Line, TornBytes, Unsound};
