@@ -273,6 +273,7 @@ mod tests {
             ephemeral: false,
             denial: None,
             frozen: None,
+            rekey: None,
         }
     }
 

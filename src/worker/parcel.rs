@@ -28,6 +28,12 @@ pub enum Role {
     Dek,
     /// The process itself.
     Process,
+    /// The key that data is moved away from, to be received once.
+    OldDek,
+    /// The data file once more, for the thread that moves data.
+    Mover,
+    /// The file of the header, for the journal.
+    Journal,
     /// Something of a later version. It is closed.
     #[serde(other)]
     Unknown,

@@ -463,6 +463,7 @@ fn info_of(record: &Record) -> DiskInfo {
         ephemeral: record.ephemeral.is_some(),
         denial: None,
         frozen: None,
+        rekey: None,
     }
 }
 
