@@ -120,6 +120,7 @@ fn settings(config: &Config) -> Settings {
         log: config.log,
         keep_deks: daemon.keep_deks,
         concurrency: daemon.attach_concurrency,
+        rekey_concurrency: daemon.rekey_concurrency,
         poll: daemon.poll,
         ..Settings::new(daemon.state_dir.clone(), daemon.run_dir.clone())
     }
@@ -262,7 +263,9 @@ impl Disks for Attached {
 
     fn reconfigure(&self, config: &Config) -> Vec<String> {
         self.disks.set_defaults(config.serve.clone());
-        vec!["serve".into()]
+        let most = config.daemon.rekey_concurrency;
+        self.disks.set_rekey_concurrency(most);
+        vec!["serve".into(), "daemon.rekey_concurrency".into()]
     }
 }
 

@@ -99,6 +99,11 @@ impl Parcel {
         std::iter::from_fn(|| self.take(role)).collect()
     }
 
+    /// All of them, each with what it is for.
+    pub fn into_parts(self) -> Vec<(Role, OwnedFd)> {
+        self.0
+    }
+
     /// What they are for.
     pub fn roles(&self) -> Vec<Role> {
         self.0.iter().map(|(role, _)| *role).collect()

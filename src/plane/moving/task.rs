@@ -23,9 +23,9 @@ pub struct Task {
     /// Whether it goes on, or rests.
     #[serde(default)]
     pub go: Go,
-    /// Which way it is to go.
-    #[serde(default)]
-    pub direction: Direction,
+    /// Which way it is to go, if somebody has said so. Otherwise as the journal says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direction: Option<Direction>,
     /// A journal with a lower number is an older one that somebody has put back.
     #[serde(default)]
     pub at_least: u64,
