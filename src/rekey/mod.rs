@@ -27,6 +27,17 @@ pub enum Kind {
     Decrypt,
 }
 
+impl Kind {
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Rekey => "rekey",
+            Kind::Encrypt => "encrypt",
+            Kind::Decrypt => "decrypt",
+        }
+    }
+}
+
 /// Which way the boundary goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
