@@ -21,7 +21,7 @@ pub mod keyset;
 pub mod limit;
 pub mod list;
 mod opening;
-mod rekey;
+pub mod rekey;
 pub mod report;
 pub mod resize;
 pub mod serve;
