@@ -208,7 +208,11 @@ async fn start(client: &Client, args: &Args, names: &[String]) -> Result<(), Fai
             None => names.to_vec(),
         },
         key_set: args.key_set.clone(),
-        kind: if args.decrypt { Kind::Decrypt } else { Kind::Rekey },
+        kind: if args.decrypt {
+            Kind::Decrypt
+        } else {
+            Kind::Rekey
+        },
         confirm: args.confirm.clone(),
         pace: args.pace(),
     };
@@ -218,7 +222,11 @@ async fn start(client: &Client, args: &Args, names: &[String]) -> Result<(), Fai
         true => print_json(&started)?,
         false => print(Started(&started))?,
     }
-    let refused = started.disks.iter().filter(|disk| disk.problem.is_some()).count();
+    let refused = started
+        .disks
+        .iter()
+        .filter(|disk| disk.problem.is_some())
+        .count();
     match refused {
         0 => Ok(()),
         refused => Err(Failure::new(

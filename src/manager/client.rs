@@ -16,8 +16,8 @@ use uuid::Uuid;
 use super::api::{CORRELATION, ProblemDetails, Turn};
 use super::model::{
     Attach, ChangeWraps, DiskChange, DiskInfo, DiskList, EraseVolume, ErasedVolume, Freeze,
-    KeySetCheck, KeySetInfo, KeySetRotation, KeySetSwitch, NewKeySet, Reloaded, RekeyChange,
-    RekeysStarted, StartRekey, Status, Verification, Verify, WrapsChanged,
+    KeySetCheck, KeySetInfo, KeySetRotation, KeySetSwitch, NewKeySet, RekeyChange, RekeysStarted,
+    Reloaded, StartRekey, Status, Verification, Verify, WrapsChanged,
 };
 use crate::error::{Failure, Kind};
 use crate::rekey::Direction;
@@ -158,7 +158,8 @@ impl Client {
     /// As [`Client::status`].
     pub async fn turn_rekey(&self, name: &str, direction: Direction) -> Result<DiskInfo, Failure> {
         let url = self.url(&["v1", "disks", name, "rekey", "turn"], &[]);
-        self.call(Method::POST, url, Some(&Turn { direction })).await
+        self.call(Method::POST, url, Some(&Turn { direction }))
+            .await
     }
 
     /// Freezes a disk, and returns when it is.

@@ -110,8 +110,7 @@ pub trait Disks: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// When nothing makes sense of it, or none of the disks can be.
-    async fn rekey(&self, context: &Context, wanted: StartRekey)
-    -> Result<RekeysStarted, Failure>;
+    async fn rekey(&self, context: &Context, wanted: StartRekey) -> Result<RekeysStarted, Failure>;
 
     /// Lets that rest or go on, faster or slower.
     ///

@@ -247,11 +247,7 @@ impl Disks for Attached {
         self.disks.thaw(context, name).await
     }
 
-    async fn rekey(
-        &self,
-        context: &Context,
-        wanted: StartRekey,
-    ) -> Result<RekeysStarted, Failure> {
+    async fn rekey(&self, context: &Context, wanted: StartRekey) -> Result<RekeysStarted, Failure> {
         let started = self.disks.rekey(context, wanted).await?;
         // Its wraps are of another key now, made by what wraps now.
         for begun in started.disks.iter().filter(|disk| disk.begun) {

@@ -15,7 +15,7 @@ use sealblk::kms::credential::SecretFile;
 use sealblk::kms::file::{self, FileProvider};
 use sealblk::kms::vault::{Auth, Settings, VaultProvider};
 use sealblk::kms::{Error, KeyRef, KeyVersion, Provider, tls};
-use sealblk::metrics::{DiskView, RekeyView, Metrics};
+use sealblk::metrics::{DiskView, Metrics, RekeyView};
 use sealblk::rotation::News;
 use sealblk::runtime::block_on;
 use sealblk::secret::Secret;

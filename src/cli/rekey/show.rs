@@ -203,13 +203,21 @@ mod tests {
         rekey.direction = Direction::Back;
         rekey.pace.limit = Some(1 << 20);
         let line = Line(&rekey).to_string();
-        assert!(line.starts_with("brought back to its old key: 25.0%"), "{line}");
+        assert!(
+            line.starts_with("brought back to its old key: 25.0%"),
+            "{line}"
+        );
         assert!(line.ends_with("paused; at most 1 MiB/s"), "{line}");
     }
 
     #[test]
     fn times_are_rough() {
-        for (seconds, text) in [(5, "5s"), (90, "1m 30s"), (7260, "2h 1m"), (90_000, "1d 1h")] {
+        for (seconds, text) in [
+            (5, "5s"),
+            (90, "1m 30s"),
+            (7260, "2h 1m"),
+            (90_000, "1d 1h"),
+        ] {
             assert_eq!(About(seconds).to_string(), text);
         }
     }

@@ -21,8 +21,8 @@ mod volumes;
 
 pub use caller::{CORRELATION, Caller};
 pub use extract::BODY_MAX;
-pub use rekeys::Turn;
 pub use problem::{CONTENT_TYPE as PROBLEM_TYPE, Problem, ProblemDetails, status_of};
+pub use rekeys::Turn;
 pub use server::{Limits, serve};
 
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};

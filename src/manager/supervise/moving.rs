@@ -241,11 +241,11 @@ impl Supervisor {
     /// any more.
     pub(super) async fn moved(&mut self, worker: Option<&mut Worker>, ended: Ended) {
         self.moving = None;
-        if let Some(dek) = ended.dek {
-            self.dek = self.shared.settings.keep_deks.then_some(dek);
+        if let Some(dek) = &ended.dek {
+            self.dek = self.shared.settings.keep_deks.then(|| dek.clone());
         }
         if let Some(worker) = worker {
-            self.behind = !forget_other_key(worker).await;
+            self.behind = !forget_other_key(worker, ended.dek.as_deref()).await;
         }
         self.shared.settings.step(Step::RekeyForgotten);
         self.forget_job().await;
@@ -393,7 +393,10 @@ impl Supervisor {
             self.dek = None;
             self.fresh = None;
             if let Err(trouble) = self.unwrap().await {
-                tracing::error!("its key is needed to see that all is plain: {}", trouble.failure);
+                tracing::error!(
+                    "its key is needed to see that all is plain: {}",
+                    trouble.failure
+                );
             }
         }
         let known = self.dek.clone().zip(self.moving.clone());
@@ -408,7 +411,9 @@ impl Supervisor {
             let mut volume = held.volume()?;
             let is = position(&volume, &under.facts, &main, under.old())?;
             let plain = match under.facts.kind {
-                Kind::Decrypt => is.boundary == under.facts.size,
+                Kind::Decrypt => {
+                    is.boundary == under.facts.size && is.direction == Direction::Forward
+                }
                 Kind::Encrypt => is.boundary == 0 && is.direction == Direction::Back,
                 Kind::Rekey => false,
             };
@@ -441,16 +446,17 @@ impl Supervisor {
         };
         let decrypted = rekey.kind == Kind::Decrypt;
         tracing::warn!("all data of the disk is plain, and its key was destroyed");
-        self.shared.record(crate::audit::Event::Rekey(crate::audit::RekeyEvent {
-            severity: crate::audit::RekeyEvent::severity_of(rekey.kind),
-            kind: rekey.kind,
-            action: if decrypted { "finish" } else { "finish_back" },
-            volume,
-            operation: rekey.id.unwrap_or_default(),
-            disk: &self.record.name,
-            key_set: info.key_set.as_deref().unwrap_or_default(),
-            path: &self.record.volume,
-        }));
+        self.shared
+            .record(crate::audit::Event::Rekey(crate::audit::RekeyEvent {
+                severity: crate::audit::RekeyEvent::severity_of(rekey.kind),
+                kind: rekey.kind,
+                action: if decrypted { "finish" } else { "finish_back" },
+                volume,
+                operation: rekey.id.unwrap_or_default(),
+                disk: &self.record.name,
+                key_set: info.key_set.as_deref().unwrap_or_default(),
+                path: &self.record.volume,
+            }));
     }
 }
 
@@ -468,9 +474,15 @@ async fn ask(worker: &mut Worker, orders: Orders) -> Result<Option<Box<Progress>
     }
 }
 
-/// Whether it has.
-async fn forget_other_key(worker: &mut Worker) -> bool {
-    match worker.link.call(Request::Moved, Parcel::default()).await {
+/// Whether it has. The key of the disk goes with that, if it is another one.
+async fn forget_other_key(worker: &mut Worker, dek: Option<&Dek>) -> bool {
+    let mut parcel = Parcel::default();
+    match dek.map(Dek::pass).transpose() {
+        Ok(Some(dek)) => parcel.add(Role::Dek, dek),
+        Ok(None) => {}
+        Err(error) => tracing::warn!(%error, "its worker does not get to keep its key"),
+    }
+    match worker.link.call(Request::Moved, parcel).await {
         Ok((Answer::Status { .. }, _)) => true,
         Ok((answer, _)) => {
             tracing::error!(?answer, "its worker does not forget the other key");

@@ -73,7 +73,9 @@ impl Pace {
             return Some(format!("a limit is {LEAST_LIMIT} bytes per second or more"));
         }
         if self.latency_us.is_some_and(|time| time < LEAST_LATENCY_US) {
-            return Some(format!("a latency is {LEAST_LATENCY_US} microseconds or more"));
+            return Some(format!(
+                "a latency is {LEAST_LATENCY_US} microseconds or more"
+            ));
         }
         None
     }

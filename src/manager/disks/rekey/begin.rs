@@ -16,7 +16,7 @@ use crate::error::{Failure, Kind as ErrorKind};
 use crate::keys::{Access, Context, KeySets, is_recovery};
 use crate::manager::disks::{Disks, Settings, Step};
 use crate::manager::supervise::Under;
-use crate::rekey::{Journal, Keys, Kind, previous};
+use crate::rekey::{Facts, Geometry, Journal, Keys, Kind, seal_previous};
 use crate::rewrap::KeyFrom;
 use crate::secret::Dek;
 use crate::volume::{Token, Volume, Wrap};
@@ -75,11 +75,12 @@ async fn begin(
     };
     let journal = volume.journal_area()?;
     let derived = derive(&facts, &main, old.as_deref())?;
-    Journal::create(volume.journal_file(), journal.clone(), &derived).map_err(Failure::from)?;
+    let geometry = Geometry::new(&facts, volume.layout().sector_size)?;
+    Journal::new(volume.journal_file(), journal.clone(), derived, geometry)?.create()?;
     settings.step(Step::JournalMade);
     match (kind, &old) {
         (Kind::Rekey, Some(old)) => {
-            let sealed = previous::seal_previous(&facts, &main, old).map_err(no_memory)?;
+            let sealed = seal_previous(&facts, &main, old)?;
             volume.begin_rekey(&facts, &main, wraps, sealed)?;
         }
         _ => volume.begin_decrypt(&facts)?,
@@ -95,7 +96,7 @@ fn new_key() -> Result<Arc<Dek>, Failure> {
     Dek::generate().map(Arc::new).map_err(no_memory)
 }
 
-pub(super) fn no_memory(error: impl std::fmt::Display) -> Failure {
+fn no_memory(error: impl std::fmt::Display) -> Failure {
     Failure::new(
         ErrorKind::Io,
         format!("there is no memory for a key: {error}"),
@@ -116,7 +117,12 @@ pub(super) async fn main_key(
         return Ok(dek);
     }
     let opened = keys
-        .unwrap(context, volume.token(), &volume.binding(), Access::OwnKeySet)
+        .unwrap(
+            context,
+            volume.token(),
+            &volume.binding(),
+            Access::OwnKeySet,
+        )
         .await?;
     volume.verify_dek(&opened.dek)?;
     Ok(Arc::new(opened.dek))
@@ -163,7 +169,10 @@ pub(super) async fn wraps_like(
         let unproven = |why: &dyn std::fmt::Display| {
             Failure::new(
                 ErrorKind::Key,
-                format!("what key set {:?} has wrapped does not open: {why}", old.key_set),
+                format!(
+                    "what key set {:?} has wrapped does not open: {why}",
+                    old.key_set
+                ),
                 Some("`sealblk doctor` tries the key set and says what is wrong with it".into()),
             )
         };
@@ -178,11 +187,7 @@ pub(super) async fn wraps_like(
 }
 
 /// The keys of an operation, from those of its data.
-pub(super) fn derive(
-    facts: &crate::rekey::Facts,
-    main: &Dek,
-    old: Option<&Dek>,
-) -> Result<Keys, Failure> {
+pub(super) fn derive(facts: &Facts, main: &Dek, old: Option<&Dek>) -> Result<Keys, Failure> {
     let (old, new) = crate::plane::moving::sides(facts.kind, main, old);
-    Keys::derive(facts, old, new).map_err(no_memory)
+    Ok(Keys::derive(facts, old, new)?)
 }

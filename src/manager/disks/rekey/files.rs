@@ -21,7 +21,12 @@ pub fn mover_files(held: &Held) -> Result<Parcel, Failure> {
     let spec = held.current_spec();
     let header = held.files.header.as_ref().unwrap_or(&held.files.data);
     let mut parcel = Parcel::default();
-    let data = open(&held.files.data, (spec.data_offset, spec.size), spec.sector_size, spec.direct)?;
+    let data = open(
+        &held.files.data,
+        (spec.data_offset, spec.size),
+        spec.sector_size,
+        spec.direct,
+    )?;
     parcel.add(Role::Mover, data);
     let start = (0, SectorSize::B4096.bytes() as u64);
     let journal = open(header, start, SectorSize::B512, DirectMode::Never)?;

@@ -18,7 +18,7 @@ use crate::audit::{Event, RekeyEvent};
 use crate::error::{Failure, Kind as ErrorKind};
 use crate::keys::{Context, KeySets};
 use crate::manager::disks::{Command, Disks, Settings, Step};
-use crate::rekey::{Direction, Facts, Journal, Kind, Position, previous};
+use crate::rekey::{Direction, Facts, Geometry, Journal, Kind, Position, open_previous};
 use crate::rewrap::KeyFrom;
 use crate::secret::Dek;
 use crate::volume::Volume;
@@ -81,7 +81,8 @@ async fn finish(
     let main = main_key(keys, context, volume, key).await?;
     let old = previous_key(volume, &facts, &main)?;
     let position = position(volume, &facts, &main, old.as_ref())?;
-    let all_new = position.boundary == facts.size;
+    // One that was turned at its very end is on its way.
+    let all_new = position.boundary == facts.size && position.direction == Direction::Forward;
     let all_old = position.boundary == 0 && position.direction == Direction::Back;
     let dek = match (facts.kind, all_new, all_old) {
         (Kind::Rekey | Kind::Encrypt, true, _) | (Kind::Decrypt, _, true) => {
@@ -95,9 +96,15 @@ async fn finish(
             Some(Arc::new(old))
         }
         (Kind::Encrypt, _, true) | (Kind::Decrypt, true, _) => {
-            return Err(not_all_moved("its data is plain, and it ends when it is detached"));
+            return Err(not_all_moved(
+                "its data is plain, and it ends when it is detached",
+            ));
         }
-        _ => return Err(not_all_moved("the journal says that data is left to be moved")),
+        _ => {
+            return Err(not_all_moved(
+                "the journal says that data is left to be moved",
+            ));
+        }
     };
     settings.step(Step::RekeyFinished);
     Ok((Ended { dek }, position.direction))
@@ -110,7 +117,7 @@ pub(in crate::manager) fn previous_key(
     main: &Dek,
 ) -> Result<Option<Dek>, Failure> {
     let sealed = volume.rekey().and_then(|rekey| rekey.previous.as_deref());
-    let open = |sealed| previous::open_previous(facts, main, sealed).map_err(Failure::from);
+    let open = |sealed| open_previous(facts, main, sealed).map_err(Failure::from);
     sealed.map(open).transpose()
 }
 
@@ -125,11 +132,12 @@ pub(in crate::manager) fn position(
     old: Option<&Dek>,
 ) -> Result<Position, Failure> {
     let derived = derive(facts, main, old)?;
-    let journal = volume.journal_area()?;
-    let found = Journal::read(volume.journal_file(), journal, &derived)?;
-    match found.at_rest() {
-        Some(position) => Ok(position),
-        None => Err(not_all_moved("the journal says that data is under way")),
+    let area = volume.journal_area()?;
+    let geometry = Geometry::new(facts, volume.layout().sector_size)?;
+    let found = Journal::new(volume.journal_file(), area, derived, geometry)?.read()?;
+    match found.covered {
+        0 => Ok(found.position),
+        _ => Err(not_all_moved("the journal says that data is under way")),
     }
 }
 
@@ -140,4 +148,3 @@ fn not_all_moved(why: &str) -> Failure {
         Some("look at the log of the worker; the data is as safe as it was".into()),
     )
 }
-

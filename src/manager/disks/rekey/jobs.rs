@@ -217,7 +217,9 @@ mod tests {
         let expected = jobs.all();
         drop(jobs);
         std::fs::write(directory.path().join("rekeys/half.json.new"), "{").unwrap();
-        let torn = directory.path().join(format!("rekeys/{}.json", Uuid::nil()));
+        let torn = directory
+            .path()
+            .join(format!("rekeys/{}.json", Uuid::nil()));
         std::fs::write(&torn, "{").unwrap();
 
         let jobs = Jobs::open(directory.path()).unwrap();

@@ -93,7 +93,9 @@ impl Disks {
         self.take_turns(context, &mut Memory::default()).await;
         for one in &mut started {
             let info = self.get(&one.disk).and_then(|disk| disk.rekey);
-            one.begun = info.as_ref().is_some_and(|info| !info.state.is_only_wanted());
+            one.begun = info
+                .as_ref()
+                .is_some_and(|info| !info.state.is_only_wanted());
             let queued = info.filter(|info| info.state.is_only_wanted());
             one.problem = one.problem.take().or(queued.and_then(|info| info.problem));
         }
@@ -112,7 +114,11 @@ impl Disks {
 
     fn names_of(&self, wanted: &StartRekey) -> Result<Vec<String>, Failure> {
         let usage = |what: &str, help: &str| {
-            Err(Failure::new(ErrorKind::Usage, what.to_owned(), Some(help.into())))
+            Err(Failure::new(
+                ErrorKind::Usage,
+                what.to_owned(),
+                Some(help.into()),
+            ))
         };
         match (&wanted.key_set, wanted.disks.is_empty()) {
             (None, true) => usage("no disk was named", "name disks, or a key set"),
@@ -154,7 +160,9 @@ impl Disks {
                     "all data of disk {name:?} is being moved already: it is {}",
                     is.state.as_str()
                 ),
-                Some(format!("`sealblk rekey {name} --status` says how far it is")),
+                Some(format!(
+                    "`sealblk rekey {name} --status` says how far it is"
+                )),
             ));
         }
         let shared = self.shared.clone();
@@ -194,7 +202,12 @@ impl Disks {
         name: &str,
         change: RekeyChange,
     ) -> Result<DiskInfo, Failure> {
-        tracing::info!(disk = name, uid = context.actor.uid, ?change, "moving of data");
+        tracing::info!(
+            disk = name,
+            uid = context.actor.uid,
+            ?change,
+            "moving of data"
+        );
         self.order(name, change, None).await
     }
 
@@ -209,15 +222,24 @@ impl Disks {
         name: &str,
         direction: Direction,
     ) -> Result<DiskInfo, Failure> {
-        tracing::info!(disk = name, uid = context.actor.uid, ?direction, "moving of data");
+        tracing::info!(
+            disk = name,
+            uid = context.actor.uid,
+            ?direction,
+            "moving of data"
+        );
         let entry = self.entry(name)?;
         let info = entry.info();
-        let only_wanted = info.rekey.as_ref().is_some_and(|it| it.state.is_only_wanted());
+        let only_wanted = info
+            .rekey
+            .as_ref()
+            .is_some_and(|it| it.state.is_only_wanted());
         if let (true, Direction::Back, Some(volume)) = (only_wanted, direction, info.uuid) {
             self.forget_unbegun(volume).await?;
             return Ok(entry.info());
         }
-        self.order(name, RekeyChange::default(), Some(direction)).await
+        self.order(name, RekeyChange::default(), Some(direction))
+            .await
     }
 
     async fn order(
@@ -333,7 +355,10 @@ impl Disks {
             if entry.info().rekey.is_none() {
                 show_queued(entry, job.kind, job.pace, job.problem.clone());
             }
-            let busy = entries.iter().filter(|entry| is_moved(&entry.info())).count();
+            let busy = entries
+                .iter()
+                .filter(|entry| is_moved(&entry.info()))
+                .count();
             let served = entry.info().state == DiskState::Running;
             if !job.is_queued() || busy >= most || !served || memory.leaves(volume) {
                 continue;
@@ -355,11 +380,8 @@ impl Disks {
 
     async fn refuse_job(&self, volume: Uuid, job: Job, problem: Problem) {
         let shared = self.shared.clone();
-        let refused = Job {
-            problem: Some(problem),
-            begun: false,
-            ..job
-        };
+        let mut refused = job;
+        refused.problem = Some(problem);
         let put = blocking(move || shared.jobs.put(volume, refused)).await;
         if let Err(failure) = put.and_then(|put| put) {
             tracing::error!("{failure}");
@@ -387,7 +409,8 @@ impl Disks {
             path: &info.volume,
         }));
         let shared = self.shared.clone();
-        let wanted = Job { begun: true, ..job };
+        let mut wanted = job;
+        wanted.begun = true;
         let put = blocking(move || shared.jobs.put(volume, wanted)).await;
         if let Err(failure) = put.and_then(|put| put) {
             // The header counts. What is lost is how fast it was to be.
@@ -401,7 +424,9 @@ impl Disks {
 
     /// How many disks may be moved at once, from now on.
     pub fn set_rekey_concurrency(&self, most: usize) {
-        self.shared.rekey_concurrency.store(most.max(1), Ordering::SeqCst);
+        self.shared
+            .rekey_concurrency
+            .store(most.max(1), Ordering::SeqCst);
     }
 }
 
@@ -510,6 +535,8 @@ fn nothing_moved(name: &str) -> Failure {
     Failure::new(
         ErrorKind::NotFound,
         format!("the data of disk {name:?} is not being moved"),
-        Some(format!("`sealblk rekey {name} --start` gives it another key")),
+        Some(format!(
+            "`sealblk rekey {name} --start` gives it another key"
+        )),
     )
 }
