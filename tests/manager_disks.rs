@@ -23,6 +23,8 @@ mod managers;
 mod memory_search;
 #[path = "manager_disks/process.rs"]
 mod process;
+#[path = "manager_disks/rekey.rs"]
+mod rekey;
 #[path = "manager_disks/resize.rs"]
 mod resize;
 #[path = "manager_disks/rewrap.rs"]

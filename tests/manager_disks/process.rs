@@ -186,6 +186,11 @@ fn manager_process() {
                     };
                     disks.resize(&us(), &name, wanted).await.map(drop)
                 }
+                "rekey" => {
+                    let name = super::lab::name(&directory, what);
+                    let wanted = super::rekey::start(&[name]);
+                    disks.rekey(&us(), wanted).await.map(drop)
+                }
                 "detach" => {
                     let name = super::lab::name(&directory, what);
                     disks.detach(&us(), &name, BY_FORCE).await
