@@ -201,7 +201,8 @@ impl Mover {
     /// and every now and then how far it is.
     pub fn news(&mut self, changed: bool) -> Option<Box<Progress>> {
         let moving = self.moving.as_ref()?;
-        if !changed && self.told.elapsed() < PERIOD {
+        let known = self.last.is_some();
+        if known && !changed && self.told.elapsed() < PERIOD {
             return None;
         }
         self.told = Instant::now();
@@ -216,6 +217,9 @@ impl Mover {
     /// How long the control loop may sleep.
     pub fn left(&self) -> Option<Duration> {
         let moving = self.moving.as_ref()?;
+        if self.last.is_none() {
+            return Some(Duration::ZERO);
+        }
         let left = PERIOD.saturating_sub(self.told.elapsed());
         (moving.progress().phase == Phase::Moving).then(|| left + Duration::from_millis(1))
     }

@@ -93,9 +93,10 @@ impl Disks {
         self.take_turns(context, &mut Memory::default()).await;
         for one in &mut started {
             let info = self.get(&one.disk).and_then(|disk| disk.rekey);
-            one.begun = info
-                .as_ref()
-                .is_some_and(|info| !info.state.is_only_wanted());
+            one.begun = one.problem.is_none()
+                && info
+                    .as_ref()
+                    .is_some_and(|info| !info.state.is_only_wanted());
             let queued = info.filter(|info| info.state.is_only_wanted());
             one.problem = one.problem.take().or(queued.and_then(|info| info.problem));
         }
