@@ -25,6 +25,8 @@ mod memory_search;
 mod process;
 #[path = "manager_disks/rekey.rs"]
 mod rekey;
+#[path = "manager_disks/rekey_kills.rs"]
+mod rekey_kills;
 #[path = "manager_disks/resize.rs"]
 mod resize;
 #[path = "manager_disks/rewrap.rs"]

@@ -95,7 +95,8 @@ impl Supervisor {
     fn job(&self, under: &Under) -> Job {
         let volume = self.held.as_ref().map(|held| held.spec.uuid);
         let job = volume.and_then(|volume| self.shared.jobs.get(volume));
-        job.filter(|job| job.begun && job.kind == under.facts.kind)
+        // Also one that was about to begin when the manager ended.
+        job.filter(|job| job.kind == under.facts.kind)
             .unwrap_or_else(|| Job::found(under.facts.kind))
     }
 
@@ -186,8 +187,9 @@ impl Supervisor {
         let (Some(volume), Some(rekey)) = (info.uuid, info.rekey) else {
             return Err(super::freeze::not_served());
         };
-        let known = self.shared.jobs.get(volume).filter(|job| job.begun);
+        let known = self.shared.jobs.get(volume);
         let mut job = known.unwrap_or_else(|| Job::found(rekey.kind));
+        job.begun = true;
         job.go = orders.go.unwrap_or(job.go);
         job.pace = orders.pace.unwrap_or(job.pace);
         job.direction = orders.direction.or(job.direction);
@@ -248,18 +250,20 @@ impl Supervisor {
             self.behind = !forget_other_key(worker, ended.dek.as_deref()).await;
         }
         self.shared.settings.step(Step::RekeyForgotten);
-        self.forget_job().await;
+        self.forget_job(true).await;
         self.entry.update(|info| info.rekey = None);
         tracing::info!("all data of the disk was moved");
     }
 
-    async fn forget_job(&self) {
+    /// What was wanted has ended, or was found to have: also what only waits for its
+    /// turn, if it is that.
+    async fn forget_job(&self, also_queued: bool) {
         let Some(volume) = self.held.as_ref().map(|held| held.spec.uuid) else {
             return;
         };
         let shared = self.shared.clone();
         let removed = blocking(move || match shared.jobs.get(volume) {
-            Some(job) if job.begun => shared.jobs.remove(volume),
+            Some(job) if job.begun || also_queued => shared.jobs.remove(volume),
             _ => Ok(()),
         });
         if let Err(failure) = removed.await.and_then(|removed| removed) {
@@ -305,7 +309,7 @@ impl Supervisor {
         match (volume.rekey_facts(), progress) {
             (None, None) => {
                 self.moving = None;
-                self.forget_job().await;
+                self.forget_job(false).await;
                 Ok(())
             }
             (None, Some(_)) => {
@@ -433,7 +437,7 @@ impl Supervisor {
                 self.note_plain();
                 self.moving = None;
                 self.dek = None;
-                self.forget_job().await;
+                self.forget_job(true).await;
             }
             Err(failure) => tracing::error!("its data is plain, and its header stays: {failure}"),
         }

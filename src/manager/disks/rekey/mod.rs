@@ -152,6 +152,8 @@ impl Disks {
     /// Writes down that it is to be done to a disk.
     async fn queue(&self, name: &str, kind: Kind, pace: Pace) -> Result<(), Failure> {
         let entry = self.entry(name)?;
+        // Nobody is just beginning what is said to be only wanted.
+        let _alone = self.shared.turns.lock().await;
         let info = entry.info();
         let volume = can_be_moved(&info)?;
         if let Some(is) = info.rekey.filter(|it| !it.state.is_only_wanted()) {
@@ -174,6 +176,7 @@ impl Disks {
 
     /// What was only wanted is wanted no more.
     async fn forget_unbegun(&self, volume: Uuid) -> Result<(), Failure> {
+        let _alone = self.shared.turns.lock().await;
         let shared = self.shared.clone();
         let removed = blocking(move || match shared.jobs.get(volume) {
             Some(job) if !job.begun => shared.jobs.remove(volume).map(|()| true),
@@ -260,6 +263,7 @@ impl Disks {
             false => Some(changed_pace(&change.pace, known.pace)?),
         };
         if known.state.is_only_wanted() {
+            let _alone = self.shared.turns.lock().await;
             let shared = self.shared.clone();
             let job = blocking(move || -> Result<Option<Job>, Failure> {
                 let Some(mut job) = shared.jobs.get(volume).filter(|job| !job.begun) else {
@@ -353,7 +357,13 @@ impl Disks {
             let Some(entry) = entries.iter().find(|entry| entry.has_volume(volume)) else {
                 continue;
             };
-            if entry.info().rekey.is_none() {
+            // A manager that ended as it began.
+            let is = entry.info().rekey;
+            if is.as_ref().is_some_and(|it| !it.state.is_only_wanted()) {
+                self.note_begun(volume, job).await;
+                continue;
+            }
+            if is.is_none() {
                 show_queued(entry, job.kind, job.pace, job.problem.clone());
             }
             let busy = entries
@@ -409,18 +419,22 @@ impl Disks {
             key_set: info.key_set.as_deref().unwrap_or_default(),
             path: &info.volume,
         }));
-        let shared = self.shared.clone();
-        let mut wanted = job;
-        wanted.begun = true;
-        let put = blocking(move || shared.jobs.put(volume, wanted)).await;
-        if let Err(failure) = put.and_then(|put| put) {
-            // The header counts. What is lost is how fast it was to be.
-            tracing::error!("{failure}");
-        }
+        self.note_begun(volume, job).await;
         let (reply, answer) = oneshot::channel();
         let begun = Box::new(begun);
         entry.send(Command::Begun { begun, reply }).await?;
         answer.await.unwrap_or_else(|_| Err(ended())).map(drop)
+    }
+
+    async fn note_begun(&self, volume: Uuid, mut job: Job) {
+        job.begun = true;
+        job.problem = None;
+        let shared = self.shared.clone();
+        let put = blocking(move || shared.jobs.put(volume, job)).await;
+        if let Err(failure) = put.and_then(|put| put) {
+            // The header counts. What is lost is how fast it was to be.
+            tracing::error!("{failure}");
+        }
     }
 
     /// How many disks may be moved at once, from now on.
