@@ -23,6 +23,8 @@ mod record;
 mod recover;
 mod region;
 mod rules;
+#[cfg(test)]
+mod sim;
 
 pub use buffer::Buffer;
 pub use error::Error;
