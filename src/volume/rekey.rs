@@ -313,3 +313,6 @@ fn may_begin(description: &Description, kind: Kind, path: &Path) -> Result<(), E
     }
     description.journal_area(path).map(drop)
 }
+
+#[cfg(test)]
+mod tests;
