@@ -350,6 +350,61 @@ fn who_read_the_header_before_an_operation_does_not_undo_it() {
     assert_eq!(case.open_beside().token.rekey, None);
 }
 
+/// The owner of a running operation has read the header days ago.
+#[test]
+fn an_operation_that_ends_brings_no_older_wraps_back() {
+    for kind in [Kind::Rekey, Kind::Decrypt] {
+        let case = Case::new(false);
+        let mut owner = match kind {
+            Kind::Rekey => case.begin(),
+            _ => {
+                let mut volume = case.open();
+                let facts = volume.facts_to_begin(kind).unwrap();
+                volume.begin_decrypt(&facts).unwrap();
+                volume
+            }
+        };
+        let files = owner.files().unwrap();
+        let mut other = Volume::of_files(files, Access::ReadWrite).unwrap();
+        let rotated = vec![wrap(b"wrapped by the next version")];
+        let token = other.token().clone().with_wraps(rotated.clone());
+        other.set_token(token).unwrap();
+        owner.finish_rekey().unwrap();
+        assert_eq!(owner.token().wraps, rotated);
+        assert_eq!(case.open_beside().token.wraps, rotated);
+    }
+}
+
+#[test]
+fn one_who_has_missed_the_end_of_an_operation_does_not_end_the_next() {
+    let case = Case::new(true);
+    let mut volume = case.open();
+    let facts = volume.facts_to_begin(Kind::Decrypt).unwrap();
+    volume.begin_decrypt(&facts).unwrap();
+    let mut late = Volume::of_files(volume.files().unwrap(), Access::ReadWrite).unwrap();
+    volume.finish_rekey().unwrap();
+    let facts = volume.facts_to_begin(Kind::Decrypt).unwrap();
+    volume.begin_decrypt(&facts).unwrap();
+    for error in [
+        late.finish_decrypt().unwrap_err(),
+        late.finish_rekey().unwrap_err(),
+    ] {
+        assert!(matches!(error, Error::ChangedUnderneath { .. }), "{error}");
+    }
+    assert_eq!(case.open_beside().rekey_facts(), Some(facts));
+    assert!(case.has(OLD));
+}
+
+#[test]
+fn a_header_file_that_was_cut_off_gets_no_journal() {
+    let case = Case::new(true);
+    let path = case.location.header.as_ref().unwrap();
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    file.set_len(40 << 10).unwrap();
+    let error = case.open().facts_to_begin(Kind::Rekey).unwrap_err();
+    assert!(error.help().unwrap().contains("truncate --size 65536"));
+}
+
 /// The path of a value, and what is put there; `Value::Null` takes it away.
 type Edit = (&'static str, Value);
 
