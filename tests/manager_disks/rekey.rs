@@ -120,7 +120,7 @@ pub async fn until_ended(disks: &Disks, name: &str) -> DiskInfo {
     .await
 }
 
-async fn until_state(disks: &Disks, name: &str, state: RekeyState) -> DiskInfo {
+pub async fn until_state(disks: &Disks, name: &str, state: RekeyState) -> DiskInfo {
     until(disks, name, state.as_str(), |info| {
         info.rekey
             .as_ref()
