@@ -240,3 +240,6 @@ fn is_over(position: Position, size: u64) -> bool {
         Direction::Back => position.boundary == 0,
     }
 }
+
+#[cfg(test)]
+mod tests;
