@@ -40,8 +40,8 @@ fn stir(manager: &mut ManagerProcess, dice: &mut Dice, moving: &str) {
         ("none", 0..4) => "rekey a.img",
         ("none", _) => "slow a.img",
         (_, 0) => "pause a.img",
-        (_, 1..3) => "turn a.img",
-        (_, 3..6) => "resume a.img",
+        ("moving" | "paused" | "held" | "waiting", 1..3) => "turn a.img",
+        ("moving" | "paused" | "held" | "waiting", 3..6) => "resume a.img",
         _ => return,
     };
     // It may make no sense now.
