@@ -44,6 +44,7 @@ fn a_disk_gets_another_key_while_that_of_its_key_set_comes_and_goes() {
         "prod",
         "--header-area",
         "64K",
+        "--zero-units",
     ]));
     assert_eq!(lab.attach("a").status, 201);
     let disk = lab.disk("a");
