@@ -160,11 +160,16 @@ impl Disk {
     /// From now on the data below the boundary of `position` is stored as `new`
     /// says, and the rest as it was until now; somebody will [move](Disk::fence)
     /// the boundary. Requests may be in flight, if the boundary is 0: nothing
-    /// changes for any of them.
+    /// changes for any of them. `new` may be shared with who moves the data.
     ///
     /// # Errors
     /// See [`fence::Error`]; nothing has changed then.
-    pub fn begin_move(&self, new: Transform, position: Position) -> Result<(), fence::Error> {
+    pub fn begin_move(
+        &self,
+        new: impl Into<Arc<Transform>>,
+        position: Position,
+    ) -> Result<(), fence::Error> {
+        let new = new.into();
         if self.lost {
             return Err(fence::Error::Lost);
         }
@@ -179,7 +184,8 @@ impl Disk {
 
     /// All data has been moved, one way or back: the boundary is at an end of
     /// the disk. The way that no unit is stored in any more is forgotten, and
-    /// its keys are wiped when this returns: no queue has them.
+    /// its keys are wiped when this returns, if nobody else shares them: no queue
+    /// has them.
     ///
     /// # Errors
     /// When the boundary is elsewhere, or something is closed.
