@@ -392,6 +392,7 @@ mod tests {
     use crate::crypt::{Engine, Params, SectorCipher};
     use crate::secret::Dek;
     use crate::store::DirectMode;
+    use crate::units::SectorSize;
     use std::os::fd::AsFd;
     use std::sync::Arc;
 
@@ -488,5 +489,56 @@ mod tests {
         assert!(disk(false, true).limits().discard);
         assert!(!disk(false, false).limits().discard);
         assert!(!disk(true, true).limits().discard);
+    }
+
+    #[test]
+    fn a_disk_is_given_another_key_only_if_its_guest_sees_no_difference() {
+        let position = Position {
+            direction: crate::rekey::Direction::Forward,
+            boundary: 0,
+        };
+        let cipher = |sector_size, zero_units| {
+            let params = Params {
+                sector_size,
+                zero_units,
+                ..Params::default()
+            };
+            let dek = Dek::generate().unwrap();
+            Transform::Cipher(SectorCipher::new(Engine::Portable, &dek, params).unwrap())
+        };
+        let unit = Params::default().sector_size;
+        let other = match unit {
+            SectorSize::B512 => SectorSize::B4096,
+            SectorSize::B4096 => SectorSize::B512,
+        };
+        let discards = disk(false, true);
+        assert!(discards.limits().discard);
+        let refused = discards.begin_move(cipher(unit, false), position);
+        assert_eq!(refused, Err(fence::Error::Discard));
+        let refused = discards.begin_move(cipher(other, true), position);
+        assert!(matches!(refused, Err(fence::Error::SectorSize { .. })));
+        let lost = disk(false, true).without_contents();
+        let refused = lost.begin_move(cipher(unit, true), position);
+        assert_eq!(refused, Err(fence::Error::Lost));
+
+        // A size is relied on from here on.
+        discards.begin_move(cipher(unit, true), position).unwrap();
+        let refused = discards.grow(2 * BYTES).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ResourceBusy);
+        assert!(discards.grow(BYTES).is_ok(), "it is so large already");
+        discards.end_move().unwrap();
+        // Now it is the file that is too small.
+        let refused = discards.grow(2 * BYTES).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
+
+        // Both keys are needed to read it, and nothing is moved.
+        let read_only = disk(true, true);
+        read_only.begin_move(cipher(unit, false), position).unwrap();
+        let keeper = read_only.fence().keeper().unwrap();
+        assert!(!crate::rekey::Fence::close_for_writing(
+            &keeper,
+            position.direction,
+            4096
+        ));
     }
 }

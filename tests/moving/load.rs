@@ -295,6 +295,15 @@ impl Load {
         }
     }
 
+    /// Writes everything: there are no holes then.
+    pub fn fill(&mut self, front: &mut FrontEnd) {
+        for at in (0..BYTES as usize).step_by(1 << 20) {
+            let data = self.random.bytes(1 << 20);
+            front.write(at as u64 / 512, &data);
+            self.model[at..at + (1 << 20)].copy_from_slice(&data);
+        }
+    }
+
     /// Reads everything.
     pub fn read_all(&mut self, front: &mut FrontEnd) {
         for at in (0..BYTES as usize).step_by(1 << 20) {

@@ -302,6 +302,7 @@ fn sessions_end_and_requests_fail_while_data_is_moved() {
     let disk = moved.served.disk.clone();
     let (mut sessions, mut denials, mut next) = (0, 0, 0);
     let mut front = Some(moved.connect());
+    load.fill(front.as_mut().unwrap());
     let end = moved.run(&mut load, &mut front, 32, |boundary, load, front| {
         if boundary < next {
             return;
