@@ -223,12 +223,6 @@ impl Guest {
         self.flushed();
     }
 
-    /// How many sectors are zeroes.
-    pub fn zeroes(&self) -> usize {
-        let is_zero = |history: &&Vec<Value>| history.last() == Some(&ZERO);
-        self.history.iter().filter(is_zero).count()
-    }
-
     /// New values; some sectors are zeroes in between.
     fn invent(&mut self, first: usize, count: usize, random: &mut Random) -> Write {
         let value = self.next;
