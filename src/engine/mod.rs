@@ -23,10 +23,14 @@
 mod disk;
 mod execute;
 pub mod hold;
+pub mod inflight;
+#[cfg(test)]
+mod inflight_tests;
 mod meter;
 pub mod placement;
 mod poll;
 mod queue;
+mod replay;
 mod slots;
 pub mod stats;
 pub mod throttle;
