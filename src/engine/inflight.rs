@@ -316,8 +316,8 @@ impl Tracker {
     }
 }
 
-/// A store that no earlier one of the same thread comes after, and before which
-/// the tests may end the process.
+/// A store that no earlier one of the same thread comes after, and at both sides
+/// of which the tests may end the process.
 trait Put<T> {
     fn put(&self, value: T);
 }
@@ -330,6 +330,8 @@ macro_rules! put {
                 #[cfg(test)]
                 super::inflight_tests::may_end_here();
                 self.store(value, Ordering::Release);
+                #[cfg(test)]
+                super::inflight_tests::may_end_here();
             }
         }
     )*};

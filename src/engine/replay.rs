@@ -44,7 +44,10 @@ impl Replay {
         let memory = memory.insert_region(Arc::new(region));
         let memory = memory.map_err(|_| no_room())?;
         let words = [0, heads.len() as u16];
-        let words = words.iter().chain(heads).flat_map(|word| word.to_le_bytes());
+        let words = words
+            .iter()
+            .chain(heads)
+            .flat_map(|word| word.to_le_bytes());
         let words: Vec<u8> = words.collect();
         memory.write_slice(&words, at).map_err(Error::GuestMemory)?;
 

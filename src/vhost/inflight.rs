@@ -83,7 +83,12 @@ impl Inflight {
                 kept.mmap_size
             )));
         }
-        // Whether it reaches beyond its file is looked at there.
+        let end = kept.mmap_offset.checked_add(bytes as u64);
+        if end.is_none_or(|end| file.metadata().is_ok_and(|there| there.len() < end)) {
+            return Err(invalid(
+                "the memory for in-flight tracking reaches beyond its file",
+            ));
+        }
         let memory = MmapRegionBuilder::new(bytes)
             .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
             .with_mmap_flags(libc::MAP_SHARED)
@@ -131,7 +136,10 @@ mod tests {
         file.read_exact_at(&mut bytes, 0).unwrap();
         assert_eq!(bytes[..2112], [0; 2112]);
         let part = &bytes[2112..];
-        assert_eq!(part[..16], [0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 128, 0, 0, 0, 7, 0]);
+        assert_eq!(
+            part[..16],
+            [0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 128, 0, 0, 0, 7, 0]
+        );
         assert_eq!(part[16 * 6], 1);
         let again = map().part(1).unwrap().recover(128, 7).unwrap();
         assert_eq!((again.next_avail, again.unfinished), (Some(8), vec![5]));

@@ -307,10 +307,7 @@ impl VhostUserBackendReqHandlerMut for Session {
         Err(Error::InvalidOperation("no shared objects"))
     }
 
-    fn get_inflight_fd(
-        &mut self,
-        asked: &VhostUserInflight,
-    ) -> Result<(VhostUserInflight, File)> {
+    fn get_inflight_fd(&mut self, asked: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
         inflight::create(asked, self.queues.len()).map_err(Error::ReqHandlerError)
     }
 
