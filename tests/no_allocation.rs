@@ -4,12 +4,14 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use sealblk::crypt::Params;
 
 mod support;
 
 use support::front_end::FrontEnd;
+use support::history::Load;
 use support::in_process::Served;
 use support::request::{Range, Request};
 use support::server::eventually;
@@ -66,7 +68,30 @@ fn requests_cost_no_heap_allocation() {
         }
     };
     work(&mut front);
-    let queue_thread = eventually("the queue thread", || {
+    WATCHED.store(queue_thread(), Ordering::SeqCst);
+    work(&mut front);
+    // And with limits, behind which many have to wait.
+    let limits: sealblk::config::Limits = toml::from_str("iops_total = 5000").unwrap();
+    let limits = limits.resolve().unwrap();
+    served.disk.throttle().set(&limits);
+    work(&mut front);
+    WATCHED.store(0, Ordering::SeqCst);
+    served.disk.throttle().set(&Default::default());
+    drop(front);
+    // And where it is written down what is in flight.
+    let mut load = Load::start(&served.path("socket"), 1);
+    WATCHED.store(queue_thread(), Ordering::SeqCst);
+    let before = load.answered;
+    load.run(Duration::from_millis(200));
+    load.finish();
+    WATCHED.store(0, Ordering::SeqCst);
+    assert!(load.answered > before + 100, "{}", load.answered - before);
+    assert_eq!(ALLOCATIONS.load(Ordering::SeqCst), 0);
+}
+
+/// The thread of the first queue.
+fn queue_thread() -> i32 {
+    eventually("the queue thread", || {
         std::fs::read_dir("/proc/self/task")
             .unwrap()
             .find_map(|task| {
@@ -75,14 +100,5 @@ fn requests_cost_no_heap_allocation() {
                 let id = path.file_name()?.to_str()?.parse().ok()?;
                 (name.trim() == "vq0").then_some(id)
             })
-    });
-    WATCHED.store(queue_thread, Ordering::SeqCst);
-    work(&mut front);
-    // And with limits, behind which many have to wait.
-    let limits: sealblk::config::Limits = toml::from_str("iops_total = 5000").unwrap();
-    let limits = limits.resolve().unwrap();
-    served.disk.throttle().set(&limits);
-    work(&mut front);
-    WATCHED.store(0, Ordering::SeqCst);
-    assert_eq!(ALLOCATIONS.load(Ordering::SeqCst), 0);
+    })
 }
