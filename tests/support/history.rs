@@ -62,7 +62,7 @@ enum Doing {
 /// is zeroes.
 fn content(sector: u64, number: u64) -> [u8; SECTOR] {
     let mut bytes = [0; SECTOR];
-    if number % 8 != 0 {
+    if !number.is_multiple_of(8) {
         for (at, word) in bytes.chunks_exact_mut(16).zip(0u64..) {
             at[..8].copy_from_slice(&(sector << 8 | word).to_le_bytes());
             at[8..].copy_from_slice(&number.to_le_bytes());
