@@ -4,7 +4,8 @@
 //!
 //! `cargo bench --bench request_path` prints the time for one request; with
 //! `-- count CHAIN TIMES` it runs the whole way of that request so often and
-//! prints nothing, for `scripts/bench-ab` to count its instructions. The
+//! prints nothing, for `scripts/bench-ab` to count its instructions; with
+//! `-- count CHAIN TIMES tracked` it is also written down as in flight. The
 //! chains are those of a Linux guest: a header, segments of 4096 bytes, and a
 //! status byte, either in the ring itself or in an indirect table.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
@@ -14,6 +15,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
+use sealblk::engine::inflight::{Part, Tracker, stride};
 use sealblk::engine::stats::{Direction, Operation, Stats};
 use sealblk::engine::{Account, Meter, Slots, Work};
 use sealblk::segment::Segment;
@@ -23,7 +25,7 @@ use sealblk::units::SectorSize;
 use sealblk::virtio::request::MAX_SEGMENTS;
 use sealblk::virtio::{Extents, Limits, Memory, Parsed, Reject, Request, parse};
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::{Bytes, GuestAddress, MmapRegion};
 
 const RING: u64 = 0x1000;
 const RING_SIZE: u16 = 256;
@@ -46,6 +48,7 @@ struct Guest {
     memory: Memory,
     queue: Queue,
     available: u16,
+    tracker: Option<Tracker>,
 }
 
 impl Guest {
@@ -80,7 +83,19 @@ impl Guest {
             memory,
             queue,
             available: 0,
+            tracker: None,
         }
+    }
+
+    /// The same, with memory in which it is written down what is in flight.
+    fn tracked(mut self) -> Self {
+        let memory = MmapRegion::new(stride(RING_SIZE)).unwrap();
+        let part = Part::new(Arc::new(memory), 0, RING_SIZE).unwrap();
+        let found = part
+            .recover(RING_SIZE, 0)
+            .unwrap_or_else(|fault| panic!("{fault}"));
+        self.tracker = Some(found.tracker);
+        self
     }
 
     /// The next request, as a queue thread takes it.
@@ -89,6 +104,9 @@ impl Guest {
         let index = GuestAddress(AVAILABLE + 2);
         self.memory.write_obj(self.available, index).unwrap();
         let chain = self.queue.iter(&self.memory).unwrap().next().unwrap();
+        if let Some(tracker) = &mut self.tracker {
+            tracker.taken(chain.head_index());
+        }
         parse(chain, &self.memory, &LIMITS, segments)
     }
 
@@ -97,7 +115,13 @@ impl Guest {
         // SAFETY: the memory is still mapped.
         let len = unsafe { completion.write(outcome) };
         let head = completion.head;
+        if let Some(tracker) = &mut self.tracker {
+            tracker.answering(head);
+        }
         self.queue.add_used(&self.memory, head, len).unwrap();
+        if let Some(tracker) = &mut self.tracker {
+            tracker.answered(head, self.queue.next_used());
+        }
     }
 }
 
@@ -120,13 +144,21 @@ fn requests(criterion: &mut Criterion) {
                 black_box(segments.len())
             });
         });
-        let mut guest = Guest::new(pages, indirect);
-        group.bench_function(BenchmarkId::new("parse-and-answer", name), |bencher| {
-            bencher.iter(|| {
-                let parsed = guest.take(&mut segments);
-                guest.answer(&parsed, Ok((pages * PAGE) as u32));
+        let guests = [
+            ("parse-and-answer", Guest::new(pages, indirect)),
+            (
+                "parse-and-answer-tracked",
+                Guest::new(pages, indirect).tracked(),
+            ),
+        ];
+        for (what, mut guest) in guests {
+            group.bench_function(BenchmarkId::new(what, name), |bencher| {
+                bencher.iter(|| {
+                    let parsed = guest.take(&mut segments);
+                    guest.answer(&parsed, Ok((pages * PAGE) as u32));
+                });
             });
-        });
+        }
     }
     group.finish();
 }
@@ -221,9 +253,12 @@ fn statistics(criterion: &mut Criterion) {
 
 /// The way of a read through ring, tables and buffers, so many times. Without
 /// statistics: their clock is the kernel's, which callgrind does not map.
-fn count(chain: &str, times: u64) {
+fn count(chain: &str, times: u64, tracked: bool) {
     let (_, pages, indirect) = *CHAINS.iter().find(|(name, ..)| *name == chain).unwrap();
     let mut guest = Guest::new(pages, indirect);
+    if tracked {
+        guest = guest.tracked();
+    }
     let mut arena = Arena::new(2 << 20).unwrap();
     let mut table = Slots::new(RING_SIZE);
     for _ in 0..times {
@@ -247,10 +282,11 @@ fn count(chain: &str, times: u64) {
 
 fn main() {
     let words: Vec<String> = std::env::args().collect();
-    if let [_, mode, chain, times, ..] = &words[..]
+    if let [_, mode, chain, times, rest @ ..] = &words[..]
         && mode == "count"
     {
-        return count(chain, times.parse().unwrap());
+        let tracked = rest.iter().any(|word| word == "tracked");
+        return count(chain, times.parse().unwrap(), tracked);
     }
     let mut criterion = Criterion::default().configure_from_args();
     requests(&mut criterion);

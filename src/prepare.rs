@@ -271,12 +271,16 @@ pub fn spec_of(
     }
 }
 
-/// Opens the data of a volume for its queues, through its data file `data`.
-/// `path` is for the message.
+/// Opens the data of a volume for its queues, through its data file `data`, as
+/// soon as nothing is in flight of an earlier process. `path` is for the message.
 ///
 /// # Errors
-/// [`Error::Store`].
+/// [`Error::Store`], and [`volume::Error::Dying`].
 pub fn open_store(spec: &Spec, data: &File, path: &Path) -> Result<Store, Error> {
+    // Readers do no harm by what they have left, nor by what they find.
+    if !spec.read_only {
+        volume::await_quiet(data, path)?;
+    }
     let store = Store::open(
         data.as_fd(),
         (spec.data_offset, spec.size),
@@ -288,6 +292,9 @@ pub fn open_store(spec: &Spec, data: &File, path: &Path) -> Result<Store, Error>
         path: path.to_owned(),
         source,
     })?;
+    if !spec.read_only {
+        volume::mark_io(data, store.files(), path)?;
+    }
     tracing::info!(
         uuid = %spec.uuid,
         bytes = spec.size,

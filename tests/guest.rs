@@ -32,6 +32,8 @@ mod firmware;
 mod home;
 #[path = "guest/integrity.rs"]
 mod integrity;
+#[path = "guest/killed.rs"]
+mod killed;
 #[path = "guest/machine.rs"]
 mod machine;
 #[path = "guest/manager.rs"]

@@ -9,6 +9,8 @@ mod chains;
 mod framing;
 #[path = "hostile_guest/indirect.rs"]
 mod indirect;
+#[path = "hostile_guest/inflight.rs"]
+mod inflight;
 #[path = "hostile_guest/limits.rs"]
 mod limits;
 #[path = "hostile_guest/messages.rs"]

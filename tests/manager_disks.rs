@@ -13,6 +13,8 @@ mod ephemeral;
 mod freeze;
 #[path = "manager_disks/impostor.rs"]
 mod impostor;
+#[path = "manager_disks/inflight.rs"]
+mod inflight;
 #[path = "manager_disks/lab.rs"]
 mod lab;
 #[path = "manager_disks/limits.rs"]

@@ -4,6 +4,7 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use sealblk::crypt::{Engine, Params, SectorCipher, Transform};
 use sealblk::engine::throttle::{Lane, Limits};
@@ -12,6 +13,7 @@ use sealblk::rekey::{Direction, Fence as _, Position};
 mod support;
 
 use support::front_end::FrontEnd;
+use support::history::Load;
 use support::in_process::Served;
 use support::request::{Range, Request};
 use support::server::eventually;
@@ -68,17 +70,7 @@ fn requests_cost_no_heap_allocation() {
         }
     };
     work(&mut front, 50);
-    let queue_thread = eventually("the queue thread", || {
-        std::fs::read_dir("/proc/self/task")
-            .unwrap()
-            .find_map(|task| {
-                let path = task.unwrap().path();
-                let name = std::fs::read_to_string(path.join("comm")).ok()?;
-                let id = path.file_name()?.to_str()?.parse().ok()?;
-                (name.trim() == "vq0").then_some(id)
-            })
-    });
-    WATCHED.store(queue_thread, Ordering::SeqCst);
+    WATCHED.store(queue_thread(), Ordering::SeqCst);
     work(&mut front, 50);
     // And with limits, behind which many have to wait.
     let limits: sealblk::config::Limits = toml::from_str("iops_total = 5000").unwrap();
@@ -123,4 +115,28 @@ fn requests_cost_no_heap_allocation() {
     let parked = |lane| served.stats().snapshot().parked(lane).requests;
     assert!(parked(Lane::Read) > 0 && parked(Lane::Write) > 0);
     assert_eq!(ALLOCATIONS.load(Ordering::SeqCst), 0);
+    drop(front);
+    // And where it is written down what is in flight.
+    let mut load = Load::start(&served.path("socket"), 1);
+    WATCHED.store(queue_thread(), Ordering::SeqCst);
+    let before = load.answered;
+    load.run(Duration::from_millis(200));
+    load.finish();
+    WATCHED.store(0, Ordering::SeqCst);
+    assert!(load.answered > before + 100, "{}", load.answered - before);
+    assert_eq!(ALLOCATIONS.load(Ordering::SeqCst), 0);
+}
+
+/// The thread of the first queue.
+fn queue_thread() -> i32 {
+    eventually("the queue thread", || {
+        std::fs::read_dir("/proc/self/task")
+            .unwrap()
+            .find_map(|task| {
+                let path = task.unwrap().path();
+                let name = std::fs::read_to_string(path.join("comm")).ok()?;
+                let id = path.file_name()?.to_str()?.parse().ok()?;
+                (name.trim() == "vq0").then_some(id)
+            })
+    })
 }

@@ -5,6 +5,8 @@
 
 #[path = "serve_lifecycle/front_ends.rs"]
 mod front_ends;
+#[path = "serve_lifecycle/killed.rs"]
+mod killed;
 #[path = "serve_lifecycle/locks.rs"]
 mod locks;
 #[path = "serve_lifecycle/readiness.rs"]

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::fs::{MemfdFlags, Mode, OFlags, ftruncate, memfd_create};
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::pipe::{PipeFlags, pipe_with};
 use sealblk::virtio::Memory;
 use vm_memory::{Bytes, FileOffset, GuestAddress};
@@ -19,6 +19,7 @@ pub const RINGS: u64 = 0x10_0000;
 pub const DATA: u64 = 0x1_4000_0000;
 const RINGS_BYTES: u64 = 64 << 10;
 const DATA_BYTES: u64 = 512 << 10;
+const KEPT_BYTES: u64 = 16 << 10;
 /// How far user addresses are from guest addresses.
 const USER: u64 = 0x7000_0000_0000;
 
@@ -38,6 +39,8 @@ pub struct FrontEnd {
     rings: OwnedFd,
     data: OwnedFd,
     queues: Vec<Queue>,
+    /// What it keeps of the requests in flight, of its own making.
+    kept: OwnedFd,
     /// Files of every other kind.
     strange: Vec<OwnedFd>,
     features: u64,
@@ -52,6 +55,15 @@ fn memfd(bytes: u64) -> OwnedFd {
 
 fn event(count: u32, flags: EventfdFlags) -> OwnedFd {
     eventfd(count, flags | EventfdFlags::CLOEXEC).expect("an eventfd")
+}
+
+/// Memory as it has to be for requests in flight.
+fn kept() -> OwnedFd {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let file = memfd_create("inflight", flags).expect("a memfd");
+    ftruncate(&file, KEPT_BYTES).expect("room");
+    fcntl_add_seals(&file, SealFlags::SHRINK).expect("it is new");
+    file
 }
 
 /// An eventfd that would block whoever adds to it.
@@ -109,6 +121,7 @@ impl FrontEnd {
             queues: queues.collect(),
             rings,
             data,
+            kept: kept(),
             strange: strange_files(),
             features: 0,
             ring_size,
@@ -140,8 +153,8 @@ impl FrontEnd {
         self.features = features;
         self.tell(w::SET_OWNER, &[], &[]);
         self.tell(w::GET_FEATURES, &[], &[]);
-        // MQ, CONFIG, RESET_DEVICE, CONFIGURE_MEM_SLOTS.
-        self.tell(w::SET_PROTOCOL_FEATURES, &0xa201u64.to_le_bytes(), &[]);
+        // MQ, CONFIG, INFLIGHT_SHMFD, RESET_DEVICE, CONFIGURE_MEM_SLOTS.
+        self.tell(w::SET_PROTOCOL_FEATURES, &0xb201u64.to_le_bytes(), &[]);
         self.tell(w::SET_FEATURES, &features.to_le_bytes(), &[]);
         let table = Region::table(2, &Self::regions());
         self.tell(
@@ -252,7 +265,7 @@ impl FrontEnd {
         match request {
             w::SET_FEATURES => (self.features(source).to_le_bytes().to_vec(), vec![]),
             w::SET_PROTOCOL_FEATURES => {
-                let features = source.mostly(0xa201, Source::odd_number);
+                let features = source.mostly(0xb201, Source::odd_number);
                 (features.to_le_bytes().to_vec(), vec![])
             }
             w::SET_MEM_TABLE => self.table(source),
@@ -302,7 +315,21 @@ impl FrontEnd {
                 data.resize(len as usize, 0);
                 (w::config(offset, size, &data), vec![])
             }
-            w::SET_LOG_BASE | w::GET_INFLIGHT_FD | w::SET_INFLIGHT_FD => {
+            w::GET_INFLIGHT_FD | w::SET_INFLIGHT_FD => {
+                let at = u64::from(source.u16());
+                let count = source.below(64);
+                let _ = rustix::io::pwrite(&self.kept, source.take(count), at % KEPT_BYTES);
+                let bytes = source.mostly(KEPT_BYTES, Source::odd_number);
+                let offset = source.mostly(0, Source::odd_number);
+                let queues = source.mostly(QUEUES as u16, Source::u16);
+                let entries = source.mostly(self.ring_size, Source::u16);
+                let files = match request {
+                    w::SET_INFLIGHT_FD => vec![self.kept.as_fd()],
+                    _ => vec![],
+                };
+                (w::inflight(bytes, offset, queues, entries), files)
+            }
+            w::SET_LOG_BASE => {
                 (source.take(32).to_vec(), vec![self.data.as_fd()])
             }
             w::SET_BACKEND_REQ_FD => (vec![], vec![self.strange[2].as_fd()]),

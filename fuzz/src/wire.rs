@@ -40,6 +40,13 @@ pub const REM_MEM_REG: u32 = 38;
 pub const SET_STATUS: u32 = 39;
 pub const GET_STATUS: u32 = 40;
 
+/// The argument of GET_INFLIGHT_FD and SET_INFLIGHT_FD, padded.
+pub fn inflight(bytes: u64, offset: u64, queues: u16, entries: u16) -> Vec<u8> {
+    let mut payload = [bytes, offset].map(u64::to_le_bytes).concat();
+    payload.extend([queues, entries, 0, 0].map(u16::to_le_bytes).concat());
+    payload
+}
+
 /// What a front end of this device sends.
 pub const REQUESTS: [u32; 28] = [
     SET_VRING_ENABLE,

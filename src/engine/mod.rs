@@ -25,11 +25,15 @@ mod disk;
 mod execute;
 pub mod fence;
 pub mod hold;
+pub mod inflight;
+#[cfg(test)]
+mod inflight_tests;
 mod meter;
 mod park;
 pub mod placement;
 mod poll;
 mod queue;
+mod replay;
 mod slots;
 pub mod stats;
 pub mod throttle;

@@ -14,6 +14,7 @@ use virtio_queue::{Queue, QueueT};
 use super::disk::Disk;
 use super::fence;
 use super::hold::{self, Gate as Held};
+use super::inflight::Recovered;
 use super::meter::{Account, Meter};
 use super::placement;
 use super::poll::Poll;
@@ -61,6 +62,9 @@ pub struct QueueStart {
     pub call: Option<File>,
     /// We signal this when the ring cannot go on.
     pub err: Option<File>,
+    /// What was found of an earlier process, and where it is written down what is
+    /// in flight, if the front end keeps that. A queue that was stopped has none.
+    pub inflight: Option<Recovered>,
 }
 
 /// What the session tells a running queue.
@@ -145,6 +149,7 @@ fn run(
         kick,
         call,
         err,
+        inflight,
     } = start;
     // First of all: what follows is allocated where the thread runs.
     if let Some(cpu) = disk.cpu(index)
@@ -155,6 +160,9 @@ fn run(
     }
     let slots = queue.size();
     let mut vring = Vring::new(queue, memory, call, err);
+    if let Some(found) = inflight {
+        vring = vring.tracked(found);
+    }
     let ring =
         Ring::new(disk.store(), index, OPERATIONS.into(), ARENA_BYTES).and_then(|mut ring| {
             ring.poll(KICK, kick.as_fd())?;
@@ -212,6 +220,7 @@ fn run(
         kick,
         call,
         err,
+        inflight: None,
     }
 }
 

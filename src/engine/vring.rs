@@ -9,6 +9,8 @@ use std::sync::atomic::Ordering;
 use virtio_queue::{Error as QueueError, Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
+use super::inflight::{Recovered, Tracker};
+use super::replay::Replay;
 use crate::segment::Segment;
 use crate::virtio::{Completion, Limits, Memory, Parsed, Reject, parse};
 
@@ -25,6 +27,10 @@ pub struct Vring {
     returned: bool,
     /// The driver broke the rules of the ring: nothing more is taken from it.
     broken: bool,
+    /// Where it is written down what is in flight, if the front end keeps that.
+    tracker: Option<Tracker>,
+    /// What an earlier process has taken and not answered, until all is taken.
+    replay: Option<Replay>,
 }
 
 impl Vring {
@@ -36,9 +42,30 @@ impl Vring {
             err,
             returned: false,
             broken: false,
+            tracker: None,
+            replay: None,
         };
         vring.set_call(call);
         vring
+    }
+
+    /// The same ring, whose chains are written down as they come and go. What was
+    /// found there of an earlier process is taken first.
+    #[must_use]
+    pub fn tracked(mut self, found: Recovered) -> Self {
+        let Recovered {
+            unfinished,
+            tracker,
+            ..
+        } = found;
+        self.tracker = Some(tracker);
+        if !unfinished.is_empty() {
+            match Replay::new(&self.queue, &self.memory, &unfinished) {
+                Ok(replay) => self.replay = Some(replay),
+                Err(error) => self.break_down(&error),
+            }
+        }
+        self
     }
 
     /// Exchanges the descriptor by which the driver is told. It is told at
@@ -58,6 +85,11 @@ impl Vring {
         if self.broken {
             return None;
         }
+        if self.replay.is_some()
+            && let Some(parsed) = self.pop_again(limits, segments)
+        {
+            return Some(parsed);
+        }
         let memory = &*self.memory;
         let chain = match self.queue.iter(memory) {
             Ok(mut chains) => chains.next()?,
@@ -66,7 +98,23 @@ impl Vring {
                 return None;
             }
         };
+        if let Some(tracker) = &mut self.tracker {
+            tracker.taken(chain.head_index());
+        }
         Some(parse(chain, memory, limits, segments))
+    }
+
+    /// Takes the next chain of those that an earlier process did not answer. It
+    /// is written down as in flight already, at its place in the order.
+    #[cold]
+    fn pop_again(&mut self, limits: &Limits, segments: &mut Vec<Segment>) -> Option<Parsed> {
+        match self.replay.as_mut()?.next() {
+            Ok(Some(chain)) => return Some(parse(chain, &self.memory, limits, segments)),
+            Ok(None) => {}
+            Err(error) => self.break_down(&error),
+        }
+        self.replay = None;
+        None
     }
 
     /// Answers a request: status byte and used ring.
@@ -74,9 +122,16 @@ impl Vring {
         // SAFETY: the chain was parsed with `self.memory`, which is replaced
         // only while the queue is stopped, with no request in flight.
         let len = unsafe { completion.write(outcome) };
-        match self.queue.add_used(&*self.memory, completion.head, len) {
+        let head = completion.head;
+        if let Some(tracker) = &mut self.tracker {
+            tracker.answering(head);
+        }
+        match self.queue.add_used(&*self.memory, head, len) {
             Ok(()) => self.returned = true,
-            Err(error) => self.break_down(&error),
+            Err(error) => return self.break_down(&error),
+        }
+        if let Some(tracker) = &mut self.tracker {
+            tracker.answered(head, self.queue.next_used());
         }
     }
 
@@ -111,11 +166,11 @@ impl Vring {
 
     /// Whether chains are waiting. Only a look, for busy polling.
     pub fn has_work(&self) -> bool {
-        !self.broken
-            && self
-                .queue
-                .avail_idx(&*self.memory, Ordering::Relaxed)
-                .is_ok_and(|index| index.0 != self.queue.next_avail())
+        if self.broken {
+            return false;
+        }
+        let index = self.queue.avail_idx(&*self.memory, Ordering::Relaxed);
+        self.replay.is_some() || index.is_ok_and(|index| index.0 != self.queue.next_avail())
     }
 
     /// Asks the driver for kicks. True when chains came in the meantime, so
@@ -125,7 +180,7 @@ impl Vring {
             return false;
         }
         match self.queue.enable_notification(&*self.memory) {
-            Ok(work) => work,
+            Ok(work) => work || self.replay.is_some(),
             Err(error) => {
                 self.break_down(&error);
                 false

@@ -8,6 +8,7 @@
 //! Source: the vhost-user protocol specification of QEMU
 //! (<https://www.qemu.org/docs/master/interop/vhost-user.html>).
 
+mod inflight;
 mod listener;
 mod memory;
 mod notices;

@@ -9,7 +9,9 @@ use std::sync::atomic::Ordering;
 
 use virtio_queue::{Queue, QueueT};
 
+use super::inflight::Inflight;
 use super::memory::MemoryMap;
+use crate::engine::inflight::{Fault, Recovered};
 use crate::engine::{Disk, QueueStart, RunningQueue, start_queue};
 
 /// Addresses of a ring's parts, in the front end's address space.
@@ -134,12 +136,13 @@ impl VirtQueue {
     /// Starts the thread if all that it needs has been said.
     ///
     /// # Errors
-    /// When the ring does not lie in the shared memory, is misaligned, or the
-    /// thread cannot be made.
+    /// When the ring does not lie in the shared memory, is misaligned, what the
+    /// front end has kept cannot be of this ring, or the thread cannot be made.
     pub fn start_if_ready(
         &mut self,
         disk: &Arc<Disk>,
         map: &MemoryMap,
+        kept: Option<&Inflight>,
         event_idx: bool,
     ) -> io::Result<()> {
         let (true, None, Some(addresses)) = (self.enabled, &self.running, self.addresses) else {
@@ -148,7 +151,8 @@ impl VirtQueue {
         if self.kick.is_none() || map.is_empty() {
             return Ok(());
         }
-        let queue = self.queue(addresses, map, event_idx)?;
+        let mut queue = self.queue(addresses, map, event_idx)?;
+        let inflight = self.recover(&mut queue, kept)?;
         let Some(kick) = self.kick.take() else {
             return Ok(());
         };
@@ -159,10 +163,41 @@ impl VirtQueue {
             kick,
             call: self.call.take(),
             err: self.err.take(),
+            inflight,
         };
         self.running = Some(start_queue(disk.clone(), start)?);
         tracing::debug!(queue = self.index, size = self.size, "virtqueue started");
         Ok(())
+    }
+
+    /// Finds out what an earlier process has left, and goes on there: the front
+    /// end knows of its death only how far the used ring has come.
+    fn recover(&self, queue: &mut Queue, kept: Option<&Inflight>) -> io::Result<Option<Recovered>> {
+        let Some(part) = kept.and_then(|kept| kept.part(self.index)) else {
+            return Ok(None);
+        };
+        let broken = |fault: Fault| {
+            let index = self.index;
+            let what = format!(
+                "what the front end has kept of the requests in flight in queue {index} is not \
+                 right: {fault}; the guest has to reset its disk"
+            );
+            io::Error::new(io::ErrorKind::InvalidData, what)
+        };
+        let found = part
+            .recover(queue.size(), queue.next_used())
+            .map_err(broken)?;
+        if let Some(next) = found.next_avail {
+            queue.set_next_avail(next);
+        }
+        if !found.unfinished.is_empty() {
+            tracing::info!(
+                queue = self.index,
+                requests = found.unfinished.len(),
+                "going on with requests that were in flight when the disk was last served"
+            );
+        }
+        Ok(Some(found))
     }
 
     fn queue(&self, at: Addresses, map: &MemoryMap, event_idx: bool) -> io::Result<Queue> {

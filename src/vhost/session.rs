@@ -20,6 +20,7 @@ use vhost::vhost_user::message::{
 use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandlerMut};
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 
+use super::inflight::{self, Inflight};
 use super::memory::{MAX_REGIONS, MemoryMap};
 use super::notices::Notices;
 use super::ring::{Addresses, VirtQueue};
@@ -54,6 +55,8 @@ pub struct Session {
     notices: Arc<Notices>,
     map: MemoryMap,
     queues: Vec<VirtQueue>,
+    /// Where the front end keeps what is in flight.
+    inflight: Option<Inflight>,
     negotiated: u64,
     /// The `writeback` byte of the configuration space.
     writeback: bool,
@@ -66,6 +69,7 @@ impl Session {
             notices,
             map: MemoryMap::default(),
             queues: Vec::new(),
+            inflight: None,
             negotiated: 0,
             writeback: disk.initial_write_cache(),
             disk,
@@ -101,7 +105,7 @@ impl Session {
         let event_idx = self.negotiated & (1 << VIRTIO_RING_F_EVENT_IDX) != 0;
         for queue in &mut self.queues {
             queue
-                .start_if_ready(&self.disk, &self.map, event_idx)
+                .start_if_ready(&self.disk, &self.map, self.inflight.as_ref(), event_idx)
                 .map_err(Error::ReqHandlerError)?;
         }
         if self.queues.iter().any(VirtQueue::is_running) {
@@ -125,6 +129,7 @@ impl Session {
         self.queues = (0..usize::from(self.disk.shape().num_queues))
             .map(|index| VirtQueue::new(index, most))
             .collect();
+        self.inflight = None;
         self.negotiated = 0;
         self.writeback = self.disk.initial_write_cache();
         self.disk.set_write_cache(self.writeback);
@@ -233,6 +238,7 @@ impl VhostUserBackendReqHandlerMut for Session {
             | VhostUserProtocolFeatures::CONFIG
             | VhostUserProtocolFeatures::REPLY_ACK
             | VhostUserProtocolFeatures::BACKEND_REQ
+            | VhostUserProtocolFeatures::INFLIGHT_SHMFD
             | VhostUserProtocolFeatures::RESET_DEVICE
             | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS)
     }
@@ -301,15 +307,16 @@ impl VhostUserBackendReqHandlerMut for Session {
         Err(Error::InvalidOperation("no shared objects"))
     }
 
-    fn get_inflight_fd(
-        &mut self,
-        _inflight: &VhostUserInflight,
-    ) -> Result<(VhostUserInflight, File)> {
-        Err(Error::InvalidOperation("in-flight tracking is not offered"))
+    fn get_inflight_fd(&mut self, asked: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
+        inflight::create(asked, self.queues.len()).map_err(Error::ReqHandlerError)
     }
 
-    fn set_inflight_fd(&mut self, _inflight: &VhostUserInflight, _file: File) -> Result<()> {
-        Err(Error::InvalidOperation("in-flight tracking is not offered"))
+    fn set_inflight_fd(&mut self, kept: &VhostUserInflight, file: File) -> Result<()> {
+        let kept = Inflight::map(kept, file, self.queues.len());
+        let kept = kept.map_err(Error::ReqHandlerError)?;
+        self.stop_queues();
+        self.inflight = Some(kept);
+        self.start_queues()
     }
 
     fn get_max_mem_slots(&mut self) -> Result<u64> {

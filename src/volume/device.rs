@@ -89,11 +89,12 @@ impl Device {
     /// Takes the use lock.
     pub fn lock(&self, access: Access) -> Result<(), Error> {
         match lock::take_use(&self.file, access == Access::ReadWrite) {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(Error::Busy {
+            Ok(lock::Taken::Yes) => Ok(()),
+            Ok(lock::Taken::No) => Err(Error::Busy {
                 path: self.path.clone(),
                 by: lock::holder(&self.file),
             }),
+            Ok(lock::Taken::Dying) => Err(Error::Dying(self.path.clone())),
             Err(error) => Err(self.error("lock", error)),
         }
     }

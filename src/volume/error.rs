@@ -265,6 +265,9 @@ pub enum Error {
         /// The path of the volume, which has one of its own.
         data: PathBuf,
     },
+    /// Nobody has it open any more, and something is in flight all the same.
+    #[error("what a process that has ended was writing to {} is still on its way", .0.display())]
+    Dying(PathBuf),
     /// No random numbers.
     #[error("the kernel's random number generator failed")]
     Random(#[source] io::Error),

@@ -22,7 +22,7 @@ impl Explain for Error {
             | Error::Place { .. }
             | Error::TooSmall { .. } => Kind::Usage,
             Error::DetachedHeader { .. } | Error::OtherVolume { .. } => Kind::Usage,
-            Error::Busy { .. } | Error::InUse { .. } => Kind::Busy,
+            Error::Busy { .. } | Error::InUse { .. } | Error::Dying(_) => Kind::Busy,
             Error::NotAVolume { .. } | Error::NotSealblk { .. } => Kind::Unsupported,
             Error::BothDamaged { lost, .. } => match lost.primary {
                 Flaw::Version(_) => Kind::Unsupported,
@@ -65,6 +65,9 @@ impl Explain for Error {
             Error::Busy { .. } => {
                 "only one process may use a volume: stop the other one, or wait for it".into()
             }
+            Error::Dying(_) => "the disk below does not answer: check it, for example with \
+                 `dmesg`, and try again when it does"
+                .into(),
             Error::InUse { .. } => "unmount it or take it out of use first".into(),
             Error::SameFile { .. } => {
                 "leave --header out if the header is inside the volume".into()

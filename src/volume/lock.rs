@@ -1,10 +1,17 @@
-//! Two kinds of lock on the files of a volume.
+//! Three kinds of lock on the files of a volume.
 //!
 //! - The **use lock**: an open-file-description lock over the whole file,
 //!   exclusive for writers, shared for readers. It is held as long as the
 //!   volume is open, passes to whoever is given the descriptor, and dies with
 //!   the last of them. QEMU takes locks of the same family on its images, so
 //!   that `qemu-img` and sealblk keep off each other's files.
+//! - The **I/O locks**: of the same family, each on a byte that no file is long
+//!   enough to have. Each descriptor that guests' data is written through has
+//!   one, which the use lock makes room for. Such a lock is released when the
+//!   kernel drops the open file description, and a write in flight refers to it:
+//!   so this outlives a process that was killed for as long as a write of it may
+//!   still reach the disk, and the use lock does not. Nobody who wants the volume
+//!   has it before they are gone.
 //! - The **header lock**: `flock`, for the moments in which a header is read
 //!   or rewritten. cryptsetup takes the same lock on header files and udev on
 //!   block devices, so nobody sees a header half written.
@@ -30,23 +37,108 @@ const NETWORK_FILE_SYSTEMS: [u64; 4] = [0x6969, 0xff53_4d42, 0xfe53_4d42, 0x517b
 /// closed the volume shares the lock for the instant between fork and exec.
 const INSTANT: Duration = Duration::from_millis(250);
 
-/// Takes the use lock. `Ok(false)`: somebody else has it.
+/// How long to wait for what a process that was killed has in flight. A disk
+/// that answers at all has done that by then, as a rule.
+const DYING: Duration = Duration::from_secs(10);
+
+/// After which time it is worth telling that something is waited for.
+const NOTABLE: Duration = Duration::from_secs(1);
+
+/// Where the bytes of the I/O locks begin, one for each queue.
+const IO: i64 = 1 << 62;
+
+/// What came of asking for a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// It is ours.
+    Yes,
+    /// Somebody else has it.
+    No,
+    /// Nobody has it, but something that a process began before it ended is
+    /// still in flight.
+    Dying,
+}
+
+/// Takes the use lock.
 ///
 /// # Errors
 /// When the file system has no locks.
-pub fn take_use(file: &File, exclusive: bool) -> io::Result<bool> {
-    let deadline = Instant::now() + INSTANT;
+pub fn take_use(file: &File, exclusive: bool) -> io::Result<Taken> {
+    let kind = if exclusive { Kind::Write } else { Kind::Read };
+    if !within(INSTANT, || set(file, kind, Part::Use))? {
+        return Ok(Taken::No);
+    }
+    if within(NOTABLE, || set(file, kind, Part::Io))? {
+        return Ok(Taken::Yes);
+    }
+    tracing::warn!("waiting for what a process that has ended is still writing");
+    if within(DYING, || set(file, kind, Part::Io))? {
+        return Ok(Taken::Yes);
+    }
+    set(file, Kind::None, Part::Use)?;
+    Ok(Taken::Dying)
+}
+
+/// Whether nothing is in flight any more of what was written through others, by
+/// a process that has ended, for one who has the use lock for writing. Waits for
+/// that, but not for long.
+///
+/// # Errors
+/// When the file system has no locks.
+pub fn is_quiet(holder: &File) -> io::Result<bool> {
+    within(NOTABLE, || set(holder, Kind::Write, Part::Io))
+}
+
+/// Marks `files` as those that data is written through, for one who has found
+/// that it [is quiet](is_quiet). False: it is not.
+///
+/// # Errors
+/// When the file system has no locks.
+pub fn mark_io(holder: &File, files: &[File]) -> io::Result<bool> {
+    set(holder, Kind::None, Part::Io)?;
+    for (file, number) in files.iter().zip(0..) {
+        if !set(file, Kind::Write, Part::One(number))? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Tries until it is so, or that time is over. These locks have no time-out of
+/// their own.
+fn within(time: Duration, mut done: impl FnMut() -> io::Result<bool>) -> io::Result<bool> {
+    let deadline = Instant::now() + time;
+    let mut pause = Duration::from_micros(100);
     loop {
-        match try_use(file, exclusive)? {
+        match done()? {
             true => return Ok(true),
             false if Instant::now() >= deadline => return Ok(false),
-            false => std::thread::sleep(Duration::from_millis(5)),
+            false => std::thread::sleep(pause),
         }
+        pause = (pause * 2).min(Duration::from_millis(5));
     }
 }
 
-fn try_use(file: &File, exclusive: bool) -> io::Result<bool> {
-    let range = whole_file(exclusive);
+#[derive(Clone, Copy)]
+enum Kind {
+    None,
+    Read,
+    Write,
+}
+
+/// What of a file is locked.
+#[derive(Clone, Copy)]
+enum Part {
+    Use,
+    Io,
+    /// The I/O lock of this number.
+    One(i64),
+    All,
+}
+
+/// Exchanges the lock that the descriptor has on that part, if nobody is in the way.
+fn set(file: &File, kind: Kind, part: Part) -> io::Result<bool> {
+    let range = range(kind, part);
     // SAFETY: the descriptor is open for as long as `file` is borrowed, and
     // the kernel only reads the struct that the pointer refers to.
     let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &range) };
@@ -65,7 +157,7 @@ fn try_use(file: &File, exclusive: bool) -> io::Result<bool> {
 /// # Errors
 /// When the file system has no locks.
 pub fn in_use(file: &File) -> io::Result<bool> {
-    let mut range = whole_file(true);
+    let mut range = range(Kind::Write, Part::All);
     // SAFETY: the descriptor is open for as long as `file` is borrowed, and
     // the kernel writes the answer into the struct, which is ours alone.
     match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &mut range) } {
@@ -74,15 +166,24 @@ pub fn in_use(file: &File) -> io::Result<bool> {
     }
 }
 
-fn whole_file(exclusive: bool) -> libc::flock {
+fn range(kind: Kind, part: Part) -> libc::flock {
+    let kind = match kind {
+        Kind::None => libc::F_UNLCK,
+        Kind::Read => libc::F_RDLCK,
+        Kind::Write => libc::F_WRLCK,
+    };
+    // A length of 0 reaches as far as files can.
+    let (start, len) = match part {
+        Part::Use => (0, IO),
+        Part::Io => (IO, 0),
+        Part::One(number) => (IO + number, 1),
+        Part::All => (0, 0),
+    };
     libc::flock {
-        l_type: match exclusive {
-            true => libc::F_WRLCK as libc::c_short,
-            false => libc::F_RDLCK as libc::c_short,
-        },
+        l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 0,
-        l_len: 0,
+        l_start: start,
+        l_len: len,
         l_pid: 0,
     }
 }
@@ -166,32 +267,72 @@ impl Drop for HeaderLock<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
+
+    fn open(path: &Path) -> File {
+        let mut options = File::options();
+        options.read(true).write(true).open(path).unwrap()
+    }
 
     #[test]
     fn one_writer_or_many_readers() {
         let named = tempfile::NamedTempFile::new().unwrap();
-        let open = || {
-            let options = || File::options().read(true).write(true).to_owned();
-            options().open(named.path()).unwrap()
-        };
+        let open = || open(named.path());
         let (a, b, c) = (open(), open(), open());
-        assert!(try_use(&a, true).unwrap());
-        assert!(!try_use(&b, true).unwrap());
-        assert!(!try_use(&b, false).unwrap());
+        assert_eq!(take_use(&a, true).unwrap(), Taken::Yes);
+        assert_eq!(take_use(&b, true).unwrap(), Taken::No);
+        assert_eq!(take_use(&b, false).unwrap(), Taken::No);
         drop(a);
-        assert!(try_use(&b, false).unwrap());
-        assert!(try_use(&c, false).unwrap());
-        assert!(!try_use(&open(), true).unwrap());
+        assert_eq!(take_use(&b, false).unwrap(), Taken::Yes);
+        assert_eq!(take_use(&c, false).unwrap(), Taken::Yes);
+        assert_eq!(take_use(&open(), true).unwrap(), Taken::No);
         assert!(in_use(&open()).unwrap());
         drop((b, c));
         assert!(!in_use(&open()).unwrap());
+    }
+
+    /// A descriptor that outlives its process is here one that is closed late.
+    #[test]
+    fn who_wants_a_volume_waits_for_what_others_have_in_flight() {
+        let named = tempfile::NamedTempFile::new().unwrap();
+        let open = || open(named.path());
+        let (holder, queues) = (open(), [open(), open()]);
+        assert_eq!(take_use(&holder, true).unwrap(), Taken::Yes);
+        assert!(mark_io(&holder, &queues).unwrap());
+        assert_eq!(take_use(&open(), true).unwrap(), Taken::No);
+        // The process ends, with something in flight in its second queue.
+        let [first, second] = queues;
+        drop((holder, first));
+        for exclusive in [true, false] {
+            let kind = if exclusive { Kind::Write } else { Kind::Read };
+            let next = open();
+            assert!(set(&next, kind, Part::Use).unwrap());
+            assert!(!set(&next, kind, Part::Io).unwrap());
+            assert!(in_use(&open()).unwrap());
+        }
+        let next = open();
+        let late = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(20));
+            drop(second);
+        });
+        assert_eq!(take_use(&next, true).unwrap(), Taken::Yes);
+        assert!(late.is_finished());
+        // The next process of one who has kept the use lock.
+        let queues = [open(), open()];
+        assert!(is_quiet(&next).unwrap() && mark_io(&next, &queues).unwrap());
+        let [first, second] = queues;
+        drop(first);
+        assert!(!set(&next, Kind::Write, Part::Io).unwrap());
+        drop(second);
+        assert!(is_quiet(&next).unwrap() && mark_io(&next, &[open()]).unwrap());
+        late.join().unwrap();
     }
 
     #[test]
     fn the_use_lock_does_not_disturb_header_locks() {
         let named = tempfile::NamedTempFile::new().unwrap();
         let (a, b) = (named.as_file(), named.reopen().unwrap());
-        assert!(try_use(a, true).unwrap());
+        assert_eq!(take_use(a, true).unwrap(), Taken::Yes);
         let held = HeaderLock::take(&b, true).unwrap();
         assert!(held.is_some());
         drop(held);

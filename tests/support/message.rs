@@ -97,6 +97,15 @@ impl Messages {
         self.socket.set_write_timeout(Some(patience)).unwrap();
     }
 
+    /// Whether the server has hung up, or died. Reads nothing.
+    pub fn is_over(&self) -> bool {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        match rustix::net::recv(&self.socket, &mut [0u8; 1], flags) {
+            Ok((_, bytes)) => bytes == 0,
+            Err(errno) => errno != rustix::io::Errno::AGAIN,
+        }
+    }
+
     /// Sends bytes as they are.
     pub fn send_bytes(&self, bytes: &[u8], files: &[BorrowedFd<'_>]) -> io::Result<()> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
@@ -222,6 +231,17 @@ pub fn vring_addr(index: u32, descriptors: u64, used: u64, available: u64) -> Ve
     for address in [descriptors, used, available, 0] {
         bytes.extend(address.to_le_bytes());
     }
+    bytes
+}
+
+/// The argument of GET_INFLIGHT_FD and SET_INFLIGHT_FD, padded as QEMU has it.
+pub fn inflight(size: u64, offset: u64, queues: u16, entries: u16) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    bytes.extend(size.to_le_bytes());
+    bytes.extend(offset.to_le_bytes());
+    bytes.extend(queues.to_le_bytes());
+    bytes.extend(entries.to_le_bytes());
+    bytes.extend([0; 4]);
     bytes
 }
 

@@ -10,6 +10,8 @@
 //! - [`daemon`] is a manager, and an HTTP client that knows nothing of it.
 //! - [`home`] is a directory with a key and volumes, and what a refused command
 //!   says there.
+//! - [`history`] is a load that knows for each sector what may be read there.
+//! - [`slow_disk`] is a file system below a disk, which keeps writes for a while.
 //! - [`request`] and [`memory`] are the requests and the guest memory of both.
 //!
 //! - [`registers`] is a load of which every sector has a history.
@@ -22,6 +24,7 @@
 
 pub mod daemon;
 pub mod front_end;
+pub mod history;
 pub mod home;
 pub mod in_process;
 pub mod memory;
@@ -31,3 +34,4 @@ pub mod raw_queue;
 pub mod registers;
 pub mod request;
 pub mod server;
+pub mod slow_disk;

@@ -5,7 +5,7 @@
 //! takes one for the other finds nothing.
 
 use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
@@ -35,6 +35,8 @@ pub struct RawOptions {
     pub memory: usize,
     /// Whether to give the server a channel for what it has to say.
     pub channel: bool,
+    /// Whether to keep what is in flight from one server to the next.
+    pub inflight: bool,
 }
 
 impl Default for RawOptions {
@@ -45,6 +47,7 @@ impl Default for RawOptions {
             features: request::ALL_FEATURES,
             memory: 8 << 20,
             channel: false,
+            inflight: false,
         }
     }
 }
@@ -88,6 +91,9 @@ pub struct RawFrontEnd {
     /// What the server says by itself comes here, if it was given the other end.
     pub channel: Option<UnixStream>,
     wants_channel: bool,
+    wants_inflight: bool,
+    /// What the server has said of it, and the memory.
+    pub inflight: Option<(Vec<u8>, OwnedFd)>,
     rings: Arc<GuestMemory>,
     pub arena: Arena,
 }
@@ -134,6 +140,9 @@ impl RawFrontEnd {
         if self.wants_channel {
             wanted |= m::PF_BACKEND_REQ;
         }
+        if self.wants_inflight {
+            wanted |= m::PF_INFLIGHT_SHMFD;
+        }
         let protocol_features = offered & wanted;
         messages.tell_unacknowledged(m::SET_PROTOCOL_FEATURES, &protocol_features.to_le_bytes())?;
         if self.wants_channel {
@@ -145,7 +154,30 @@ impl RawFrontEnd {
         messages.tell(m::SET_FEATURES, &features.to_le_bytes(), &[])?;
         self.features = features;
         self.protocol_features = protocol_features;
+        if self.wants_inflight {
+            self.keep_inflight()?;
+        }
         Ok(())
+    }
+
+    /// Gives the server what is kept of the requests in flight. What there is not
+    /// yet, the server makes.
+    fn keep_inflight(&mut self) -> io::Result<()> {
+        let (told, memory) = match self.inflight.take() {
+            Some(kept) => kept,
+            None => {
+                let size = self.queues[0].size();
+                let asked = m::inflight(0, 0, self.queues.len() as u16, size);
+                let mut reply = self.messages.ask(m::GET_INFLIGHT_FD, &asked)?;
+                let memory = reply.files.pop().expect("a file with the reply");
+                (reply.payload, memory)
+            }
+        };
+        let given = self
+            .messages
+            .tell(m::SET_INFLIGHT_FD, &told, &[memory.as_fd()]);
+        self.inflight = Some((told, memory));
+        given
     }
 
     /// Connects, and says nothing.
@@ -162,6 +194,8 @@ impl RawFrontEnd {
             protocol_features: 0,
             channel: None,
             wants_channel: options.channel,
+            wants_inflight: options.inflight,
+            inflight: None,
             rings,
             arena: Arena::new(GuestMemory::new(options.memory)),
         })

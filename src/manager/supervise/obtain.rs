@@ -302,7 +302,9 @@ fn when(error: &prepare::Error) -> Retry {
             _ => Retry::Later,
         },
         // By a worker that is just ending, perhaps.
-        prepare::Error::Volume(volume::Error::Busy { .. }) => Retry::Soon(None),
+        prepare::Error::Volume(volume::Error::Busy { .. } | volume::Error::Dying(_)) => {
+            Retry::Soon(None)
+        }
         _ => Retry::Later,
     }
 }
