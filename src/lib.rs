@@ -17,6 +17,7 @@ pub mod durable;
 pub mod engine;
 pub mod erase;
 pub mod error;
+pub mod import;
 pub mod key_store;
 pub mod keys;
 pub mod kms;
