@@ -39,13 +39,15 @@ pub type Fill<'f> = &'f mut dyn FnMut(&File, u64) -> Result<(), Error>;
 /// and nothing is written.
 #[derive(Debug)]
 pub struct Plan {
-    location: Location,
-    options: CreateOptions,
-    uuid: Uuid,
-    size: u64,
-    data: Option<Device>,
-    header: Option<Device>,
-    searched: Option<Searched>,
+    pub(super) location: Location,
+    pub(super) options: CreateOptions,
+    pub(super) uuid: Uuid,
+    pub(super) size: u64,
+    /// Where the data starts in its file.
+    pub(super) data_offset: u64,
+    pub(super) data: Option<Device>,
+    pub(super) header: Option<Device>,
+    pub(super) searched: Option<Searched>,
 }
 
 impl Plan {
@@ -64,6 +66,10 @@ impl Plan {
         };
         let mut plan = Plan {
             uuid: options.uuid.unwrap_or_else(Uuid::new_v4),
+            data_offset: match location.header {
+                Some(_) => 0,
+                None => options.header_area.0,
+            },
             location: location.clone(),
             options,
             size: 0,
@@ -155,7 +161,7 @@ impl Plan {
 
     fn write_with(self, dek: &Dek, token: &Token, fill: Option<Fill<'_>>) -> Result<Volume, Error> {
         let header = self.header_for(dek, token)?;
-        let (area, offset) = (self.options.header_area.0, self.data_offset());
+        let (area, offset) = (self.options.header_area.0, self.data_offset);
         let end = offset + self.size;
         let mut undo = Undo::default();
 
@@ -207,23 +213,21 @@ impl Plan {
         Ok(volume)
     }
 
-    fn data_offset(&self) -> u64 {
-        match self.location.header {
-            Some(_) => 0,
-            None => self.options.header_area.0,
-        }
+    /// The path of what is to have the header.
+    pub(super) fn header_path(&self) -> &Path {
+        self.location.header.as_ref().unwrap_or(&self.location.data)
     }
 
-    fn header_for(&self, dek: &Dek, token: &Token) -> Result<Header, Error> {
-        let path = self.location.header.as_ref().unwrap_or(&self.location.data);
+    pub(super) fn header_for(&self, dek: &Dek, token: &Token) -> Result<Header, Error> {
+        let path = self.header_path();
         let fault = |fault| Error::header(path, fault);
         let token = token.to_json().map_err(|source| Error::Token {
-            path: path.clone(),
+            path: path.into(),
             source,
         })?;
         let segment = Segment {
             kind: "crypt".into(),
-            offset: self.data_offset(),
+            offset: self.data_offset,
             size: self.size,
             iv_tweak: 0,
             encryption: ENCRYPTION.into(),
@@ -250,7 +254,7 @@ impl Plan {
         Ok(header)
     }
 
-    fn check_distinct(&self) -> Result<(), Error> {
+    pub(super) fn check_distinct(&self) -> Result<(), Error> {
         let same = match (&self.data, &self.header) {
             (Some(data), Some(header)) => header.is_same(data)?,
             _ => self.location.header.as_ref() == Some(&self.location.data),
@@ -265,7 +269,7 @@ impl Plan {
 
     fn decide_size(&self) -> Result<u64, Error> {
         let sector = self.options.sector_size.bytes() as u64;
-        let offset = self.data_offset();
+        let offset = self.data_offset;
         if let Some(Bytes(size)) = self.options.size {
             return Ok(size);
         }
@@ -290,10 +294,10 @@ impl Plan {
         }
     }
 
-    fn check_room(&self) -> Result<(), Error> {
+    pub(super) fn check_room(&self) -> Result<(), Error> {
         let too_large =
             || Error::Options("no file can be that large: choose a smaller size".into());
-        let end = self.data_offset().checked_add(self.size);
+        let end = self.data_offset.checked_add(self.size);
         let end = end
             .filter(|end| i64::try_from(*end).is_ok())
             .ok_or_else(too_large)?;
@@ -338,7 +342,7 @@ impl Plan {
 }
 
 /// Opens and locks what exists; `None` if nothing does.
-fn existing(path: &Path) -> Result<Option<Device>, Error> {
+pub(super) fn existing(path: &Path) -> Result<Option<Device>, Error> {
     // A dangling symbolic link counts as something: creating would fail.
     match path.symlink_metadata() {
         Err(error) if error.kind() == ErrorKind::NotFound => {

@@ -1,6 +1,7 @@
 //! What a header means: the facts of a volume, parsed and checked once.
 #![forbid(unsafe_code)]
 
+use std::ops::Range;
 use std::path::Path;
 
 use uuid::Uuid;
@@ -10,14 +11,18 @@ use super::error::Error;
 use super::luks2::Header;
 use super::luks2::binary::{BINARY_BYTES, text};
 use super::luks2::digest::Digest;
-use super::luks2::metadata::{ENCRYPTION, Fault};
+use super::luks2::metadata::{ENCRYPTION, Fault, Requirement};
 use super::token::{self, Token};
+use crate::rekey::{Facts, Kind};
 use crate::secret::Dek;
-use crate::units::{SECTOR_BYTES, SectorSize};
+use crate::units::{Bytes, SECTOR_BYTES, SectorSize};
 
 /// What the start of the data, and everything in the header area, is aligned
 /// to: the page size, so that header and data never share a page.
 pub const ALIGNMENT: u64 = 4096;
+
+/// The least that is needed for a journal: one block for each of its two slots.
+pub const MIN_JOURNAL: u64 = 2 * ALIGNMENT;
 
 /// What the subsystem field of our headers says. It shows in `blkid` and
 /// `luksDump`; nothing depends on it.
@@ -64,6 +69,9 @@ pub struct Description {
     pub digest: Digest,
     /// Length of both header copies and the keyslots area, in bytes.
     pub header_area: u64,
+    /// Length of both header copies, in bytes: what follows is the keyslots area,
+    /// or the journal of an operation that is under way.
+    pub copies: u64,
     /// How many passphrase keyslots somebody added with cryptsetup.
     pub keyslots: usize,
 }
@@ -74,7 +82,7 @@ impl Description {
         let fault = |fault| Error::header(path, fault);
         let metadata = &header.metadata;
         // First of all: a requirement may change what everything else means.
-        metadata.check_requirements().map_err(fault)?;
+        let requirement = metadata.requirement().map_err(fault)?;
         let (_, token) = metadata
             .token(token::TYPE)
             .map_err(fault)?
@@ -83,6 +91,8 @@ impl Description {
             path: path.into(),
             source,
         })?;
+        let keyslots = metadata.keyslots().map_err(fault)?;
+        check_under_way(requirement, &token, keyslots).map_err(fault)?;
         let uuid = text(&header.binary.uuid);
         let uuid = Uuid::try_parse(&uuid)
             .map_err(|_| fault(Fault::Invalid(format!("its UUID is {uuid:?}"))))?;
@@ -95,7 +105,8 @@ impl Description {
             token,
             digest: metadata.digest().map_err(fault)?,
             header_area,
-            keyslots: metadata.keyslots().map_err(fault)?,
+            copies: 2 * header.binary.copy_bytes,
+            keyslots,
         })
     }
 
@@ -107,6 +118,69 @@ impl Description {
         match self.digest.proves(dek) {
             true => Ok(()),
             false => Err(Error::WrongKey { path: path.into() }),
+        }
+    }
+
+    /// Refuses what can only be done with a volume that is encrypted with one key
+    /// from end to end. `what` is what was asked for, as in "cannot … PATH".
+    ///
+    /// # Errors
+    /// [`Error::UnderWay`] and [`Error::Plain`].
+    pub fn check_settled(&self, what: &'static str, path: &Path) -> Result<(), Error> {
+        let path = path.to_owned();
+        match (&self.token.rekey, &self.token.plain) {
+            (Some(rekey), _) => Err(Error::UnderWay {
+                path,
+                what,
+                rekey: rekey.clone(),
+            }),
+            (None, Some(plain)) => Err(Error::Plain {
+                path,
+                since: plain.since,
+                data_offset: self.layout.data_offset,
+            }),
+            (None, None) => Ok(()),
+        }
+    }
+
+    /// What the keys of the operation that is under way are derived from.
+    pub fn rekey_facts(&self) -> Option<Facts> {
+        let rekey = self.token.rekey.as_ref()?;
+        Some(self.facts_of(rekey.id, rekey.kind))
+    }
+
+    /// The same of an operation that might be.
+    pub fn facts_of(&self, id: Uuid, kind: Kind) -> Facts {
+        Facts {
+            id,
+            kind,
+            binding: self.binding().bytes(),
+            data_offset: self.layout.data_offset,
+            size: self.layout.size,
+        }
+    }
+
+    /// Where the journal of an operation is in the file of the header: what
+    /// follows the header copies, up to the end of the header area. `path` is for
+    /// the message.
+    ///
+    /// # Errors
+    /// [`Error::CannotBegin`] when there is not enough of it.
+    pub fn journal_area(&self, path: &Path) -> Result<Range<u64>, Error> {
+        let area = self.copies..self.header_area;
+        match area.end - area.start < MIN_JOURNAL {
+            true => Err(Error::CannotBegin {
+                path: path.into(),
+                why: format!(
+                    "its header area has {} behind both copies, and the journal takes {} at least",
+                    Bytes(area.end - area.start),
+                    Bytes(MIN_JOURNAL)
+                ),
+                next: "copy the volume to one with a larger header area, which gives it a new key \
+                       as well: sealblk volume clone"
+                    .into(),
+            }),
+            false => Ok(area),
         }
     }
 
@@ -132,6 +206,24 @@ fn without_token(header: &Header, path: &Path) -> Error {
 
 fn invalid(what: impl Into<String>) -> Fault {
     Fault::Invalid(what.into())
+}
+
+/// Requirement and token say the same of an operation that is under way. One
+/// without the other is what an edit leaves.
+fn check_under_way(requirement: Requirement, token: &Token, keyslots: usize) -> Result<(), Fault> {
+    match (requirement, &token.rekey) {
+        (Requirement::None, None) => Ok(()),
+        (Requirement::Rekey, None) => Err(invalid(
+            "it demands that an operation be known which its token does not have",
+        )),
+        (Requirement::None, Some(_)) => Err(invalid(
+            "its token has an operation under way, and the mandatory requirement was removed",
+        )),
+        (Requirement::Rekey, Some(_)) if keyslots > 0 => Err(invalid(
+            "it has passphrase keyslots where the journal of the operation under way is",
+        )),
+        (Requirement::Rekey, Some(_)) => Ok(()),
+    }
 }
 
 fn header_area(header: &Header) -> Result<u64, Fault> {

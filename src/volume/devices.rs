@@ -9,6 +9,7 @@ use super::error::Error;
 use super::luks2::binary::{Flaw, text};
 use super::luks2::copies::{self, Found, Lost};
 use super::occupied::recognise;
+use super::token::Rekey;
 
 /// Where a volume is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,7 +86,16 @@ impl Devices {
                 path: self.data.path().into(),
             });
         }
+        let actual = self.data.len()?;
+        let token = &description.token;
+        if token.plain.is_some() {
+            // It belongs to somebody else now.
+            return Ok(actual);
+        }
+        // What a guest keeps on a plain disk is its own affair.
+        let has_plain = token.rekey.as_ref().is_some_and(Rekey::is_partly_plain);
         if self.header.is_some()
+            && !has_plain
             && let Ok(own) = copies::read(&self.data.file())
         {
             // Ciphertext does not have a right checksum by chance.
@@ -99,7 +109,7 @@ impl Devices {
                 });
             }
         }
-        let (actual, needed) = (self.data.len()?, layout.end());
+        let needed = layout.end();
         match actual < needed {
             true => Err(Error::Shorter {
                 path: self.data.path().into(),

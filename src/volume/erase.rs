@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 use std::io;
+use std::ops::Range;
 
 use rustix::fs::{FallocateFlags, fallocate};
 
@@ -31,12 +32,24 @@ impl Volume {
     /// [`Error::ChangedUnderneath`] leaves everything as it was. After
     /// [`Error::Io`] the old header may still be there; the call can be repeated.
     pub fn erase_keys(&mut self, erased: Erased) -> Result<(), Error> {
-        let description = self.replace_header(erased)?;
+        let token = self.token();
+        let token = Token::of_erased(&token.key_set, token.zero_units, erased);
+        self.replace_by_keyless(token)
+    }
+
+    /// Puts a header in the place of the one that is there, of which nothing but
+    /// the segment stays: with `token`, which has no wraps, and a digest that no
+    /// key fits.
+    ///
+    /// # Errors
+    /// As [`Volume::erase_keys`].
+    pub(super) fn replace_by_keyless(&mut self, token: Token) -> Result<(), Error> {
+        let description = self.replace_header(token)?;
         self.set_description(description);
         Ok(())
     }
 
-    fn replace_header(&self, erased: Erased) -> Result<Description, Error> {
+    fn replace_header(&self, token: Token) -> Result<Description, Error> {
         let device = self.header_device();
         let path = device.path();
         if self.access() != Access::ReadWrite {
@@ -51,7 +64,10 @@ impl Volume {
                 what: "it is of another volume, or of other data",
             });
         }
-        let token = Token::of_erased(&now.token.key_set, now.layout.zero_units, erased);
+        let token = Token {
+            key_set: now.token.key_set,
+            ..token
+        };
         let token = token.to_json().map_err(|source| Error::Token {
             path: path.into(),
             source,
@@ -70,14 +86,19 @@ impl Volume {
     /// # Errors
     /// When reading or writing fails.
     pub fn wipe_header_area(&self) -> Result<u64, Error> {
-        let device = self.header_device();
-        let _lock = device.lock_header(Access::ReadWrite)?;
-        let found = self.read_locked_header()?;
         let end = match self.layout().data_offset {
             0 => self.description().header_area,
             data => data,
         };
-        let range = (2 * found.header.binary.copy_bytes, end);
+        self.wipe_header(self.description().copies..end)
+    }
+
+    /// Overwrites a part of the header area with zeroes. How many bytes were not
+    /// zero.
+    pub(super) fn wipe_header(&self, range: Range<u64>) -> Result<u64, Error> {
+        let device = self.header_device();
+        let _lock = device.lock_header(Access::ReadWrite)?;
+        let range = (range.start, range.end);
         wipe(&mut device.file(), range).map_err(|error| device.error("overwrite", error))
     }
 

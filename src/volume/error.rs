@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use super::luks2::copies::Lost;
 use super::luks2::metadata::Fault;
 use super::occupied::Occupant;
-use super::token::TokenError;
+use super::token::{Rekey, TokenError};
+use crate::timestamp::Timestamp;
 use crate::units::Bytes;
 
 /// An error of the volume room. Paths are those that the caller gave.
@@ -209,6 +210,48 @@ pub enum Error {
         path: PathBuf,
         /// Why.
         why: String,
+    },
+    /// It cannot be done while the data is being re-encrypted.
+    #[error(
+        "cannot {what} {} now: it is being {} since {}",
+        path.display(), rekey.doing(), rekey.since
+    )]
+    UnderWay {
+        /// The path.
+        path: PathBuf,
+        /// What was asked for, as in "cannot … PATH now".
+        what: &'static str,
+        /// What is under way.
+        rekey: Rekey,
+    },
+    /// Something is to be ended that is not under way.
+    #[error("{} is not being re-encrypted", path.display())]
+    NothingUnderWay {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The volume is as it is now no subject of such an operation.
+    #[error("the data of {} cannot be re-encrypted in place: {why}", path.display())]
+    CannotBegin {
+        /// The path.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+        /// What to do about it.
+        next: String,
+    },
+    /// The header is that of a volume which is encrypted no more.
+    #[error(
+        "{} says that its data has been plain since {since}: it opens nothing any more",
+        path.display()
+    )]
+    Plain {
+        /// The path of the header.
+        path: PathBuf,
+        /// Since when.
+        since: Timestamp,
+        /// Where the data starts in the data file.
+        data_offset: u64,
     },
     /// No random numbers.
     #[error("the kernel's random number generator failed")]

@@ -8,7 +8,9 @@ use super::device::directory_of;
 use super::error::Error;
 use super::luks2::Flaw;
 use super::luks2::metadata::Fault;
+use super::token::Rekey;
 use crate::error::{Explain, Kind, io_kind};
+use crate::rekey;
 
 impl Explain for Error {
     fn kind(&self) -> Kind {
@@ -37,6 +39,10 @@ impl Explain for Error {
             Error::HeaderFull { .. } => Kind::Refused,
             Error::WrongKey { .. } => Kind::Key,
             Error::Occupied { .. } | Error::WrongBackup { .. } => Kind::Refused,
+            Error::UnderWay { .. } | Error::CannotBegin { .. } | Error::NothingUnderWay { .. } => {
+                Kind::Refused
+            }
+            Error::Plain { .. } => Kind::Key,
             Error::Random(_) => Kind::Internal,
         }
     }
@@ -115,9 +121,45 @@ impl Explain for Error {
             Error::WrongBackup { .. } => {
                 "name the right backup, or use --force if you are certain".into()
             }
+            Error::UnderWay { rekey, .. } => under_way_help(rekey),
+            Error::NothingUnderWay { .. } => {
+                "see what the volume says of itself: sealblk volume info".into()
+            }
+            Error::CannotBegin { next, .. } => next.clone(),
+            Error::Plain { data_offset, .. } => plain_help(*data_offset),
             Error::Random(_) => "check that getrandom(2) is not blocked".into(),
         };
         Some(text)
+    }
+}
+
+/// How an operation ends.
+fn under_way_help(rekey: &Rekey) -> String {
+    let command = match rekey.kind {
+        rekey::Kind::Rekey => "rekey",
+        rekey::Kind::Encrypt => "encrypt",
+        rekey::Kind::Decrypt => "decrypt",
+    };
+    format!(
+        "let it end first: `sealblk rekey DISK --status` says how far it is; without a daemon, \
+         `sealblk volume {command}` goes on with it"
+    )
+}
+
+/// What becomes of a disk that is plain.
+pub(crate) fn plain_help(data_offset: u64) -> String {
+    match data_offset {
+        0 => {
+            "use the data file as it is, as a raw disk; the header is of no use any more, and may \
+              be removed"
+                .into()
+        }
+        offset => format!(
+            "use what follows byte {offset} of the file as it is, as a raw disk; to have it in a \
+             file of its own: qemu-img convert -O raw \
+             'json:{{\"driver\":\"raw\",\"offset\":{offset},\"file\":{{\"driver\":\"file\",\"filename\":\"PATH\"}}}}' \
+             NEW"
+        ),
     }
 }
 

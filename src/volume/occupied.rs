@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::device::{Access, Device};
 use super::error::Error;
 use super::luks2::HeaderIo as _;
-use super::signatures::{At, MD_MAGIC, MD_WHAT, SIGNATURES, md_at_end};
+use super::signatures::{At, MD_MAGIC, MD_WHAT, SIGNATURES, Signature, md_at_end};
 use crate::units::{Bytes, SECTOR_BYTES};
 
 /// How much of the start of a large block device is searched for data. All
@@ -111,15 +111,40 @@ impl Bare {
 /// When reading fails.
 pub fn recognise(device: &Device) -> Result<Option<Occupant>, Error> {
     let length = device.len()?;
-    let fixed = SIGNATURES.iter().filter_map(|signature| {
+    let md = md_at_end(length).into_iter().flatten();
+    let md = md.map(|offset| (MD_WHAT, offset, MD_MAGIC));
+    first_of(device, places(SIGNATURES, length).chain(md))
+}
+
+/// Looks for the signature of a format that a disk can be inside of: what is
+/// stored is then not what a guest would see.
+///
+/// # Errors
+/// When reading fails.
+pub fn recognise_container(device: &Device) -> Result<Option<Occupant>, Error> {
+    let containers = SIGNATURES.iter().filter(|signature| signature.container);
+    first_of(device, places(containers, device.len()?))
+}
+
+/// What is to be looked for, and where, on a device of that length.
+fn places<'s>(
+    signatures: impl IntoIterator<Item = &'s Signature>,
+    length: u64,
+) -> impl Iterator<Item = (&'static str, u64, &'static [u8])> {
+    signatures.into_iter().filter_map(move |signature| {
         let offset = match signature.at {
             At::Start(offset) => Some(offset),
             At::End(before) => length.checked_sub(before),
         };
         offset.map(|offset| (signature.what, offset, signature.bytes))
-    });
-    let md = md_at_end(length).into_iter().flatten();
-    for (what, offset, bytes) in fixed.chain(md.map(|offset| (MD_WHAT, offset, MD_MAGIC))) {
+    })
+}
+
+fn first_of(
+    device: &Device,
+    places: impl Iterator<Item = (&'static str, u64, &'static [u8])>,
+) -> Result<Option<Occupant>, Error> {
+    for (what, offset, bytes) in places {
         let mut there = vec![0; bytes.len()];
         let count = device.file().read_at(&mut there, offset);
         if count.map_err(|error| device.error("read", error))? == bytes.len() && there == bytes {

@@ -131,9 +131,10 @@ impl Volume {
             }
             (None, true) => {}
         }
-        let surplus = actual - description.layout.end();
+        let surplus = actual.saturating_sub(description.layout.end());
         // Block devices end where they end.
-        if surplus > 0 && !devices.data.is_block() {
+        let is_plain = description.token.plain.is_some();
+        if surplus > 0 && !is_plain && !devices.data.is_block() {
             tracing::warn!(
                 path = %devices.data.path().display(),
                 "the file is {} longer than the volume; the guest does not see the rest",
@@ -248,14 +249,42 @@ impl Volume {
         self.rewrite(|header| header.metadata.replace_token(token::TYPE, json))
     }
 
-    /// Changes the header, on disk and here. After a crash at any instant it is
-    /// the old or the new one.
+    /// Changes the header, on disk and here, but neither the key nor what is
+    /// under way. After a crash at any instant it is the old or the new one.
     ///
     /// # Errors
     /// As [`Volume::set_token`].
     pub(super) fn rewrite(
         &mut self,
         change: impl FnOnce(&mut Header) -> Result<(), Fault>,
+    ) -> Result<(), Error> {
+        self.rewrite_if(change, |before, after| {
+            let kept = after.digest.same_key(&before.digest)
+                && after.token.rekey == before.token.rekey
+                && after.token.plain == before.token.plain;
+            match kept {
+                true => Ok(()),
+                false => Err(Error::Options(
+                    "the key of a volume, and what is under way, change only where an operation \
+                     begins or ends"
+                        .into(),
+                )),
+            }
+        })
+    }
+
+    /// The same for where an operation begins or ends.
+    pub(super) fn rewrite_with_key(
+        &mut self,
+        change: impl FnOnce(&mut Header) -> Result<(), Fault>,
+    ) -> Result<(), Error> {
+        self.rewrite_if(change, |_, _| Ok(()))
+    }
+
+    fn rewrite_if(
+        &mut self,
+        change: impl FnOnce(&mut Header) -> Result<(), Fault>,
+        permitted: impl FnOnce(&Description, &Description) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let device = self.devices.header();
         let path = device.path();
@@ -280,10 +309,14 @@ impl Volume {
         if !now.digest.same_key(&self.description.digest) {
             return Err(changed("its key digest is another one"));
         }
+        if now.token.rekey != self.description.token.rekey {
+            return Err(changed("an operation on its data was begun or ended"));
+        }
         let mut header = found.header.clone();
         change(&mut header).map_err(|fault| Error::header(path, fault))?;
         check_fits(&header, path)?;
         let description = Description::of(&header, path)?;
+        permitted(&now, &description)?;
         copies::replace(&mut device.file(), &found, &mut header)
             .map_err(|error| device.error("rewrite the header of", error))?;
         self.description = Description {

@@ -21,6 +21,9 @@ pub struct Signature {
     pub at: At,
     /// What is there.
     pub bytes: &'static [u8],
+    /// Whether the disk is inside of it, in another form: an image format, or
+    /// encryption.
+    pub container: bool,
 }
 
 const fn start(what: &'static str, offset: u64, bytes: &'static [u8]) -> Signature {
@@ -28,6 +31,15 @@ const fn start(what: &'static str, offset: u64, bytes: &'static [u8]) -> Signatu
         what,
         at: At::Start(offset),
         bytes,
+        container: false,
+    }
+}
+
+/// The same of what a disk is inside of.
+const fn around(what: &'static str, offset: u64, bytes: &'static [u8]) -> Signature {
+    Signature {
+        container: true,
+        ..start(what, offset, bytes)
     }
 }
 
@@ -36,6 +48,7 @@ const fn end(what: &'static str, before: u64, bytes: &'static [u8]) -> Signature
         what,
         at: At::End(before),
         bytes,
+        container: false,
     }
 }
 
@@ -50,8 +63,8 @@ const GPT_BACKUP: &str = "the backup of a GPT partition table";
 /// The signatures, the more telling ones first: an MBR signature is also in
 /// FAT and NTFS file systems, and before every GPT.
 pub const SIGNATURES: &[Signature] = &[
-    start("a LUKS1 header", 0, b"LUKS\xba\xbe\x00\x01"),
-    start("a LUKS2 header", 0, b"LUKS\xba\xbe\x00\x02"),
+    around("a LUKS1 header", 0, b"LUKS\xba\xbe\x00\x01"),
+    around("a LUKS2 header", 0, b"LUKS\xba\xbe\x00\x02"),
     start(LUKS2_SECOND, 0x4000, b"SKUL\xba\xbe"),
     start(LUKS2_SECOND, 0x8000, b"SKUL\xba\xbe"),
     start(LUKS2_SECOND, 0x1_0000, b"SKUL\xba\xbe"),
@@ -61,18 +74,18 @@ pub const SIGNATURES: &[Signature] = &[
     start(LUKS2_SECOND, 0x10_0000, b"SKUL\xba\xbe"),
     start(LUKS2_SECOND, 0x20_0000, b"SKUL\xba\xbe"),
     start(LUKS2_SECOND, 0x40_0000, b"SKUL\xba\xbe"),
-    start("a qcow2 image", 0, b"QFI\xfb"),
-    start("a VMDK image", 0, b"KDMV"),
-    start("a VMDK image", 0, b"COWD"),
-    start("a VMDK descriptor", 0, b"# Disk DescriptorFile"),
-    start("a VHDX image", 0, b"vhdxfile"),
-    start("a VHD image", 0, b"conectix"),
+    around("a qcow2 image", 0, b"QFI\xfb"),
+    around("a VMDK image", 0, b"KDMV"),
+    around("a VMDK image", 0, b"COWD"),
+    around("a VMDK descriptor", 0, b"# Disk DescriptorFile"),
+    around("a VHDX image", 0, b"vhdxfile"),
+    around("a VHD image", 0, b"conectix"),
     end("a VHD image", 512, b"conectix"),
-    start("a VDI image", 0x40, b"\x7f\x10\xda\xbe"),
-    start("a QED image", 0, b"QED\0"),
-    start("a Parallels image", 0, b"WithoutFreeSpace"),
-    start("a Parallels image", 0, b"WithouFreSpacExt"),
-    start("a BitLocker volume", 3, b"-FVE-FS-"),
+    around("a VDI image", 0x40, b"\x7f\x10\xda\xbe"),
+    around("a QED image", 0, b"QED\0"),
+    around("a Parallels image", 0, b"WithoutFreeSpace"),
+    around("a Parallels image", 0, b"WithouFreSpacExt"),
+    around("a BitLocker volume", 3, b"-FVE-FS-"),
     start("an NTFS file system", 3, b"NTFS    "),
     start("an exFAT file system", 3, b"EXFAT   "),
     start("a FAT file system", 0x36, b"FAT12   "),

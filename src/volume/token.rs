@@ -8,8 +8,13 @@
 //!
 //! Version 2 is for volumes whose wraps are in a key store, and for no others:
 //! an older sealblk would take a token without wraps for that of a volume that
-//! was erased.
+//! was erased. Version 3 is for volumes that are not encrypted with one key from
+//! end to end: those whose data is being re-encrypted, and those that are plain.
 #![forbid(unsafe_code)]
+
+mod rekey;
+
+pub use rekey::{PREVIOUS_BYTES, Plain, Rekey};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -23,17 +28,20 @@ use crate::timestamp::Timestamp;
 pub const TYPE: &str = "sealblk";
 
 /// The highest version of the token that this sealblk reads.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The version of a token that has its wraps in itself.
 const WITH_WRAPS: u32 = 1;
 /// The version of a token whose wraps are in a key store.
 const IN_KEY_STORE: u32 = 2;
+/// The version of a token of a volume that is not encrypted with one key.
+const UNDER_WAY: u32 = 3;
 
 /// What a volume knows about its key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Token {
-    /// Version of this structure: 1, or 2 if the wraps are in a key store.
+    /// Version of this structure: 1; 2 if the wraps are in a key store; 3 if
+    /// the data is being re-encrypted, or is plain.
     pub version: u32,
     /// The key set that the volume belongs to: a name, never a key.
     pub key_set: String,
@@ -56,6 +64,14 @@ pub struct Token {
     /// What is left to be said of a volume whose keys were destroyed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub erased: Option<Erased>,
+    /// The operation by which the data is being re-encrypted. The wraps are of
+    /// its main key: the new one, or with [`Kind::Decrypt`](crate::rekey::Kind)
+    /// the only one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rekey: Option<Rekey>,
+    /// The data is plain, and this header opens nothing any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plain: Option<Plain>,
     /// Fields that this version does not know. Kept as they are on a rewrite.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
@@ -195,6 +211,8 @@ impl Token {
             zero_units,
             wraps,
             erased: None,
+            rekey: None,
+            plain: None,
             extra: Map::new(),
         }
     }
@@ -209,15 +227,42 @@ impl Token {
         }
     }
 
+    /// What stays of a volume whose data is plain. As with one that was erased,
+    /// nothing of the token that was there.
+    pub fn of_plain(key_set: impl Into<String>, zero_units: bool, plain: Plain) -> Self {
+        Token {
+            version: UNDER_WAY,
+            plain: Some(plain),
+            ..Token::new(key_set, zero_units, Vec::new())
+        }
+    }
+
     /// The same token with its wraps in itself.
     #[must_use]
     pub fn with_wraps(self, wraps: Vec<Wrap>) -> Self {
         Token {
-            version: WITH_WRAPS,
+            version: match self.rekey {
+                Some(_) => UNDER_WAY,
+                None => WITH_WRAPS,
+            },
             key_store: None,
             wraps,
             ..self
         }
+    }
+
+    /// The same token with an operation under way, or without one.
+    #[must_use]
+    pub fn with_rekey(self, rekey: Option<Rekey>) -> Self {
+        let wraps = self.wraps.clone();
+        Token { rekey, ..self }.with_wraps(wraps)
+    }
+
+    /// Since when there has been no key, if there is none any more: the volume
+    /// was erased, or is plain.
+    pub fn keyless_since(&self) -> Option<Timestamp> {
+        let erased = self.erased.as_ref().map(|erased| erased.since);
+        erased.or(self.plain.as_ref().map(|plain| plain.since))
     }
 
     /// The same token with its wraps in a key store, and not here.
@@ -256,19 +301,52 @@ impl Token {
         let stored: Stored =
             serde_json::from_value(value.clone()).map_err(TokenError::Malformed)?;
         let token = stored.token;
-        let fault = match (&token.key_store, token.version) {
-            // What an older sealblk would pass over must not count here either.
-            (Some(_), ..IN_KEY_STORE) => "it has wraps and a key store",
-            (Some(_), _) if !token.wraps.is_empty() => "it has wraps and a key store",
-            (Some(_), _) if token.erased.is_some() => "it has a key store, and was erased",
-            (None, IN_KEY_STORE..) => "it names no key store",
-            (None, _) if value.get("wraps").is_none() => "it has no wraps",
-            (None, _) if token.erased.is_some() && !token.wraps.is_empty() => {
-                "it has wraps, and says that it was erased"
+        match token.fault(value.get("wraps").is_some()) {
+            Some(fault) => Err(TokenError::Malformed(serde::de::Error::custom(fault))),
+            None => Ok(token),
+        }
+    }
+
+    /// What contradicts itself. What an older sealblk would pass over must not
+    /// count here either: it belongs to its own version.
+    fn fault(&self, has_list: bool) -> Option<&'static str> {
+        if self.version >= UNDER_WAY || self.rekey.is_some() || self.plain.is_some() {
+            return self.fault_under_way(has_list);
+        }
+        match (&self.key_store, self.version) {
+            (Some(_), ..IN_KEY_STORE) => Some("it has wraps and a key store"),
+            (Some(_), _) if !self.wraps.is_empty() => Some("it has wraps and a key store"),
+            (Some(_), _) if self.erased.is_some() => Some("it has a key store, and was erased"),
+            (None, IN_KEY_STORE..) => Some("it names no key store"),
+            (None, _) if !has_list => Some("it has no wraps"),
+            (None, _) if self.erased.is_some() && !self.wraps.is_empty() => {
+                Some("it has wraps, and says that it was erased")
             }
-            _ => return Ok(token),
-        };
-        Err(TokenError::Malformed(serde::de::Error::custom(fault)))
+            _ => None,
+        }
+    }
+
+    fn fault_under_way(&self, has_list: bool) -> Option<&'static str> {
+        if self.version != UNDER_WAY {
+            return Some("what is under way does not belong to its version");
+        }
+        if self.key_store.is_some() || self.copy_in.is_some() {
+            return Some("it has a key store, and an operation under way or done");
+        }
+        if self.erased.is_some() {
+            return Some("it was erased, and has an operation under way or done");
+        }
+        match (&self.rekey, &self.plain) {
+            (None, None) => Some("it says neither what is under way nor that its data is plain"),
+            (Some(_), Some(_)) => Some("its data is plain, and on the way"),
+            (Some(_), None) if self.wraps.is_empty() => Some("it has no wraps"),
+            (Some(rekey), None) => rekey.fault(),
+            (None, Some(_)) if !has_list => Some("it has no wraps"),
+            (None, Some(_)) if !self.wraps.is_empty() => {
+                Some("it has wraps, and says that its data is plain")
+            }
+            (None, Some(_)) => None,
+        }
     }
 
     /// The token object for a LUKS2 header. It refers to no keyslot.

@@ -13,6 +13,18 @@ use super::digest::Digest;
 /// The one encryption that a volume may have, in dm-crypt's notation.
 pub const ENCRYPTION: &str = "aes-xts-plain64";
 
+/// The mandatory requirement of a volume whose data is being re-encrypted.
+pub const REKEY: &str = "sealblk-rekey-v1";
+
+/// What a header demands of whoever opens it ("Mandatory Requirements").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Requirement {
+    /// Nothing.
+    None,
+    /// To know what is written in a sealblk token about an operation under way.
+    Rekey,
+}
+
 /// The JSON document of a header.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Metadata {
@@ -58,6 +70,12 @@ pub enum Fault {
 
 fn invalid(what: impl Into<String>) -> Fault {
     Fault::Invalid(what.into())
+}
+
+/// Whether a digest is that of segment 0.
+fn is_of_segment(digest: &Value) -> bool {
+    let segments = digest.get("segments").and_then(Value::as_array);
+    segments.is_some_and(|list| list.iter().any(|id| id == "0"))
 }
 
 impl Metadata {
@@ -124,15 +142,14 @@ impl Metadata {
             .ok_or_else(|| invalid(format!("there is no object {name:?}")))
     }
 
-    /// Fails if the header demands anything at all: sealblk knows no
-    /// requirement yet, and whatever is there was put there so that a reader
-    /// which does not know it keeps off.
+    /// What the header demands of whoever opens it. Whatever is there was put
+    /// there so that a reader which does not know it keeps off.
     ///
     /// # Errors
-    /// [`Fault::Requirements`] with their names.
-    pub fn check_requirements(&self) -> Result<(), Fault> {
+    /// [`Fault::Requirements`] with the names that sealblk does not know.
+    pub fn requirement(&self) -> Result<Requirement, Fault> {
         let Some(requirements) = self.section("config")?.get("requirements") else {
-            return Ok(());
+            return Ok(Requirement::None);
         };
         let malformed = || invalid("config.requirements is malformed");
         let Some(mandatory) = requirements
@@ -140,18 +157,59 @@ impl Metadata {
             .ok_or_else(malformed)?
             .get("mandatory")
         else {
-            return Ok(());
+            return Ok(Requirement::None);
         };
         let names = mandatory
             .as_array()
             .ok_or_else(malformed)?
             .iter()
-            .map(|name| name.as_str().map(str::to_owned).ok_or_else(malformed))
+            .map(|name| name.as_str().ok_or_else(malformed))
             .collect::<Result<Vec<_>, _>>()?;
-        match names.is_empty() {
-            true => Ok(()),
-            false => Err(Fault::Requirements(names)),
+        match names.as_slice() {
+            [] => Ok(Requirement::None),
+            [REKEY] => Ok(Requirement::Rekey),
+            _ => {
+                let unknown: Vec<_> = names.iter().filter(|name| **name != REKEY).collect();
+                match unknown.is_empty() {
+                    true => Err(malformed()),
+                    false => Err(Fault::Requirements(
+                        unknown.into_iter().map(|&name| name.to_owned()).collect(),
+                    )),
+                }
+            }
         }
+    }
+
+    /// Demands what `requirement` says, and nothing else.
+    ///
+    /// # Errors
+    /// When there is no `config`.
+    pub fn set_requirement(&mut self, requirement: Requirement) -> Result<(), Fault> {
+        self.section("config")?;
+        if let Some(Value::Object(config)) = self.document.get_mut("config") {
+            match requirement {
+                Requirement::None => drop(config.remove("requirements")),
+                Requirement::Rekey => {
+                    config.insert("requirements".into(), json!({ "mandatory": [REKEY] }));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts `digest` in the place of the one that belongs to the segment.
+    ///
+    /// # Errors
+    /// When there is not exactly one.
+    pub fn replace_digest(&mut self, digest: &Digest) -> Result<(), Fault> {
+        self.digest()?;
+        let value = serde_json::to_value(digest).map_err(|error| invalid(error.to_string()))?;
+        if let Some(Value::Object(digests)) = self.document.get_mut("digests")
+            && let Some(old) = digests.values_mut().find(|value| is_of_segment(value))
+        {
+            *old = value;
+        }
+        Ok(())
     }
 
     /// The one segment.
@@ -198,11 +256,8 @@ impl Metadata {
     /// # Errors
     /// When there is not exactly one, or it is of an unknown kind.
     pub fn digest(&self) -> Result<Digest, Fault> {
-        let of_segment = |value: &&Value| {
-            let segments = value.get("segments").and_then(Value::as_array);
-            segments.is_some_and(|list| list.iter().any(|id| id == "0"))
-        };
-        let mut digests = self.section("digests")?.values().filter(of_segment);
+        let digests = self.section("digests")?.values();
+        let mut digests = digests.filter(|value| is_of_segment(value));
         let (Some(value), None) = (digests.next(), digests.next()) else {
             return Err(invalid("segment 0 does not have exactly one digest"));
         };
