@@ -6,10 +6,13 @@ mod clone;
 mod create;
 mod erase;
 mod export;
+mod import;
 mod info;
+mod making;
 mod move_keys;
 mod resize;
 mod verify;
+mod watch;
 mod wraps;
 
 use std::path::PathBuf;
@@ -90,6 +93,12 @@ pub enum Action {
     AddWrap(wraps::AddArgs),
     /// Destroy a wrapped key that was for break-glass access
     RemoveWrap(wraps::RemoveArgs),
+    /// Copy a disk image onto a new volume
+    ///
+    /// Raw images, and through qemu-img all formats that it reads. Nothing of
+    /// it is on a disk unencrypted on the way. Without its header, which is
+    /// written last, an interrupted import is no volume.
+    Import(import::Args),
 }
 
 /// The volume that a command is about.
@@ -134,5 +143,6 @@ pub fn run(args: Args, config: &Config) -> Result<(), Failure> {
         Action::Erase(args) => erase::run(args, config),
         Action::AddWrap(args) => wraps::add(args, config),
         Action::RemoveWrap(args) => wraps::remove(args, config),
+        Action::Import(args) => import::run(args, config),
     }
 }

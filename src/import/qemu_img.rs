@@ -113,7 +113,10 @@ pub fn copy(image: &Image, format: &str, sink: &Sink<'_>) -> Result<(), Error> {
         .spawn()
         .map_err(Error::NoTool)?;
     let mut running = Running(child);
-    let served = match accept(&listener, &mut running).map_err(talk("wait for qemu-img"))? {
+    let accepted = accept(&listener, &mut running).map_err(talk("wait for qemu-img"))?;
+    // Whoever is interrupted from here on leaves nothing behind.
+    drop(directory);
+    let served = match accepted {
         Some(stream) => nbd::serve(&stream, sink),
         None => Ok(None),
     };
