@@ -35,6 +35,7 @@ pub mod runtime;
 pub mod secret;
 pub mod segment;
 pub mod serve;
+pub mod shift;
 pub mod store;
 pub mod timestamp;
 pub mod units;
