@@ -8,9 +8,34 @@
 //! knows key services, the LUKS2 header, guests or the manager.
 #![forbid(unsafe_code)]
 
+mod buffer;
+mod error;
+mod fence;
+mod geometry;
+mod handle;
+mod journal;
+mod keys;
 mod medium;
+mod mover;
+mod pace;
+mod parts;
+mod record;
+mod recover;
+mod region;
+mod rules;
 
+pub use buffer::Buffer;
+pub use error::Error;
+pub use fence::{Alone, Fence};
+pub use geometry::{Geometry, Transforms};
+pub use handle::{Handle, Pace, Phase, Progress};
+pub use journal::Journal;
+pub use keys::{Keys, PREVIOUS_BYTES, SectorTag, TAG_BYTES, open_previous, seal_previous};
 pub use medium::Medium;
+pub use mover::{Mover, Options, Outcome};
+pub use parts::over;
+pub use record::State;
+pub use recover::recover;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -63,31 +88,5 @@ pub struct Position {
     pub boundary: u64,
 }
 
-/// Keeps guests out of the region that is being moved, and knows which state a
-/// unit is in. Positions are bytes of the disk; a region is next to the
-/// boundary, above it when going forward and below it when going back.
-///
-/// The engine has one for disks that are served; nobody is there to be kept out
-/// when a volume is moved offline.
-pub trait Fence: Sync {
-    /// Lets requests wait that would write to the `bytes` next to the boundary,
-    /// and returns when none is in flight that does. What is closed already
-    /// stays so: `bytes` counts from the boundary. False: this is not to go on
-    /// now (the disk is frozen, held or being stopped), and nothing has changed.
-    fn close_for_writing(&self, direction: Direction, bytes: u64) -> bool;
-
-    /// The same for requests that would read from there.
-    fn close_for_reading(&self, direction: Direction, bytes: u64) -> bool;
-
-    /// The `bytes` next to the boundary were moved: the boundary is on their
-    /// other side from now on, and they are open. What was closed beyond them
-    /// stays closed for writing.
-    fn advance(&self, direction: Direction, bytes: u64);
-
-    /// Opens everything; the boundary stays where it is.
-    fn open(&self);
-
-    /// The longest time that a request had to wait since this was asked last,
-    /// in microseconds.
-    fn longest_wait(&self) -> u64;
-}
+/// The unit of tags and of what a device writes whole or not at all, in bytes.
+const SECTOR: usize = 512;
