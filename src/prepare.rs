@@ -138,6 +138,8 @@ pub fn open_volume(disk: &config::Disk, config: &config::Serve) -> Result<Volume
             erased,
         });
     }
+    // What its header says is not what its data is, from one end to the other.
+    volume.check_settled("serve")?;
     if config.discard == config::Discard::Pass && !volume.layout().zero_units {
         return Err(Error::NoZeroUnits(disk.volume.clone()));
     }

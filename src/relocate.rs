@@ -192,6 +192,7 @@ pub async fn relocate(
         wraps: Vec::new(),
         force,
     };
+    moving.volume.check_settled("move the wrapped keys of")?;
     // A name that means nothing here changes nothing.
     if let Place::Store(name) = to {
         keys.stores().place(name, moving.id)?;

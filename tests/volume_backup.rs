@@ -108,7 +108,7 @@ fn an_older_backup_needs_force_and_does_not_lower_the_update_number() {
     let message = refused(&location, &backup);
     assert!(message.contains("older (update 1)"), "{message}");
 
-    let volume = volume::restore(&location, &backup, true).unwrap();
+    let volume = volume::restore(&location, &backup, true).unwrap().volume;
     assert_eq!(volume.token().wraps.len(), 1);
     assert_eq!(volume.description().seqid, 4);
     drop(volume);

@@ -363,6 +363,9 @@ pub enum Event<'a> {
         /// Whether also if it is attached, or a key store does not answer.
         #[serde(skip_serializing_if = "no")]
         force: bool,
+        /// Whether also if a part of its data is plain, and stays readable.
+        #[serde(skip_serializing_if = "no")]
+        leave_plain: bool,
     },
     /// The key of a volume was destroyed, or should have been.
     VolumeErased {

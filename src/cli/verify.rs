@@ -239,6 +239,12 @@ fn help(kind: Kind, check: &str) -> &'static str {
         (Kind::Disproved, "units") => {
             "look at these places, with care for what they hold; then copy the data to a new volume, and destroy this disk"
         }
+        (Kind::Disproved, "settled") => {
+            "its data was decrypted, by somebody who could: if that was not meant, find out who did so in the audit log"
+        }
+        (_, "settled") => {
+            "let it end (`sealblk rekey DISK --status` says how far it is), and verify it again"
+        }
         (Kind::Disproved, _) => "keep the disk as it is, and find out what wrote it",
         (_, "key") => "ask somebody who may use the key, when its service answers",
         (_, "header") => "repair or restore the header, and verify it again",

@@ -16,6 +16,11 @@
 //! the volume was erased and where something of its key may be still: the same
 //! command then finishes it. No key service is asked, and no key opened.
 //!
+//! Of a volume whose data is being re-encrypted, 2 destroys the previous key as
+//! well, and 3 the journal. One of which a part is plain is not erased unless
+//! somebody says that this part may stay readable: no key that is destroyed takes
+//! it away.
+//!
 //! The volume is open for writing meanwhile, which nobody else has it then. Who
 //! asked, backups of the header, and records are matters of the caller.
 #![forbid(unsafe_code)]
@@ -35,8 +40,9 @@ use crate::error::{Explain, Kind, chain};
 use crate::key_store;
 use crate::keys::ledger::Ledger;
 use crate::keys::{Context, KeySets};
+use crate::rekey;
 use crate::timestamp::Timestamp;
-use crate::volume::{self, Access, Erased, Location, Volume};
+use crate::volume::{self, Access, Erased, Location, Rekey, Token, Volume};
 
 /// How to erase.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,6 +52,9 @@ pub struct How {
     pub force: bool,
     /// Give the space of the data back as well.
     pub discard: bool,
+    /// Destroy the keys also of a volume of which a part is plain, which stays
+    /// readable.
+    pub leave_plain: bool,
 }
 
 /// A key store that could not be purged, or not even be asked.
@@ -75,6 +84,8 @@ pub struct Done {
     pub unasked: Vec<Unpurged>,
     /// Whether the space of the data was given back; why not, if that failed.
     pub discarded: Option<Result<(), String>>,
+    /// Whether a part of its data was plain, and stays readable.
+    pub partly_plain: bool,
 }
 
 /// Why nothing was destroyed, or not all of it.
@@ -93,6 +104,26 @@ pub enum Error {
         /// What was meant.
         wanted: Uuid,
     },
+    /// A part of its data is not encrypted.
+    #[error(
+        "a part of the data of {} is plain: it is being {} since {}. Destroying its keys would \
+         leave that part readable",
+        path.display(), rekey.doing(), rekey.since
+    )]
+    StaysReadable {
+        /// Where it is.
+        path: PathBuf,
+        /// What is under way.
+        rekey: Rekey,
+    },
+    /// None of its data is encrypted.
+    #[error("the data of {} has been plain since {since}: there is no key of it to be destroyed", path.display())]
+    Plain {
+        /// Where it is.
+        path: PathBuf,
+        /// Since when.
+        since: Timestamp,
+    },
     /// A key store that has the keys of the volume does not answer.
     #[error("the wrapped keys of the volume are in key store {store:?}, and cannot be destroyed")]
     Store {
@@ -107,7 +138,9 @@ impl Explain for Error {
     fn kind(&self) -> Kind {
         match self {
             Error::Volume(source) => source.kind(),
-            Error::OtherVolume { .. } => Kind::Refused,
+            Error::OtherVolume { .. } | Error::StaysReadable { .. } | Error::Plain { .. } => {
+                Kind::Refused
+            }
             Error::Store { source, .. } => source.kind(),
         }
     }
@@ -126,6 +159,18 @@ impl Explain for Error {
                  or restore the header from a backup, and erase it then"
                 .into(),
             Error::Volume(source) => return source.help(),
+            Error::StaysReadable { rekey, .. } => format!(
+                "nothing was destroyed. {}, or overwrite the data itself (blkdiscard --secure, \
+                 shred, where what it lies on can do that); --leave-plain destroys the keys all the \
+                 same, and what is plain stays",
+                match rekey.kind {
+                    rekey::Kind::Encrypt => "Let it be encrypted to its end, and erase it then",
+                    _ => "Take the decryption back (`sealblk rekey DISK --back`), and erase it then",
+                }
+            ),
+            Error::Plain { .. } => "nothing was destroyed. Overwrite or discard the data itself, as \
+                 that of any plain disk"
+                .into(),
             Error::OtherVolume { .. } => "nothing was destroyed: name the right one".into(),
             Error::Store { source, .. } => {
                 let help = source.help().unwrap_or_default();
@@ -152,7 +197,7 @@ pub async fn at(
     wanted: Option<Uuid>,
     how: How,
 ) -> Result<Done, Error> {
-    let mut volume = open(location, wanted)?;
+    let mut volume = open(location, wanted, how)?;
     let done = erase(keys, context, &mut volume, how).await?;
     if done.left.is_empty()
         && let Err(error) = ledger.erased(done.uuid, done.since)
@@ -166,8 +211,8 @@ pub async fn at(
 ///
 /// # Errors
 /// When somebody else has it open, it is another one than `wanted`, or no
-/// volume.
-pub fn open(location: &Location, wanted: Option<Uuid>) -> Result<Volume, Error> {
+/// volume; or as [`check_data`].
+pub fn open(location: &Location, wanted: Option<Uuid>, how: How) -> Result<Volume, Error> {
     let volume = Volume::open(location, Access::ReadWrite)?;
     match wanted {
         Some(wanted) if wanted != volume.uuid() => Err(Error::OtherVolume {
@@ -175,7 +220,32 @@ pub fn open(location: &Location, wanted: Option<Uuid>) -> Result<Volume, Error> 
             found: volume.uuid(),
             wanted,
         }),
-        _ => Ok(volume),
+        _ => {
+            check_data(volume.token(), location, how)?;
+            Ok(volume)
+        }
+    }
+}
+
+/// Whether destroying the keys makes the data of the volume unreadable, as far
+/// as its header says, and if not, whether that is known.
+///
+/// # Errors
+/// [`Error::StaysReadable`] and [`Error::Plain`].
+pub fn check_data(token: &Token, location: &Location, how: How) -> Result<(), Error> {
+    let path = location.data.clone();
+    match (&token.rekey, &token.plain) {
+        (Some(rekey), _) if rekey.is_partly_plain() && !how.leave_plain => {
+            Err(Error::StaysReadable {
+                path,
+                rekey: rekey.clone(),
+            })
+        }
+        (_, Some(plain)) => Err(Error::Plain {
+            path,
+            since: plain.since,
+        }),
+        _ => Ok(()),
     }
 }
 
@@ -193,6 +263,10 @@ pub async fn erase(
     let (uuid, token) = (volume.uuid(), volume.token().clone());
     let before = token.erased.clone();
     let since = before.as_ref().map_or_else(Timestamp::now, |it| it.since);
+    let partly_plain = match (&token.rekey, &before) {
+        (Some(rekey), _) => rekey.is_partly_plain(),
+        (None, before) => before.as_ref().is_some_and(|before| before.partly_plain),
+    };
     let named: BTreeSet<String> = [token.key_store.clone(), token.copy_in.clone()]
         .into_iter()
         .flatten()
@@ -204,6 +278,7 @@ pub async fn erase(
         since,
         finished,
         key_stores: key_stores.to_vec(),
+        partly_plain,
     };
     volume.erase_keys(says(&stores, false))?;
     let wiped = volume.wipe_header_area()?;
@@ -218,6 +293,7 @@ pub async fn erase(
         left: Vec::new(),
         unasked,
         discarded: None,
+        partly_plain,
     };
     for store in stores {
         match purge(keys, context, &store, uuid).await {

@@ -224,7 +224,7 @@ fn list(names: &[String]) -> String {
 
 fn attempts(attempts: &[Attempt]) -> String {
     match attempts {
-        [] => "the volume has no wrapped key any more: it was erased".into(),
+        [] => "the volume has no wrapped key any more: it was erased, or is plain".into(),
         [only] => format!("cannot unwrap the volume's key: {only}"),
         several => {
             let told: Vec<String> = several.iter().map(Attempt::to_string).collect();

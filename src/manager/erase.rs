@@ -12,7 +12,7 @@ use crate::erase::{self, How};
 use crate::error::{Failure, Kind};
 use crate::keys::ledger::Ledger;
 use crate::keys::{Context, KeySets};
-use crate::volume::Location;
+use crate::volume::{Inspection, Location};
 
 /// Erases what is asked for.
 ///
@@ -31,6 +31,12 @@ pub async fn erase(
         data: asked.volume.clone(),
         header: asked.header.clone(),
     };
+    let how = How {
+        force: asked.force,
+        discard: asked.discard,
+        leave_plain: asked.leave_plain,
+    };
+    look(&location, how).await?;
     let detached = match disks.disk_of(&location).await? {
         Some(name) if !asked.force => return Err(attached(&name, &asked)),
         Some(name) => {
@@ -38,10 +44,6 @@ pub async fn erase(
             Some(name)
         }
         None => None,
-    };
-    let how = How {
-        force: asked.force,
-        discard: asked.discard,
     };
     let context = Context {
         volume: asked.uuid,
@@ -60,6 +62,20 @@ pub async fn erase(
     let (volume, finished) = (erased.uuid, erased.finished);
     tracing::warn!(%volume, uid, finished, "the key of the volume was destroyed");
     Ok(erased)
+}
+
+/// What its header says against it, before a disk is taken from its guest. What
+/// cannot be read is found again, and said, by erasing it.
+async fn look(location: &Location, how: How) -> Result<(), Failure> {
+    let location = location.clone();
+    let looked = move || {
+        let description = Inspection::of(&location).and_then(|looked| looked.description());
+        match description {
+            Ok(description) => erase::check_data(&description.token, &location, how),
+            Err(_) => Ok(()),
+        }
+    };
+    Ok(disks::blocking(looked).await??)
 }
 
 /// What can be said of it without looking at the volume.

@@ -225,6 +225,7 @@ impl services::Audit for Recorder {
                 volume: asked.uuid,
                 path: &asked.volume,
                 force: asked.force,
+                leave_plain: asked.leave_plain,
             },
             Act::Erase { asked, erased } => {
                 let erased = erased.as_deref();

@@ -89,6 +89,7 @@ pub async fn rewrap(
         volume: Some(volume.uuid()),
         ..context.clone()
     };
+    volume.check_not_plain()?;
     let place = Place::of(volume.token());
     if volume.token().copy_in.is_some() {
         // Else the copy would differ from what counts, and nobody could tell

@@ -37,6 +37,10 @@ pub fn verify(
         Err(error) => return Ok((None, vec![no_volume(error)])),
     };
     let mut checks = vec![header(inspection, description), no_key(&keys)];
+    if let Some(check) = settled(description) {
+        checks.push(check);
+        return Ok((None, checks));
+    }
     match inspection.check_data(description) {
         Ok(_) => {}
         // Another header, or another file, was meant.
@@ -120,6 +124,26 @@ fn no_volume(error: &volume::Error) -> Check {
         says = format!("{says} ({help})");
     }
     Check::new("header", outcome, says)
+}
+
+/// Whether all of the data has to be encrypted with one key; the check that says
+/// otherwise.
+fn settled(description: &Description) -> Option<Check> {
+    let token = &description.token;
+    if let Some(plain) = &token.plain {
+        let says = format!(
+            "its header says that its data has been plain since {}",
+            plain.since
+        );
+        return Some(Check::new("settled", Outcome::Failed, says));
+    }
+    let rekey = token.rekey.as_ref()?;
+    let says = format!(
+        "its data is being {} since {}: which part is which is not known without the journal",
+        rekey.doing(),
+        rekey.since
+    );
+    Some(Check::new("settled", Outcome::Unknown, says))
 }
 
 fn header(inspection: &Inspection, description: &Description) -> Check {

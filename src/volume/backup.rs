@@ -16,6 +16,8 @@ use super::luks2::HeaderIo;
 use super::luks2::copies::{self, Found, State};
 use super::occupied::recognise;
 use super::open::Volume;
+use super::token::Token;
+use super::traces;
 use super::undo::Undo;
 
 const CHUNK: usize = 1 << 20;
@@ -23,6 +25,9 @@ const CHUNK: usize = 1 << 20;
 /// Writes a backup of the header of a volume, which may be in use, to a file
 /// that must not exist yet. Both copies in it are good, even if one of the
 /// volume's is not.
+///
+/// The journal of an operation that is under way is not in it: it is true for an
+/// instant, and would have data moved again that has been moved.
 ///
 /// # Errors
 /// When the header is not one that sealblk can use, or writing fails; then
@@ -39,8 +44,9 @@ pub fn backup(location: &Location, to: &Path) -> Result<Description, Error> {
         .set_len(description.header_area)
         .map_err(write)?;
     let header = &inspection.found().header;
-    let keyslots = (2 * header.binary.copy_bytes, description.header_area);
-    copy_keyslots(source, &backup, keyslots)?;
+    if description.token.rekey.is_none() {
+        copy_keyslots(source, &backup, description.keyslots_area())?;
+    }
     copies::create(&mut backup.file(), header).map_err(write)?;
     undo.sync_directories()?;
     undo.disarm();
@@ -68,14 +74,27 @@ fn read_backup(backup: &Device) -> Result<Found, Error> {
     })
 }
 
+/// A header that was restored.
+#[derive(Debug)]
+pub struct Restored {
+    /// The volume, open and locked.
+    pub volume: Volume,
+    /// What spoke against it, and was overruled.
+    pub against: Option<String>,
+}
+
 /// Writes a backup back. The result has a higher sequence number than
 /// anything that was there, so that no older copy can win over it.
 ///
+/// One that was made while an operation was under way leaves the journal alone
+/// that is there, which says how far that is.
+///
 /// # Errors
 /// [`Error::WrongBackup`] without `force`, when the header that is there now
-/// belongs to another volume, is newer, has another key or other data; and
-/// always when the data is shorter than the backup says.
-pub fn restore(location: &Location, from: &Path, force: bool) -> Result<Volume, Error> {
+/// belongs to another volume, is newer, has another key or other data, or the
+/// data was or is being re-encrypted since; and always when the data is shorter
+/// than the backup says.
+pub fn restore(location: &Location, from: &Path, force: bool) -> Result<Restored, Error> {
     let backup = Device::open(from, Access::ReadOnly)?;
     let wrong = |why: String| Error::WrongBackup {
         path: from.to_owned(),
@@ -92,9 +111,11 @@ pub fn restore(location: &Location, from: &Path, force: bool) -> Result<Volume, 
     devices.check_data(&description)?;
     let lock = header_device.lock_header(Access::ReadWrite)?;
     let there = copies::read(&header_device.file());
-    if !force {
-        check_target(header_device, &there, &found, &description).map_err(wrong)?;
-    }
+    let against = check_target(header_device, &there, &found, &description).err();
+    let against = match against {
+        Some(why) if !force => return Err(wrong(why)),
+        against => against,
+    };
 
     let mut header = found.header.clone();
     let there = there.unwrap_or_else(|lost| Found {
@@ -104,14 +125,15 @@ pub fn restore(location: &Location, from: &Path, force: bool) -> Result<Volume, 
     });
     let write = |error| header_device.error("write the header of", error);
     copies::replace(&mut header_device.file(), &there, &mut header).map_err(write)?;
-    let keyslots = (2 * header.binary.copy_bytes, description.header_area);
-    copy_keyslots(&backup, header_device, keyslots)?;
+    if description.token.rekey.is_none() {
+        copy_keyslots(&backup, header_device, description.keyslots_area())?;
+    }
     header_device.file().sync_all().map_err(write)?;
     drop(lock);
     undo.sync_directories()?;
     let volume = Volume::of(devices, Access::ReadWrite)?;
     undo.disarm();
-    Ok(volume)
+    Ok(Restored { volume, against })
 }
 
 /// Opens and locks the volume; a detached header that is gone is created.
@@ -160,13 +182,64 @@ fn check_target(
             ));
         }
         // Damaged, and its own: this is what backups are for.
-        Some(_) => return Ok(()),
-        None => {}
+        Some(_) => {}
+        None => match recognise(device) {
+            Ok(Some(found)) => return Err(format!("there is {found} now")),
+            Ok(None) => {}
+            Err(error) => return Err(error.to_string()),
+        },
     }
-    match recognise(device) {
-        Ok(Some(found)) => Err(format!("there is {found} now")),
-        Ok(None) => Ok(()),
-        Err(error) => Err(error.to_string()),
+    check_journal(device, description)
+}
+
+/// What the journal behind a header that is lost says of the backup.
+fn check_journal(device: &Device, backup: &Description) -> Result<(), String> {
+    let (start, end) = backup.keyslots_area();
+    let there = traces::operations(device, &(start..end)).map_err(|error| error.to_string())?;
+    match &backup.token.rekey {
+        Some(rekey) if !there.contains(&rekey.id) => Err(format!(
+            "it was made while the volume was being {}, and the journal is not there that says how \
+             far that was: nobody could tell which part of the data is which",
+            rekey.doing()
+        )),
+        None if !there.is_empty() => Err(
+            "there is the journal of a re-encryption behind the header that is lost, and the backup \
+             is from another time: with it, a part of the data, or all of it, would be read with \
+             the wrong key"
+                .into(),
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// What the operations say that are under way there and in the backup.
+fn check_operations(now: &Token, backup: &Token) -> Result<(), String> {
+    match (&now.rekey, &backup.rekey) {
+        (Some(now), Some(then)) if now.id == then.id => Ok(()),
+        (Some(now), _) => Err(format!(
+            "the volume is being {} since {}, and the backup is from another time: with it, what \
+             was done since could not be read any more, and what the header has of the key of that \
+             would be destroyed",
+            now.doing(),
+            now.since
+        )),
+        (None, Some(then)) => Err(format!(
+            "it was made while the volume was being {}, which has ended since: with it, data would \
+             be taken for what it is not, and the volume would not open",
+            then.doing()
+        )),
+        (None, None) => match (&now.plain, &backup.plain) {
+            (Some(plain), None) => Err(format!(
+                "the data of the volume has been plain since {}: with it, that would be read with a \
+                 key, and be noise",
+                plain.since
+            )),
+            (None, Some(plain)) => Err(format!(
+                "it says that the data of the volume was plain, from {} on, and has no key",
+                plain.since
+            )),
+            _ => Ok(()),
+        },
     }
 }
 
@@ -192,6 +265,7 @@ fn check_header(
             erased.since
         ));
     }
+    check_operations(&now.token, &description.token)?;
     let (current, old) = (there.header.binary.seqid, backup.header.binary.seqid);
     // The same content under a higher number: it was restored before.
     let same = there.header.metadata == backup.header.metadata;

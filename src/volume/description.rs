@@ -127,19 +127,28 @@ impl Description {
     /// # Errors
     /// [`Error::UnderWay`] and [`Error::Plain`].
     pub fn check_settled(&self, what: &'static str, path: &Path) -> Result<(), Error> {
-        let path = path.to_owned();
-        match (&self.token.rekey, &self.token.plain) {
-            (Some(rekey), _) => Err(Error::UnderWay {
-                path,
+        match &self.token.rekey {
+            Some(rekey) => Err(Error::UnderWay {
+                path: path.into(),
                 what,
                 rekey: rekey.clone(),
             }),
-            (None, Some(plain)) => Err(Error::Plain {
-                path,
+            None => self.check_not_plain(path),
+        }
+    }
+
+    /// Refuses what can only be done with a volume that has a key.
+    ///
+    /// # Errors
+    /// [`Error::Plain`].
+    pub fn check_not_plain(&self, path: &Path) -> Result<(), Error> {
+        match &self.token.plain {
+            Some(plain) => Err(Error::Plain {
+                path: path.into(),
                 since: plain.since,
                 data_offset: self.layout.data_offset,
             }),
-            (None, None) => Ok(()),
+            None => Ok(()),
         }
     }
 
@@ -182,6 +191,11 @@ impl Description {
             }),
             false => Ok(area),
         }
+    }
+
+    /// From where to where the keyslots area is.
+    pub(super) fn keyslots_area(&self) -> (u64, u64) {
+        (self.copies, self.header_area)
     }
 
     /// What every wrap of the key is bound to.

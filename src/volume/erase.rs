@@ -250,6 +250,7 @@ mod tests {
             since: Timestamp::now(),
             finished: true,
             key_stores: Vec::new(),
+            partly_plain: false,
         };
         Token::of_erased("k", true, erased).to_json().unwrap()
     }

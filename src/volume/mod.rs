@@ -29,15 +29,17 @@ mod resize;
 pub mod scratch;
 mod signatures;
 pub mod token;
+mod traces;
 mod undo;
 
-pub use backup::{backup, description_of_backup, restore};
+pub use backup::{Restored, backup, description_of_backup, restore};
 pub use binding::Binding;
 pub use create::{Fill, Plan};
 pub use description::{Description, Layout};
 pub use device::Access;
 pub use devices::Location;
 pub use error::Error;
+pub(crate) use help::plain_help;
 pub use inspect::Inspection;
 pub use occupied::{Bare, Occupant, Searched, next_data_of};
 pub use open::{Files, Volume};

@@ -246,6 +246,9 @@ impl Volume {
                 "whether a volume has zero units cannot be changed after it was made".into(),
             ));
         }
+        if token.rekey.is_some() && token.key_store.is_some() {
+            self.check_settled("move the wrapped keys of")?;
+        }
         self.rewrite(|header| header.metadata.replace_token(token::TYPE, json))
     }
 

@@ -39,6 +39,24 @@ impl Volume {
         self.description().rekey_facts()
     }
 
+    /// Refuses what can only be done with a volume that is encrypted with one key
+    /// from end to end. `what` is what was asked for, as in "cannot … PATH now".
+    ///
+    /// # Errors
+    /// [`Error::UnderWay`] and [`Error::Plain`].
+    pub fn check_settled(&self, what: &'static str) -> Result<(), Error> {
+        self.description().check_settled(what, self.header_path())
+    }
+
+    /// Refuses what can only be done with a volume that has a key, of which an
+    /// operation may be under way.
+    ///
+    /// # Errors
+    /// [`Error::Plain`].
+    pub fn check_not_plain(&self) -> Result<(), Error> {
+        self.description().check_not_plain(self.header_path())
+    }
+
     /// Where the journal is, or would be, in [`Volume::journal_file`].
     ///
     /// # Errors

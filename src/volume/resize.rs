@@ -10,7 +10,8 @@
 //!
 //! The header is replaced as every update of it is. So at each instant one
 //! header counts, the old or the new one, and the file is as long as either
-//! says. What a crash leaves is a file that is longer than it has to be, which
+//! says. While the data is being re-encrypted the size stays: the keys of the
+//! journal are derived from it. What a crash leaves is a file that is longer than it has to be, which
 //! repeating the change mends.
 #![forbid(unsafe_code)]
 
@@ -82,11 +83,12 @@ impl Volume {
     /// `preallocate`, the new space is reserved. It never gets shorter.
     ///
     /// # Errors
-    /// [`Error::Size`] for a size that cannot be, [`Error::TooSmall`] for a
+    /// [`Error::UnderWay`]; [`Error::Size`] for a size that cannot be, [`Error::TooSmall`] for a
     /// block device that has not so much, [`Error::Io`].
     pub fn extend(&self, size: u64, preallocate: bool) -> Result<(), Error> {
         let layout = self.layout();
         self.check_writable()?;
+        self.check_settled("resize")?;
         check_size(&layout, size)?;
         let (data, end) = (&self.devices.data, layout.data_offset + size);
         let actual = data.len()?;
@@ -124,10 +126,11 @@ impl Volume {
     /// any instant the header has either the old or the new size.
     ///
     /// # Errors
-    /// As [`Volume::set_token`]; [`Error::TooSmall`] if the data file does not
+    /// As [`Volume::set_token`]; [`Error::UnderWay`]; [`Error::TooSmall`] if the data file does not
     /// reach so far.
     pub fn set_size(&mut self, size: u64) -> Result<(), Error> {
         let layout = self.layout();
+        self.check_settled("resize")?;
         check_size(&layout, size)?;
         let needed = layout.data_offset + size;
         let actual = self.devices.data.len()?;
@@ -148,9 +151,10 @@ impl Volume {
     /// device keeps it. Returns how many bytes that are.
     ///
     /// # Errors
-    /// [`Error::ReadOnly`], [`Error::Io`].
+    /// [`Error::ReadOnly`], [`Error::UnderWay`], [`Error::Io`].
     pub fn cut_off(&self) -> Result<u64, Error> {
         self.check_writable()?;
+        self.check_settled("resize")?;
         let (data, end) = (&self.devices.data, self.layout().end());
         let actual = data.len()?;
         if data.is_block() || actual <= end {

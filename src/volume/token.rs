@@ -87,6 +87,9 @@ pub struct Erased {
     /// Key stores that may have wrapped keys of the volume still.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub key_stores: Vec<String>,
+    /// A part of its data was plain when it was erased, and was left as it was.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub partly_plain: bool,
 }
 
 /// The data encryption key, wrapped by one key.

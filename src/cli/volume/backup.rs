@@ -14,7 +14,7 @@ use crate::keys::{self, Access, Context};
 use crate::kms::Class;
 use crate::relocate::Place;
 use crate::runtime::block_on;
-use crate::volume::{self, Description, Inspection, Location, Token, Volume};
+use crate::volume::{self, Description, Inspection, Location, Restored, Token, Volume};
 
 /// What follows `sealblk volume repair`.
 #[derive(Debug, clap::Args)]
@@ -94,13 +94,22 @@ pub fn backup(args: BackupArgs, config: &Config) -> Result<(), Failure> {
     };
     record(config, event, Outcome::Ok)?;
     print(format_args!(
-        "wrote the header of volume {} (update {}) to {}\n{}{}",
+        "wrote the header of volume {} (update {}) to {}\n{}{}{}",
         description.uuid,
         description.seqid,
         args.to.display(),
         match &description.token.key_store {
             Some(name) => format!(
                 "note: the wrapped keys are in key store {name:?}, and not in this backup: back that up too\n"
+            ),
+            None => String::new(),
+        },
+        match &description.token.rekey {
+            Some(rekey) => format!(
+                "note: the volume is being {} now. This backup brings its header back where that is \
+                 damaged, as long as the journal behind it is not; make a new one when that has \
+                 ended, since this one opens nothing then\n",
+                rekey.doing()
             ),
             None => String::new(),
         },
@@ -162,7 +171,7 @@ pub fn restore(args: RestoreArgs, config: &Config) -> Result<(), Failure> {
         true => String::new(),
         false => check(&args.from, config, args.force)?,
     };
-    let volume = volume::restore(&location, &args.from, args.force)?;
+    let Restored { volume, against } = volume::restore(&location, &args.from, args.force)?;
     let event = Event::HeaderRestore {
         volume: Some(volume.uuid()),
         path: &args.from,
@@ -174,10 +183,11 @@ pub fn restore(args: RestoreArgs, config: &Config) -> Result<(), Failure> {
     let backup = backup.as_ref().unwrap_or(volume.description());
     let noted = note_restored(&ledger, &location, &args.from, backup);
     print(format_args!(
-        "restored the header of volume {} from {} (now update {})\n{}{checked}{}",
+        "restored the header of volume {} from {} (now update {})\n{}{}{checked}{}",
         volume.uuid(),
         args.from.display(),
         volume.description().seqid,
+        against.map_or(String::new(), |against| format!("warning: {against}\n")),
         note(before.as_ref(), volume.token()),
         match noted {
             Ok(()) => String::new(),

@@ -92,6 +92,7 @@ pub fn run(args: Args, config: &Config) -> Result<(), Failure> {
         header: args.to_header,
     };
     let source = Volume::open(&from, Access::ReadOnly).map_err(in_use)?;
+    source.check_settled("copy")?;
     let layout = source.layout();
     let key_set = args.key_set.unwrap_or(source.token().key_set.clone());
     let options = CreateOptions {

@@ -42,6 +42,11 @@ pub struct Args {
     #[arg(long)]
     discard: bool,
 
+    /// Also if a part of its data is plain, because it is being encrypted or
+    /// decrypted: THAT PART STAYS READABLE
+    #[arg(long)]
+    leave_plain: bool,
+
     /// As JSON, for scripts
     #[arg(long)]
     json: bool,
@@ -59,6 +64,7 @@ pub fn run(args: Args, config: &Config) -> Result<(), Failure> {
     let how = How {
         force: args.force,
         discard: args.discard,
+        leave_plain: args.leave_plain,
     };
     let erased = match running_daemon(config)? {
         Some(client) => ask(client.erase_volume(&EraseVolume {
@@ -67,6 +73,7 @@ pub fn run(args: Args, config: &Config) -> Result<(), Failure> {
             uuid,
             force: how.force,
             discard: how.discard,
+            leave_plain: how.leave_plain,
         }))?,
         None => here(config, &location, uuid, how)?,
     };
@@ -121,11 +128,12 @@ fn here(
 ) -> Result<ErasedVolume, Failure> {
     let (path, force) = (location.data.as_path(), how.force);
     // That it cannot be had is found out before anything is on record.
-    drop(erase::open(location, uuid)?);
+    drop(erase::open(location, uuid, how)?);
     let begun = Event::VolumeErasing {
         volume: uuid,
         path,
         force,
+        leave_plain: how.leave_plain,
     };
     record(config, begun, Outcome::Ok)?;
     let keys = config.key_sets();
@@ -171,6 +179,12 @@ impl fmt::Display for Told<'_> {
                 false => "",
             }
         )?;
+        if erased.partly_plain {
+            writeln!(
+                f,
+                "STILL READABLE: a part of its data, which was not encrypted. Overwrite it"
+            )?;
+        }
         for store in &erased.purged {
             writeln!(
                 f,

@@ -51,6 +51,7 @@ pub fn run(args: Args, config: &Config) -> Result<(), Failure> {
     let location = Location::from(args.location);
     let inspection = Inspection::of(&location)?;
     let description = inspection.description()?;
+    description.check_not_plain(location.header.as_ref().unwrap_or(&location.data))?;
     let binding = description.binding();
     let context = Context::local(Some(binding.uuid));
     let opening = args.opening.resolve()?;
@@ -69,6 +70,17 @@ pub fn run(args: Args, config: &Config) -> Result<(), Failure> {
         Some(header) => format!(" --header {}", header.display()),
         None => String::new(),
     };
+    if let Some(rekey) = &description.token.rekey {
+        return print(format_args!(
+            "wrote the main key of volume {uuid} to {file}\nnote: the volume is being {doing} since \
+             {since}: this key opens a part of its data alone, and cryptsetup does not open it until \
+             that has ended\n",
+            uuid = description.uuid,
+            file = args.to.display(),
+            doing = rekey.doing(),
+            since = rekey.since,
+        ));
+    }
     print(format_args!(
         "wrote the key of volume {} to {file}; it proves right with\n  \
          cryptsetup open --test-passphrase --key-size 512 --volume-key-file {file}{header} {volume}\n",

@@ -10,9 +10,11 @@ use crate::cli::{print, print_json};
 use crate::config::Config;
 use crate::error::Failure;
 use crate::keys::is_recovery;
+use crate::rekey::Kind;
+use crate::timestamp::Timestamp;
 use crate::units::Bytes;
 use crate::volume::luks2::metadata::ENCRYPTION;
-use crate::volume::{Erased, Error, Inspection, Location};
+use crate::volume::{Erased, Error, Inspection, Location, Plain, plain_help};
 
 /// What follows `sealblk volume info`.
 #[derive(Debug, clap::Args)]
@@ -53,6 +55,10 @@ struct Info {
     wraps: Vec<WrapInfo>,
     /// When it was erased, and whether that was finished; null: it was not.
     erased: Option<Erased>,
+    /// What is done to all of its data just now; null: nothing.
+    rekey: Option<UnderWay>,
+    /// Since when its data is plain; null: it is encrypted.
+    plain: Option<Plain>,
     in_use: bool,
     in_use_by: Option<u32>,
 }
@@ -62,6 +68,17 @@ struct KeyStore {
     name: String,
     /// Where the entry is; null: this host has no such key store.
     place: Option<String>,
+}
+
+/// An operation that is under way.
+#[derive(Debug, Serialize)]
+struct UnderWay {
+    id: Uuid,
+    kind: Kind,
+    since: Timestamp,
+    /// In plain words.
+    #[serde(skip)]
+    doing: &'static str,
 }
 
 #[derive(Debug, Serialize)]
@@ -140,6 +157,13 @@ pub fn run(args: Args, config: &Config) -> Result<(), Failure> {
         }),
         copy_in: description.token.copy_in,
         erased: description.token.erased,
+        rekey: description.token.rekey.map(|rekey| UnderWay {
+            doing: rekey.doing(),
+            id: rekey.id,
+            kind: rekey.kind,
+            since: rekey.since,
+        }),
+        plain: description.token.plain,
         wraps: description
             .token
             .wraps
@@ -175,9 +199,9 @@ fn place(config: &Config, store: &str, volume: Uuid) -> Option<String> {
 impl fmt::Display for Info {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let size = Bytes(self.size);
-        let surplus = self
-            .data_length
-            .map_or(0, |length| length - self.data_offset - self.size);
+        let surplus = self.data_length.map_or(0, |length| {
+            length.saturating_sub(self.data_offset + self.size)
+        });
         writeln!(f, "volume         {}", self.volume)?;
         writeln!(f, "uuid           {}", self.uuid)?;
         if !self.label.is_empty() {
@@ -234,12 +258,41 @@ impl fmt::Display for Info {
                     None => writeln!(f, ", which this host does not have")?,
                 }
             }
+            None if self.plain.is_some() => {
+                writeln!(f, "wrapped keys   none")?;
+            }
             None if self.wraps.is_empty() => {
                 let since = self.erased.as_ref().map(|erased| erased.since);
                 let since = since.map_or(String::new(), |since| format!(" on {since}"));
                 writeln!(f, "wrapped keys   none: the volume was erased{since}")?;
             }
             None => {}
+        }
+        if let Some(rekey) = &self.rekey {
+            writeln!(
+                f,
+                "under way      its data is being {} since {}: `sealblk rekey DISK --status` says \
+                 how far that is",
+                rekey.doing, rekey.since
+            )?;
+        }
+        if let Some(plain) = &self.plain {
+            writeln!(
+                f,
+                "plain          since {}: {}",
+                plain.since,
+                plain_help(self.data_offset)
+            )?;
+        }
+        if self
+            .erased
+            .as_ref()
+            .is_some_and(|erased| erased.partly_plain)
+        {
+            writeln!(
+                f,
+                "still legible  a part of its data, which was not encrypted when it was erased"
+            )?;
         }
         if let Some(erased) = self.erased.as_ref().filter(|erased| !erased.finished) {
             write!(

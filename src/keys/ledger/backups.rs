@@ -73,7 +73,7 @@ impl Ledger {
             let token = &description.token;
             let place = (path.to_owned(), header.map(Path::to_owned));
             let mut known = before.unwrap_or_else(|| Known {
-                erased: token.erased.as_ref().map(|erased| erased.since),
+                erased: token.keyless_since(),
                 ..Known::new(description.uuid, place, &token.key_set, &token.wraps)
             });
             // A file has one backup in it: that of the last volume.

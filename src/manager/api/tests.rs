@@ -184,6 +184,7 @@ impl Disks for World {
             unasked: Vec::new(),
             discarded: erase.discard,
             not_discarded: None,
+            partly_plain: false,
             backups: Vec::new(),
         })
     }

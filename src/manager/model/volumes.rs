@@ -129,6 +129,10 @@ pub struct EraseVolume {
     /// Give the space of the data back as well.
     #[serde(default)]
     pub discard: bool,
+    /// Also if a part of its data is plain, because it is being encrypted or
+    /// decrypted: that part stays readable.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leave_plain: bool,
 }
 
 /// What was destroyed of a volume's key, and what is left of it.
@@ -160,6 +164,9 @@ pub struct ErasedVolume {
     pub not_discarded: Option<String>,
     /// Backups of its header that this host knows of. They were not touched.
     pub backups: Vec<Backup>,
+    /// Whether a part of its data was plain, and stays readable.
+    #[serde(default)]
+    pub partly_plain: bool,
 }
 
 impl ErasedVolume {
@@ -177,6 +184,7 @@ impl ErasedVolume {
             discarded: matches!(done.discarded, Some(Ok(()))),
             not_discarded: done.discarded.and_then(Result::err),
             backups,
+            partly_plain: done.partly_plain,
         }
     }
 
