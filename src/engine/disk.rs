@@ -1,14 +1,16 @@
 //! What the queues of one disk share.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::fence::{self, Fence};
 use super::hold::Hold;
 use super::stats::Stats;
 use super::throttle::{Limits as RateLimits, Throttle};
-use crate::crypt::SectorCipher;
+use crate::crypt::Transform;
+use crate::rekey::Position;
 use crate::store::Store;
 use crate::units::SECTOR_BYTES;
 use crate::virtio::{Limits, Shape};
@@ -18,8 +20,8 @@ pub const SERIAL_BYTES: usize = 20;
 
 /// What a disk is made of.
 pub struct DiskParams {
-    /// The cipher, with the key of this disk.
-    pub cipher: SectorCipher,
+    /// How the data is stored: mostly a cipher, with the key of this disk.
+    pub transform: Transform,
     /// The data area.
     pub store: Store,
     /// Size of the data area in bytes, a multiple of the sector size.
@@ -55,7 +57,6 @@ type FailureHook = Box<dyn Fn() + Send + Sync>;
 /// A disk that can be served. Immutable but for its size, which grows, and the
 /// few flags below.
 pub struct Disk {
-    cipher: SectorCipher,
     store: Store,
     /// But for the capacity, as all that follows from it.
     shape: Shape,
@@ -71,6 +72,10 @@ pub struct Disk {
     stats: Arc<Stats>,
     throttle: Arc<Throttle>,
     hold: Arc<Hold>,
+    /// How each unit is stored, and who may touch it now.
+    fence: Arc<Fence>,
+    /// Held while the size of the disk changes, or begins to be relied on.
+    sizing: Mutex<()>,
     /// Whether writes may complete before they are durable.
     write_cache: AtomicBool,
     /// What was on the disk is gone: every request fails.
@@ -90,10 +95,12 @@ pub struct Disk {
 impl Disk {
     /// A disk of these parts.
     pub fn new(params: DiskParams) -> Self {
-        let sector_size = params.cipher.params().sector_size;
+        let stored = params.transform.params();
+        let sector_size = stored.sector_size;
         let capacity = params.bytes / SECTOR_BYTES;
-        let discard = params.discard && params.cipher.params().zero_units && !params.read_only;
+        let discard = params.discard && stored.zero_units && !params.read_only;
         let throttle = Arc::new(Throttle::new(&params.rate_limits));
+        let hold = Arc::new(Hold::new(throttle.wakers().clone()));
         Disk {
             shape: Shape {
                 capacity,
@@ -109,7 +116,6 @@ impl Disk {
                 discard,
             },
             capacity: AtomicU64::new(capacity),
-            cipher: params.cipher,
             store: params.store,
             serial: params.serial,
             cpus: params.cpus,
@@ -118,7 +124,9 @@ impl Disk {
             poll: params.poll,
             rest_after: params.rest_after,
             stats: Arc::new(params.stats),
-            hold: Arc::new(Hold::new(throttle.wakers().clone())),
+            fence: Arc::new(Fence::new(hold.clone(), params.transform)),
+            hold,
+            sizing: Mutex::default(),
             throttle,
             write_cache: AtomicBool::new(params.write_cache),
             lost: false,
@@ -149,9 +157,43 @@ impl Disk {
         self
     }
 
-    /// The cipher.
-    pub fn cipher(&self) -> &SectorCipher {
-        &self.cipher
+    /// From now on the data below the boundary of `position` is stored as `new`
+    /// says, and the rest as it was until now; somebody will [move](Disk::fence)
+    /// the boundary. Requests may be in flight, if the boundary is 0: nothing
+    /// changes for any of them.
+    ///
+    /// # Errors
+    /// See [`fence::Error`]; nothing has changed then.
+    pub fn begin_move(&self, new: Transform, position: Position) -> Result<(), fence::Error> {
+        if self.lost {
+            return Err(fence::Error::Lost);
+        }
+        if self.limits.discard && !new.params().zero_units {
+            return Err(fence::Error::Discard);
+        }
+        let _sizing = self.sizing();
+        let size = self.capacity() * SECTOR_BYTES;
+        self.fence
+            .begin(new, position, (size, self.limits.read_only))
+    }
+
+    /// All data has been moved, one way or back: the boundary is at an end of
+    /// the disk. The way that no unit is stored in any more is forgotten, and
+    /// its keys are wiped when this returns: no queue has them.
+    ///
+    /// # Errors
+    /// When the boundary is elsewhere, or something is closed.
+    pub fn end_move(&self) -> Result<(), fence::Error> {
+        self.fence.end()
+    }
+
+    /// What keeps requests from the data that is being moved.
+    pub fn fence(&self) -> &Arc<Fence> {
+        &self.fence
+    }
+
+    fn sizing(&self) -> MutexGuard<'_, ()> {
+        self.sizing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The data area.
@@ -192,7 +234,7 @@ impl Disk {
     ///
     /// # Errors
     /// When it would be smaller, not a whole number of data units, or larger
-    /// than what lies below.
+    /// than what lies below; and while its data is being moved.
     pub fn grow(&self, bytes: u64) -> io::Result<()> {
         let refuse = |what| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         let capacity = bytes / SECTOR_BYTES;
@@ -201,6 +243,13 @@ impl Disk {
         }
         if capacity < self.capacity() {
             return refuse("a disk that is served can only grow");
+        }
+        let _sizing = self.sizing();
+        if capacity > self.capacity() && self.fence.position().is_some() {
+            return Err(io::Error::new(
+                io::ErrorKind::ResourceBusy,
+                "its data is being moved, and the size is fixed until that is done",
+            ));
         }
         // What lies below first: no request may be let through before that.
         self.store.grow(bytes)?;
@@ -334,7 +383,7 @@ impl Disk {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crypt::{Engine, Params};
+    use crate::crypt::{Engine, Params, SectorCipher};
     use crate::secret::Dek;
     use crate::store::DirectMode;
     use std::os::fd::AsFd;
@@ -351,7 +400,9 @@ mod tests {
         };
         let access = (read_only, DirectMode::Never);
         Disk::new(DiskParams {
-            cipher: SectorCipher::new(Engine::Portable, &Dek::generate().unwrap(), params).unwrap(),
+            transform: Transform::Cipher(
+                SectorCipher::new(Engine::Portable, &Dek::generate().unwrap(), params).unwrap(),
+            ),
             store: Store::open(file.as_fd(), (0, BYTES), params.sector_size, access, 1).unwrap(),
             bytes: BYTES,
             read_only,

@@ -3,10 +3,12 @@
 use std::io;
 
 use super::hold::Gate;
+use super::meter::Meter;
 use super::queue::QueueThread;
 use super::slots::{Op, OpKind, Piece, Work};
 use super::stats::{Direction, Operation};
 use super::throttle::{Cost, Lane};
+use crate::crypt::Transform;
 use crate::segment::SegmentCursor;
 use crate::store::Block;
 use crate::store::arena::{MAX_BLOCK, PAGE};
@@ -88,10 +90,13 @@ impl QueueThread {
         if self.slots.get(number).work == Work::Sync {
             return self.start_sync(number);
         }
-        while !self.slots.get(number).is_started() {
+        while !self.slots.get(number).is_at_end() {
             if !self.start_piece(number)? {
                 return Ok(false);
             }
+        }
+        if self.stays_parked(number) {
+            return Ok(true);
         }
         // All of it may have ended before the last piece was started.
         if self.slots.get(number).in_flight == 0 {
@@ -135,6 +140,9 @@ impl QueueThread {
         let Some(mut piece) = slot.peek(most) else {
             return Ok(true);
         };
+        if self.fence.view().is_moving() && !self.cut_at_fence(number, &mut piece) {
+            return Ok(true);
+        }
         let block = match work {
             Work::Punch => None,
             _ => match self.allocate(&mut piece.len) {
@@ -191,21 +199,34 @@ impl QueueThread {
     fn fill_block(&mut self, number: u16, piece: &Piece, block: &Block) {
         let slot = self.slots.get(number);
         let work = slot.work;
+        let transform = self.fence.view().transform(piece.start());
         // SAFETY: the block was just allocated; the kernel does not know it yet.
         let bytes = unsafe { self.ring.arena().bytes(block, piece.len as usize) };
         match work {
             Work::Write => {
                 let mut from = SegmentCursor::at(&slot.segments, piece.data_offset as usize);
-                self.meter.cipher(Direction::Encrypt, piece.len, || {
-                    // SAFETY: the segments were found to be mapped when the
-                    // request was parsed, and the memory stays while it is in
-                    // flight. The arena is ours, and never part of guest memory.
-                    unsafe { self.disk.cipher().encrypt(piece.sector, &mut from, bytes) }
-                });
+                transformed(
+                    &mut self.meter,
+                    transform,
+                    Direction::Encrypt,
+                    piece,
+                    || {
+                        // SAFETY: the segments were found to be mapped when the
+                        // request was parsed, and the memory stays while it is in
+                        // flight. The arena is ours, and never part of guest memory.
+                        unsafe { transform.encrypt(piece.sector, &mut from, bytes) }
+                    },
+                );
             }
-            Work::Zero => self.meter.cipher(Direction::Encrypt, piece.len, || {
-                self.disk.cipher().encrypt_zeroes(piece.sector, bytes);
-            }),
+            Work::Zero => transformed(
+                &mut self.meter,
+                transform,
+                Direction::Encrypt,
+                piece,
+                || {
+                    transform.encrypt_zeroes(piece.sector, bytes);
+                },
+            ),
             Work::Read | Work::Punch | Work::Sync => {}
         }
     }
@@ -215,7 +236,7 @@ impl QueueThread {
         let Some(op) = self.ops.get(number) else {
             return Ok(());
         };
-        let offset = op.piece.sector.0 * SECTOR_BYTES;
+        let offset = op.piece.start();
         let rest = op.piece.len as u32 - op.done.min(op.piece.len as u32);
         match (op.kind, &op.block) {
             (OpKind::Read, Some(block)) => {
@@ -270,7 +291,10 @@ impl QueueThread {
         let slot = self.slots.get(op.slot);
         slot.in_flight -= 1;
         match slot.in_flight == 0 && slot.is_started() && !self.waiting.contains(&op.slot) {
-            true => self.conclude(op.slot),
+            true => {
+                self.unpark(op.slot);
+                self.conclude(op.slot)
+            }
             false => Ok(()),
         }
     }
@@ -283,10 +307,18 @@ impl QueueThread {
         // SAFETY: the kernel has reported the end of its read into the block.
         let bytes = unsafe { self.ring.arena().bytes(block, op.piece.len as usize) };
         let mut to = SegmentCursor::at(&slot.segments, op.piece.data_offset as usize);
-        self.meter.cipher(Direction::Decrypt, op.piece.len, || {
-            // SAFETY: as for encryption in `fill_block`.
-            unsafe { self.disk.cipher().decrypt(op.piece.sector, bytes, &mut to) }
-        });
+        // The same as when it began: no boundary moves over what is in flight.
+        let transform = self.fence.view().transform(op.piece.start());
+        transformed(
+            &mut self.meter,
+            transform,
+            Direction::Decrypt,
+            &op.piece,
+            || {
+                // SAFETY: as for encryption in `fill_block`.
+                unsafe { transform.decrypt(op.piece.sector, bytes, &mut to) }
+            },
+        );
         self.unannounced += op.piece.len;
     }
 
@@ -312,7 +344,7 @@ impl QueueThread {
     }
 
     /// All operations of the request have ended: what now?
-    fn conclude(&mut self, number: u16) -> io::Result<()> {
+    pub(super) fn conclude(&mut self, number: u16) -> io::Result<()> {
         let durable = !self.disk.write_cache();
         let slot = self.slots.get(number);
         let (work, failed) = (slot.work, slot.failed);
@@ -376,6 +408,22 @@ impl QueueThread {
             self.meter.answered(&account, outcome.is_ok());
             self.vring.push(&completion, outcome);
         }
+    }
+}
+
+/// Does the work of a cipher on a piece, and writes down what it cost. To copy
+/// plain data is no such work.
+#[inline]
+fn transformed(
+    meter: &mut Meter,
+    transform: &Transform,
+    direction: Direction,
+    piece: &Piece,
+    work: impl FnOnce(),
+) {
+    match transform {
+        Transform::Cipher(_) => meter.cipher(direction, piece.len, work),
+        Transform::Plain(_) => work(),
     }
 }
 

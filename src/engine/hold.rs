@@ -11,14 +11,21 @@
 //!
 //! Where nothing is held, all this is one look at a byte.
 //!
+//! Who moves the data of the disk ([`fence`]) comes to rest while anything is
+//! held, and a freeze waits for that as well. So what is shared for both lies
+//! under one lock, and whoever waits for one of them is told of the other.
+//!
 //! [`throttle`]: super::throttle
+//! [`fence`]: super::fence
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use super::fence::Plan;
 use super::wakers::Wakers;
 
 /// What is done with requests because of the key of the disk.
@@ -56,22 +63,64 @@ pub struct Hold {
     /// Counts the freezes.
     era: AtomicU64,
     state: Mutex<State>,
-    /// A queue has become quiet or has ended, or the disk was thawed.
+    /// A queue has become quiet, has followed the fence or has ended; or what
+    /// is held, or closed, has changed.
     changed: Condvar,
     wakers: Arc<Wakers>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+pub(super) struct State {
     mode: Mode,
     frozen: bool,
     era: u64,
-    /// The queues that run, and whether each is quiet in this freeze.
-    queues: Vec<(u64, bool)>,
+    /// The queues that run.
+    pub(super) queues: Vec<QueueState>,
     next: u64,
+    /// Where the data of the disk is being moved.
+    pub(super) plan: Plan,
+}
+
+/// What a queue has said.
+#[derive(Debug)]
+pub(super) struct QueueState {
+    number: u64,
+    /// It is quiet in this freeze.
+    quiet: bool,
+    /// The number of the plan that it follows.
+    seen: u64,
+    /// The number of the last plan in which nothing of it was in flight that
+    /// touches what is closed.
+    clear: u64,
 }
 
 impl State {
+    /// Whether requests are carried out.
+    pub(super) fn is_open(&self) -> bool {
+        self.gate() == OPEN
+    }
+
+    /// A queue follows the plan of that number, and is clear of it or not.
+    pub(super) fn note(&mut self, number: u64, era: u64, clear: bool) {
+        for queue in self.queues.iter_mut().filter(|it| it.number == number) {
+            queue.seen = era;
+            if clear {
+                queue.clear = era;
+            }
+        }
+    }
+
+    /// Whether all queues follow that plan, or a newer one.
+    pub(super) fn all_have_seen(&self, era: u64) -> bool {
+        self.queues.iter().all(|queue| queue.seen >= era)
+    }
+
+    /// Whether no queue has anything in flight that touches what that plan, or
+    /// a newer one, closes.
+    pub(super) fn all_are_clear(&self, era: u64) -> bool {
+        self.queues.iter().all(|queue| queue.clear >= era)
+    }
+
     fn gate(&self) -> u8 {
         match (self.mode, self.frozen) {
             // What fails touches nothing, frozen or not.
@@ -95,8 +144,39 @@ impl Hold {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until this is so.
+    pub(super) fn wait(&self, mut so: impl FnMut(&State) -> bool) -> MutexGuard<'_, State> {
+        self.changed
+            .wait_while(self.state(), |state| !so(state))
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until this is so, or that time has come.
+    pub(super) fn wait_until(
+        &self,
+        deadline: Instant,
+        mut so: impl FnMut(&State) -> bool,
+    ) -> MutexGuard<'_, State> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        self.changed
+            .wait_timeout_while(self.state(), left, |state| !so(state))
+            .unwrap_or_else(PoisonError::into_inner)
+            .0
+    }
+
+    /// Has everybody look at what has changed: the queues, and who waits for them.
+    pub(super) fn announce(&self) {
+        self.changed.notify_all();
+        self.wakers.wake_all();
+    }
+
+    /// The same where it is nothing to the queues.
+    pub(super) fn announce_to_waiters(&self) {
+        self.changed.notify_all();
     }
 
     /// Lets the queues know what has become of `state`.
@@ -104,8 +184,7 @@ impl Hold {
         self.era.store(state.era, Ordering::SeqCst);
         self.gate.store(state.gate(), Ordering::SeqCst);
         drop(state);
-        self.changed.notify_all();
-        self.wakers.wake_all();
+        self.announce();
     }
 
     /// What is done with the next request.
@@ -139,8 +218,8 @@ impl Hold {
         }
         state.frozen = true;
         state.era += 1;
-        for (_, quiet) in &mut state.queues {
-            *quiet = false;
+        for queue in &mut state.queues {
+            queue.quiet = false;
         }
         let era = state.era;
         self.tell(state);
@@ -155,17 +234,14 @@ impl Hold {
         frozen
     }
 
-    /// Waits until no queue has a request in flight. False when the freeze of
-    /// this number ended before that.
+    /// Waits until no queue has a request in flight, and who moves the data is
+    /// at rest. False when the freeze of this number ended before that.
     pub fn wait_until_quiet(&self, era: u64) -> bool {
         let lasts = |state: &State| state.frozen && state.era == era;
-        let state = self
-            .changed
-            .wait_while(self.state(), |state| {
-                lasts(state) && state.queues.iter().any(|(_, quiet)| !quiet)
-            })
-            .unwrap_or_else(PoisonError::into_inner);
-        lasts(&state)
+        let quiet = |state: &State| {
+            state.queues.iter().all(|queue| queue.quiet) && !state.plan.is_under_way()
+        };
+        lasts(&self.wait(|state| !lasts(state) || quiet(state)))
     }
 
     /// Whether the freeze of this number has not ended.
@@ -179,7 +255,12 @@ impl Hold {
         let mut state = self.state();
         let number = state.next;
         state.next += 1;
-        state.queues.push((number, false));
+        state.queues.push(QueueState {
+            number,
+            quiet: false,
+            seen: 0,
+            clear: 0,
+        });
         Member {
             hold: self.clone(),
             number,
@@ -198,6 +279,18 @@ pub struct Member {
 }
 
 impl Member {
+    /// Which queue it is.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The queue ends, and the kernel may still write for it: no data may be
+    /// moved any more.
+    pub(super) fn lose(&self) {
+        self.hold.state().plan.lost = true;
+        self.hold.announce();
+    }
+
     /// The queue has nothing in flight, and has seen that it is not to begin
     /// anything.
     pub fn quiet(&mut self) {
@@ -206,8 +299,8 @@ impl Member {
         }
         let mut state = self.hold.state();
         let number = self.number;
-        for (_, quiet) in state.queues.iter_mut().filter(|(it, _)| *it == number) {
-            *quiet = true;
+        for queue in state.queues.iter_mut().filter(|it| it.number == number) {
+            queue.quiet = true;
         }
         self.told = Some(state.era);
         drop(state);
@@ -218,7 +311,7 @@ impl Member {
 impl Drop for Member {
     fn drop(&mut self) {
         let number = self.number;
-        self.hold.state().queues.retain(|(it, _)| *it != number);
+        self.hold.state().queues.retain(|it| it.number != number);
         self.hold.changed.notify_all();
     }
 }

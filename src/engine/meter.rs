@@ -197,6 +197,14 @@ impl Meter {
         self.counters().throttled(lane, nanoseconds);
     }
 
+    /// A request went on that had waited since then for a region to be moved.
+    /// For how long, in nanoseconds.
+    pub fn parked(&mut self, lane: Lane, since: Moment) -> u64 {
+        let waited = self.read().0.saturating_sub(since.0);
+        self.counters().parked(lane, waited);
+        waited
+    }
+
     /// The thread has entered the kernel so many times in all.
     #[inline]
     pub fn entered(&mut self, times: u64) {

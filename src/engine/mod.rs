@@ -1,7 +1,7 @@
 //! The data plane: one thread per virtqueue, which owns the queue, its
 //! io_uring, its request slots and its buffers.
 //!
-//! What enters: a ready cipher, an opened store, and rings that the vhost
+//! What enters: a ready cipher (or two), an opened store, and rings that the vhost
 //! session has set up. Nothing here opens files, knows keys or formats, or
 //! talks to a front end.
 //!
@@ -15,15 +15,18 @@
 //! what a queue can have in flight is bounded by its arena, whatever the
 //! guest asks for. No lock is taken and nothing is allocated per request.
 //! What was done is written down in [`stats`], where others may read it; what
-//! the guest may do per second is kept by [`throttle`], and whether it may do
-//! anything now by [`hold`].
+//! the guest may do per second is kept by [`throttle`], whether it may do
+//! anything now by [`hold`], and what it may not touch while the data of the
+//! disk is moved from one key to another by [`fence`].
 //!
 //! [`MAX_BLOCK`]: crate::store::arena::MAX_BLOCK
 
 mod disk;
 mod execute;
+pub mod fence;
 pub mod hold;
 mod meter;
+mod park;
 pub mod placement;
 mod poll;
 mod queue;

@@ -12,6 +12,7 @@ use std::time::Duration;
 use virtio_queue::{Queue, QueueT};
 
 use super::disk::Disk;
+use super::fence;
 use super::hold::{self, Gate as Held};
 use super::meter::{Account, Meter};
 use super::placement;
@@ -162,6 +163,7 @@ fn run(
         });
     match ring {
         Ok(ring) => {
+            let member = disk.hold().join();
             let mut thread = QueueThread {
                 polls: [
                     Poll::new(disk.poll()),
@@ -170,13 +172,15 @@ fn run(
                 meter: Meter::new(disk.stats().clone(), index),
                 gate: Gate::new(slots),
                 _watch: disk.throttle().wakers().add(wake.clone()),
-                member: disk.hold().join(),
+                fence: fence::Local::new(disk.fence().clone(), &member),
+                member,
                 disk,
                 vring,
                 ring,
                 slots: Slots::new(slots),
                 ops: Table::new(OPERATIONS),
                 waiting: VecDeque::with_capacity(slots.into()),
+                parked: VecDeque::with_capacity(slots.into()),
                 unsubmitted: 0,
                 unannounced: 0,
                 active: false,
@@ -184,13 +188,17 @@ fn run(
                 stopping: false,
             };
             let _ = ready.send(Ok(()));
-            if let Err(error) = thread.serve(&kick, wake.as_fd(), &control) {
+            let served = thread.serve(&kick, wake.as_fd(), &control);
+            if let Err(error) = &served {
                 thread.fail_all();
-                thread.vring.break_down(&error);
-                // Without its ring the thread can only wait to be ended.
+                thread.vring.break_down(error);
+            }
+            vring = thread.end();
+            if served.is_err() {
+                // Without its ring the thread can only wait to be ended. Nobody
+                // waits for it meanwhile, and it has no key.
                 while !matches!(control.recv(), Ok(Control::Stop) | Err(_)) {}
             }
-            vring = thread.vring;
         }
         Err(error) => {
             let _ = ready.send(Err(error));
@@ -217,6 +225,10 @@ pub(super) struct QueueThread {
     /// Requests that wait for a buffer or an operation, oldest first. While
     /// there are any, no new ones are taken.
     pub(super) waiting: VecDeque<u16>,
+    /// Requests of which a part is closed, oldest first.
+    pub(super) parked: VecDeque<u16>,
+    /// How each unit is stored, and what is closed.
+    pub(super) fence: fence::Local,
     /// Bytes queued for the kernel since it was last entered.
     pub(super) unsubmitted: u64,
     /// Bytes given to the guest since it was last told.
@@ -225,8 +237,9 @@ pub(super) struct QueueThread {
     /// Where requests wait that the limits of the disk hold back.
     pub(super) gate: Gate,
     _watch: Watch,
-    /// Who waits for the disk to become quiet waits for us.
-    member: hold::Member,
+    /// Who waits for the disk to become quiet, or for a region to be clear,
+    /// waits for us.
+    pub(super) member: hold::Member,
     /// How long it pays to look for the guest, and for the disk below: the two
     /// answer in times of their own.
     polls: [Poll; 2],
@@ -246,6 +259,10 @@ impl QueueThread {
     ) -> io::Result<()> {
         loop {
             self.reap(kick, wake, control)?;
+            self.follow_fence()?;
+            if !self.parked.is_empty() {
+                self.fail_parked()?;
+            }
             self.resume_waiting()?;
             self.release_throttled()?;
             self.take_requests()?;
@@ -259,6 +276,16 @@ impl QueueThread {
             self.sleep()?;
             self.meter.entered(self.ring.entries());
         }
+    }
+
+    /// The thread has done its last request. Whoever waits for it to be clear of
+    /// a region does not any more, and rightly so: the kernel has ended all that
+    /// it was given, or no region is moved ever again.
+    fn end(mut self) -> Vring {
+        if !self.ring.settle() {
+            self.member.lose();
+        }
+        self.vring
     }
 
     /// Handles everything that the kernel has reported.

@@ -2,6 +2,9 @@
 //! tables that are made once.
 #![forbid(unsafe_code)]
 
+use std::ops::Range;
+
+use super::fence::Access;
 use super::meter::{Account, Moment};
 use crate::segment::Segment;
 use crate::store::Block;
@@ -24,6 +27,16 @@ pub enum Work {
     Sync,
 }
 
+impl Work {
+    /// What it does to the units of its extents.
+    pub fn access(self) -> Access {
+        match self {
+            Work::Read => Access::Read,
+            Work::Write | Work::Zero | Work::Punch | Work::Sync => Access::Write,
+        }
+    }
+}
+
 /// A request from its parsing to its completion.
 #[derive(Debug)]
 pub struct Slot {
@@ -38,8 +51,13 @@ pub struct Slot {
     /// The extent that the next piece comes from, and the bytes of it that
     /// have been started.
     next: (usize, u64),
-    /// Bytes of data that have been started, over all extents.
-    started: u64,
+    /// What this pass over the extents is about, in bytes of the disk: nothing
+    /// but what the one before left out.
+    only: Option<Range<u64>>,
+    /// What this pass has left out, since it is being moved, and what lies between.
+    left_out: Option<Range<u64>>,
+    /// Since when it waits for that, among the requests that are parked or not.
+    pub parked: Option<Moment>,
     /// Operations that have not ended.
     pub in_flight: u32,
     /// For the statistics, once it is answered.
@@ -55,7 +73,7 @@ pub struct Slot {
 pub struct Piece {
     /// Where on the disk.
     pub sector: Sector,
-    /// Where in the data of the request, in bytes.
+    /// Where in the data of its extent, in bytes. A request with data has one.
     pub data_offset: u64,
     /// How long, in bytes. Never zero.
     pub len: u64,
@@ -71,6 +89,12 @@ impl Piece {
         len: 0,
         unmap: false,
     };
+
+    /// Where on the disk, in bytes.
+    #[inline]
+    pub fn start(&self) -> u64 {
+        self.sector.0 * SECTOR_BYTES
+    }
 }
 
 impl Slot {
@@ -81,7 +105,9 @@ impl Slot {
             segments: Vec::with_capacity(MAX_SEGMENTS),
             extents: Extents::default(),
             next: (0, 0),
-            started: 0,
+            only: None,
+            left_out: None,
+            parked: None,
             in_flight: 0,
             account: Account::NONE,
             failed: None,
@@ -94,41 +120,97 @@ impl Slot {
         self.work = work;
         self.extents = extents;
         self.next = (0, 0);
-        self.started = 0;
+        self.only = None;
+        self.left_out = None;
         self.failed = None;
         self.fall_back = false;
     }
 
     /// The next piece that has not been started, of at most `most` bytes.
+    #[inline]
     pub fn peek(&self, most: u64) -> Option<Piece> {
         let (index, offset) = self.next;
         let extent = self.extents.get(index)?;
+        let mut len = extent.bytes - offset;
+        if let Some(only) = &self.only {
+            len = len.min(only.end - (extent.sector.0 * SECTOR_BYTES + offset));
+        }
         Some(Piece {
             sector: Sector(extent.sector.0 + offset / SECTOR_BYTES),
-            data_offset: self.started,
-            len: (extent.bytes - offset).min(most),
+            data_offset: offset,
+            len: len.min(most),
             unmap: extent.unmap,
         })
     }
 
     /// The first `len` bytes of what `peek` gave have been started.
+    #[inline]
     pub fn step(&mut self, len: u64) {
         let (index, offset) = self.next;
-        self.started += len;
         self.next = match self.extents.get(index) {
             Some(extent) if offset + len < extent.bytes => (index, offset + len),
             _ => (index + 1, 0),
         };
+        if self.only.is_some() {
+            self.seek();
+        }
+    }
+
+    /// The first `len` bytes of what `peek` gave are left for another pass.
+    pub fn leave_out(&mut self, piece: &Piece, len: u64) {
+        let (start, end) = (piece.start(), piece.start() + len);
+        self.left_out = Some(match self.left_out.take() {
+            Some(before) => before.start.min(start)..before.end.max(end),
+            None => start..end,
+        });
+        self.step(len);
+    }
+
+    /// Begins anew, with what was left out.
+    pub fn begin_pass(&mut self) {
+        self.only = self.left_out.take();
+        self.next = (0, 0);
+        self.seek();
+    }
+
+    /// Steps over what this pass is not about.
+    fn seek(&mut self) {
+        let Some(only) = &self.only else {
+            return;
+        };
+        let (mut index, mut offset) = self.next;
+        while let Some(extent) = self.extents.get(index) {
+            let start = extent.sector.0 * SECTOR_BYTES;
+            offset = offset.max(only.start.saturating_sub(start));
+            if offset < extent.bytes && start + offset < only.end {
+                break;
+            }
+            (index, offset) = (index + 1, 0);
+        }
+        self.next = (index, offset);
+    }
+
+    /// Whether this pass over the extents has come to its end.
+    #[inline]
+    pub fn is_at_end(&self) -> bool {
+        self.failed.is_some() || self.next.0 >= self.extents.len()
+    }
+
+    /// Whether something was left out that has to be done yet.
+    #[inline]
+    pub fn has_left_out(&self) -> bool {
+        self.left_out.is_some() && self.failed.is_none()
     }
 
     /// Whether nothing is left to be started.
+    #[inline]
     pub fn is_started(&self) -> bool {
-        self.failed.is_some() || self.next.0 >= self.extents.len()
+        self.is_at_end() && !self.has_left_out()
     }
 
     /// Bytes of data that the request has moved, once it is complete.
     pub fn bytes(&self) -> u64 {
-        self.started
+        self.extents.iter().map(|extent| extent.bytes).sum()
     }
 }
 
@@ -143,6 +225,17 @@ pub enum OpKind {
     Punch,
     /// Make durable.
     Sync,
+}
+
+impl OpKind {
+    /// What it does to units, if anything.
+    pub fn access(self) -> Option<Access> {
+        match self {
+            OpKind::Read => Some(Access::Read),
+            OpKind::Write | OpKind::Punch => Some(Access::Write),
+            OpKind::Sync => None,
+        }
+    }
 }
 
 /// An operation that the kernel is working on.
@@ -191,6 +284,11 @@ impl<T> Table<T> {
             }
             None => Err(entry),
         }
+    }
+
+    /// All that are there, in a time that only the room takes.
+    pub fn iter(&self) -> impl Iterator<Item = &T> + Clone {
+        self.entries.iter().flatten()
     }
 
     /// The one with this number.
@@ -291,6 +389,55 @@ mod tests {
         assert!(slot.is_started());
         assert_eq!(covered, (100..110).collect::<Vec<_>>());
         assert_eq!(slot.bytes(), 10 * 512);
+    }
+
+    /// What is closed is left for later, and what lies beyond is not.
+    #[test]
+    fn what_is_left_out_is_done_in_another_pass_and_nothing_else() {
+        let mut slot = Slot::free();
+        let mut extents = Extents::one(extent(100, 100 * 512));
+        for at in [150, 0, 300, 130] {
+            extents.push(extent(at, 50 * 512));
+        }
+        slot.begin(Work::Zero, extents);
+        let mut done = Vec::new();
+        // What is closed moves up with each pass, as the boundary does.
+        for closed in [120..160u64, 140..180, 160..200, 999..999] {
+            while let Some(mut piece) = slot.peek(7 * 512) {
+                let first = piece.sector.0;
+                if closed.contains(&first) {
+                    let len = piece.len.min((closed.end - first) * 512);
+                    slot.leave_out(&piece, len);
+                    continue;
+                }
+                if first < closed.start {
+                    piece.len = piece.len.min((closed.start - first) * 512);
+                }
+                done.extend((0..piece.len / 512).map(|n| first + n));
+                slot.step(piece.len);
+            }
+            assert!(slot.is_at_end());
+            match slot.has_left_out() {
+                true => assert!(!slot.is_started()),
+                false => break,
+            }
+            slot.begin_pass();
+        }
+        assert!(slot.is_started());
+        let mut expected: Vec<u64> = extents
+            .iter()
+            .flat_map(|it| it.sector.0..it.sector.0 + it.bytes / 512)
+            .collect();
+        expected.sort_unstable();
+        assert_ne!(done.iter().rev().min(), done.first());
+        done.sort_unstable();
+        assert_eq!(done, expected);
+        // A failure ends it, whatever was left out.
+        slot.begin(Work::Zero, extents);
+        let piece = slot.peek(512).unwrap();
+        slot.leave_out(&piece, 512);
+        slot.failed = Some(Reject::IoError);
+        assert!(slot.is_started());
     }
 
     #[test]

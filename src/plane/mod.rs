@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::crypt::{self, SectorCipher};
+use crate::crypt::{self, SectorCipher, Transform};
 use crate::engine::stats::{self, Stats};
 use crate::engine::{Disk, DiskParams};
 use crate::error::{Explain, Kind, io_kind};
@@ -77,7 +77,7 @@ pub fn disk(spec: &Spec, store: Store, dek: &Dek, stats: Stats) -> Result<Disk, 
         zero_units: spec.zero_units,
     };
     Ok(Disk::new(DiskParams {
-        cipher: SectorCipher::new(spec.engine, dek, params)?,
+        transform: Transform::Cipher(SectorCipher::new(spec.engine, dek, params)?),
         store,
         bytes: spec.size,
         read_only: spec.read_only,

@@ -424,17 +424,26 @@ impl Ring {
     }
 }
 
+impl Ring {
+    /// Waits for the kernel to be done with all that it was given. False when
+    /// that cannot be learned: it may then write at any time to come.
+    pub fn settle(&mut self) -> bool {
+        while self.in_flight > 0 {
+            if self.wait(None).is_err() {
+                return false;
+            }
+            while self.next_event().is_some() {}
+        }
+        true
+    }
+}
+
 impl Drop for Ring {
     /// Waits for the kernel to be done with the buffers before they go.
     fn drop(&mut self) {
-        while self.in_flight > 0 {
-            if self.wait(None).is_err() {
-                // The kernel still owns the buffers, and there is no way left
-                // to learn when it is done: leak them rather than reuse them.
-                self.arena.forget();
-                return;
-            }
-            while self.next_event().is_some() {}
+        if !self.settle() {
+            // The kernel still owns the buffers: leak them rather than reuse them.
+            self.arena.forget();
         }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use sealblk::crypt::{Engine, Params, SectorCipher};
+use sealblk::crypt::{Engine, Params, SectorCipher, Transform};
 use sealblk::engine::stats::{self, Reader, Stats};
 use sealblk::engine::throttle::Limits;
 use sealblk::engine::{Disk, DiskParams};
@@ -77,7 +77,9 @@ impl Served {
         );
         let stats = stats::create(2).unwrap();
         let disk = Disk::new(DiskParams {
-            cipher: SectorCipher::new(Engine::Portable, &dek, params).unwrap(),
+            transform: Transform::Cipher(
+                SectorCipher::new(Engine::Portable, &dek, params).unwrap(),
+            ),
             store: store.unwrap_or_else(|error| panic!("{error}: {file:?}")),
             bytes: BYTES,
             read_only: false,

@@ -1,5 +1,6 @@
-//! How statistics lie in memory: version 2, which has what limits hold back and
-//! how often the kernel was entered.
+//! How statistics lie in memory: version 3, which has what waited while its data
+//! was moved from one key to another. (Version 2 brought what limits hold back
+//! and how often the kernel was entered.)
 //!
 //! Everything is 64-bit words in the byte order of the host: a header, then a
 //! block for each queue. Whoever changes anything here gives [`VERSION`] a new
@@ -14,7 +15,7 @@ use crate::engine::throttle::Lane;
 /// The first word: `sealstat` in ASCII.
 pub(super) const MAGIC: u64 = u64::from_be_bytes(*b"sealstat");
 /// The second word.
-pub(super) const VERSION: u64 = 2;
+pub(super) const VERSION: u64 = 3;
 /// Bytes of the header: a cache line, of which four words are used. The third
 /// is the number of queues, the fourth the bytes of a queue's block.
 pub(super) const HEADER_BYTES: usize = 64;
@@ -176,10 +177,10 @@ pub(super) struct CipherStats {
     pub nanoseconds: Counter,
 }
 
-/// What the limits of the disk held back, of one kind.
+/// What was held back, of one kind.
 #[derive(Debug)]
 #[repr(C)]
-pub(super) struct ThrottleStats {
+pub(super) struct HeldStats {
     pub requests: Counter,
     pub nanoseconds: Counter,
 }
@@ -203,7 +204,10 @@ pub struct QueueStats {
     pub(crate) poll_nanoseconds: Counter,
     /// Times that the kernel was entered through the ring.
     pub(crate) entries: Counter,
-    pub(super) throttled: [ThrottleStats; Lane::ALL.len()],
+    /// By the limits of the disk.
+    pub(super) throttled: [HeldStats; Lane::ALL.len()],
+    /// While what they touch was moved.
+    pub(super) parked: [HeldStats; Lane::ALL.len()],
 }
 
 impl QueueStats {
@@ -248,9 +252,12 @@ impl QueueStats {
     /// A request went on that the limits had held back.
     #[inline]
     pub(crate) fn throttled(&self, lane: Lane, nanoseconds: u64) {
-        let stats = &self.throttled[lane as usize];
-        stats.requests.add(1);
-        stats.nanoseconds.add(nanoseconds);
+        self.throttled[lane as usize].add(nanoseconds);
+    }
+
+    /// A request went on that had waited for a region to be moved.
+    pub(crate) fn parked(&self, lane: Lane, nanoseconds: u64) {
+        self.parked[lane as usize].add(nanoseconds);
     }
 
     /// The cipher was given so many bytes.
@@ -263,6 +270,14 @@ impl QueueStats {
     #[inline]
     pub(crate) fn cipher_took(&self, direction: Direction, nanoseconds: u64) {
         self.cipher[direction as usize].nanoseconds.add(nanoseconds);
+    }
+}
+
+impl HeldStats {
+    #[inline]
+    fn add(&self, nanoseconds: u64) {
+        self.requests.add(1);
+        self.nanoseconds.add(nanoseconds);
     }
 }
 

@@ -30,7 +30,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 pub use error::Error;
 pub use histogram::{BUCKETS, bounds};
 pub use layout::{Direction, Kind, Operation, QueueStats};
-pub use snapshot::{CipherWork, DeviceWork, Latency, Requests, Snapshot, Throttled};
+pub use snapshot::{CipherWork, DeviceWork, HeldBack, Latency, Requests, Snapshot};
 
 use pages::Pages;
 

@@ -25,12 +25,13 @@ pub struct Snapshot {
     pub polled: Duration,
     /// Times that the kernel was entered for the disk's operations, and to sleep.
     pub entries: u64,
-    throttled: [Throttled; Lane::ALL.len()],
+    throttled: [HeldBack; Lane::ALL.len()],
+    parked: [HeldBack; Lane::ALL.len()],
 }
 
-/// What the limits of a disk held back.
+/// What was held back, by the limits of a disk or while its data was moved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Throttled {
+pub struct HeldBack {
     /// How many requests that have gone on.
     pub requests: u64,
     /// For how long, added up.
@@ -167,8 +168,14 @@ impl Snapshot {
     }
 
     /// What the limits held back.
-    pub fn throttled(&self, lane: Lane) -> &Throttled {
+    pub fn throttled(&self, lane: Lane) -> &HeldBack {
         &self.throttled[lane as usize]
+    }
+
+    /// The requests of this kind that waited while what they touch was moved
+    /// from one key to another.
+    pub fn parked(&self, lane: Lane) -> &HeldBack {
+        &self.parked[lane as usize]
     }
 
     /// Additions wrap around: a hostile writer may have stored any number.
@@ -203,6 +210,10 @@ impl Snapshot {
         time(&mut self.polled, queue.poll_nanoseconds.get());
         count(&mut self.entries, queue.entries.get());
         for (to, from) in self.throttled.iter_mut().zip(&queue.throttled) {
+            count(&mut to.requests, from.requests.get());
+            time(&mut to.time, from.nanoseconds.get());
+        }
+        for (to, from) in self.parked.iter_mut().zip(&queue.parked) {
             count(&mut to.requests, from.requests.get());
             time(&mut to.time, from.nanoseconds.get());
         }

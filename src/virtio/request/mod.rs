@@ -66,7 +66,7 @@ impl Extents {
     }
 
     /// Adds one. The caller has checked that there is room.
-    pub(super) fn push(&mut self, extent: Extent) {
+    pub(crate) fn push(&mut self, extent: Extent) {
         self.list[self.count] = extent;
         self.count += 1;
     }
