@@ -11,6 +11,7 @@ pub mod broker;
 pub mod cli;
 pub mod clone;
 pub mod config;
+pub mod conversion;
 pub mod crypt;
 pub mod doctor;
 pub mod durable;
