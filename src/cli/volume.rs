@@ -15,6 +15,7 @@ mod move_keys;
 mod operation;
 mod rekey;
 mod resize;
+mod shifting;
 mod verify;
 mod watch;
 mod wraps;

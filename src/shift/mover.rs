@@ -34,6 +34,8 @@ const TICK: Duration = Duration::from_millis(50);
 pub struct Progress {
     /// Bytes of the disk that are at their new place.
     pub moved: AtomicU64,
+    /// Those that were when it went on.
+    pub before: AtomicU64,
 }
 
 /// How fast it may go, and whether it is to stop.
@@ -107,6 +109,8 @@ impl Shift<'_> {
             return Ok(Ended::Done);
         }
         let (begun, mut boundary, mut passed) = (Instant::now(), boundary, 0);
+        let before = self.moved(boundary);
+        self.progress.before.store(before, Ordering::Relaxed);
         while boundary != self.end() {
             self.told(boundary);
             if pace.stop.load(Ordering::Relaxed) {
@@ -145,6 +149,7 @@ impl Shift<'_> {
         let length = self.head_bytes();
         if !mark::is_there(self.disk, self.id, self.way)? {
             if boundary == self.end() {
+                self.told(boundary);
                 return Ok(false);
             }
             if boundary != self.start() {
@@ -274,11 +279,15 @@ impl Shift<'_> {
     }
 
     fn told(&self, boundary: u64) {
-        let moved = match self.way {
+        let moved = self.moved(boundary);
+        self.progress.moved.store(moved, Ordering::Relaxed);
+    }
+
+    fn moved(&self, boundary: u64) -> u64 {
+        match self.way {
             Way::Up => self.size - boundary,
             Way::Down => boundary,
-        };
-        self.progress.moved.store(moved, Ordering::Relaxed);
+        }
     }
 }
 

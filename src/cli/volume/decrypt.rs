@@ -4,6 +4,7 @@ use uuid::Uuid;
 
 use super::LocationArgs;
 use super::operation::{Done, Operation, SpeedArgs, State, WayArgs, in_use};
+use super::shifting::{self, StateArgs};
 use crate::cli::ask;
 use crate::cli::opening::OpeningArgs;
 use crate::config::Config;
@@ -18,7 +19,9 @@ use crate::volume::{Access, Error, Location, Volume};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 WHOEVER HAS THE STORAGE READS THE DATA AFTERWARDS, and its key is destroyed. It
-is recorded as an alert. Interrupted at any instant (Ctrl-C, kill, power), nothing
+is recorded as an alert. With a detached header the data stays in its place;
+otherwise it is moved down, over the header, which is in a file beside until that
+is done, and the file becomes as much shorter. Interrupted at any instant (Ctrl-C, kill, power), nothing
 is lost: the same command goes on. Nobody may use the volume meanwhile.")]
 pub struct Args {
     #[command(flatten)]
@@ -26,13 +29,16 @@ pub struct Args {
 
     /// Confirm that this volume is to be plain, by its UUID
     #[arg(long, value_name = "UUID")]
-    confirm: Option<Uuid>,
+    pub confirm: Option<Uuid>,
 
     #[command(flatten)]
-    way: WayArgs,
+    pub state: StateArgs,
 
     #[command(flatten)]
-    speed: SpeedArgs,
+    pub way: WayArgs,
+
+    #[command(flatten)]
+    pub speed: SpeedArgs,
 
     /// What the volume is opened with.
     #[command(flatten)]
@@ -50,7 +56,10 @@ pub fn run(mut args: Args, config: &Config) -> Result<(), Failure> {
         data: std::mem::take(&mut args.location.volume),
         header: args.location.header.take(),
     };
-    let done = in_place(args, config, &location, &opening)?;
+    let done = match location.header {
+        Some(_) => in_place(args, config, &location, &opening)?,
+        None => shifting::decrypt(args, config, &location.data, &opening)?,
+    };
     done.tell(json)
 }
 
@@ -65,16 +74,12 @@ fn in_place(
     let (keys, context) = (config.key_sets(), Context::local(Some(volume.uuid())));
     let under_way = volume.rekey().cloned();
     let begun = under_way.is_none();
-    if begun {
-        volume.facts_to_begin(Kind::Decrypt)?;
-        args.way.check_none(location)?;
-    }
-    confirm(&volume, args.confirm)?;
-    let sides = match under_way {
-        None => ask(begin_decrypt(&keys, &context, &mut volume, opening))?,
-        Some(rekey) if rekey.kind == Kind::Decrypt => {
-            ask(Sides::of(&keys, &context, &volume, opening))?
+    match under_way {
+        None => {
+            volume.facts_to_begin(Kind::Decrypt)?;
+            args.way.check_none(location)?;
         }
+        Some(rekey) if rekey.kind == Kind::Decrypt => {}
         Some(rekey) => {
             return Err(Error::UnderWay {
                 path: volume.header_path().into(),
@@ -83,6 +88,11 @@ fn in_place(
             }
             .into());
         }
+    }
+    confirm(&volume, args.confirm)?;
+    let sides = match begun {
+        true => ask(begin_decrypt(&keys, &context, &mut volume, opening))?,
+        false => ask(Sides::of(&keys, &context, &volume, opening))?,
     };
     let operation = Operation {
         config,

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use super::LocationArgs;
 use super::operation::{Done, Operation, SpeedArgs, State, WayArgs, in_use};
+use super::shifting::{self, StateArgs};
 use crate::cli::ask;
 use crate::cli::opening::OpeningArgs;
 use crate::config::Config;
-use crate::conversion::{Sides, begin_encrypt, check_no_loop};
+use crate::conversion::{self, Sides, begin_encrypt, check_no_loop};
 use crate::error::{Failure, Kind as ErrorKind};
 use crate::keys::Context;
 use crate::prepare::Opening;
@@ -22,7 +23,12 @@ use crate::volume::{
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
+  sealblk volume encrypt web.img
   sealblk volume encrypt /dev/vg0/web --header /var/lib/sealblk/web.header
+
+Without --header the data is moved up, to make room for the header before it: the
+file becomes as much longer, and a block device needs that room behind the disk.
+Until that is done the header is in a file beside.
 
 With --header the disk keeps its size and its place, and the file of the header is
 from then on a part of it: WITHOUT IT THE DATA IS LOST, so make a backup of it.
@@ -35,6 +41,14 @@ pub struct Args {
     #[command(flatten)]
     location: LocationArgs,
 
+    #[command(flatten)]
+    pub state: StateArgs,
+
+    /// Size of the disk on a block device that has room behind it [default: all
+    /// of it]
+    #[arg(long, value_name = "SIZE", conflicts_with = "header")]
+    size: Option<Bytes>,
+
     /// Bytes encrypted as one unit: 512 works everywhere, 4096 is faster, and
     /// the guest's firmware must be able to boot from it
     #[arg(long, value_name = "512|4096", default_value_t)]
@@ -42,7 +56,7 @@ pub struct Args {
 
     /// Key set that wraps the key of the volume
     #[arg(long, value_name = "NAME", default_value = "default")]
-    key_set: String,
+    pub key_set: String,
 
     /// Name for people, at most 47 bytes
     #[arg(long, value_name = "TEXT")]
@@ -67,13 +81,13 @@ pub struct Args {
 
     /// Make the header alone, and encrypt nothing yet
     #[arg(long)]
-    prepare: bool,
+    pub prepare: bool,
 
     #[command(flatten)]
-    way: WayArgs,
+    pub way: WayArgs,
 
     #[command(flatten)]
-    speed: SpeedArgs,
+    pub speed: SpeedArgs,
 
     /// What it is opened with, to go on.
     #[command(flatten)]
@@ -93,15 +107,36 @@ pub fn run(mut args: Args, config: &Config) -> Result<(), Failure> {
     };
     let done = match location.header.clone() {
         Some(header) => in_place(args, config, &location, header, &opening)?,
-        None => {
-            return Err(Failure::new(
-                ErrorKind::Usage,
-                "say with --header where the header is to be",
-                Some("name a file that does not exist yet".into()),
-            ));
-        }
+        None => shifting::encrypt(args, config, &location.data, &opening)?,
     };
     done.tell(json)
+}
+
+impl Args {
+    /// What the volume is to be like.
+    pub fn options(&self) -> CreateOptions {
+        CreateOptions {
+            label: self.label.clone().unwrap_or_default(),
+            sector_size: self.sector_size,
+            size: self.size,
+            zero_units: self.zero_units,
+            header_area: self.header_area,
+            force: self.force,
+            ..CreateOptions::default()
+        }
+    }
+}
+
+/// A new header can have a larger area.
+fn no_room(error: conversion::Error) -> conversion::Error {
+    match error {
+        conversion::Error::Volume(Error::CannotBegin { why, .. }) => conversion::Error::Refused {
+            kind: ErrorKind::Usage,
+            why,
+            next: "choose a larger --header-area: 1M is enough, 16M is fast".into(),
+        },
+        error => error,
+    }
 }
 
 /// With a header in a file of its own; the data stays where it is.
@@ -130,19 +165,11 @@ fn in_place(
         false => {
             args.way.check_none(location)?;
             check_no_loop(&location.data)?;
-            let options = CreateOptions {
-                label: args.label.unwrap_or_default(),
-                sector_size: args.sector_size,
-                zero_units: args.zero_units,
-                header_area: args.header_area,
-                force: args.force,
-                ..CreateOptions::default()
-            };
-            let plan = PlainPlan::new(location, options, 0).map_err(in_use)?;
+            let plan = PlainPlan::new(location, args.options(), 0).map_err(in_use)?;
             let context = Context::local(Some(plan.binding().uuid));
             let unit = args.sector_size;
             let begin = begin_encrypt(&keys, &context, plan, &args.key_set, unit);
-            let (volume, sides) = ask(begin)?;
+            let (volume, sides) = ask(async { begin.await.map_err(no_room) })?;
             operation.known(&volume);
             (volume, sides, true)
         }

@@ -25,7 +25,7 @@ use crate::units::Bytes;
 use crate::volume::{Error, Location, Volume};
 
 /// Flags that all of them have.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Copy, Debug, clap::Args)]
 pub struct SpeedArgs {
     /// Move no more than so many bytes per second, such as 200M
     #[arg(long, value_name = "BYTES", value_parser = limit)]
@@ -62,6 +62,11 @@ impl WayArgs {
             (_, true) => Some(Direction::Forward),
             _ => None,
         }
+    }
+
+    /// Whether it says anything.
+    pub fn is_given(self) -> bool {
+        self.direction().is_some()
     }
 
     /// Fails if it says where something is to go that is not under way.
@@ -299,7 +304,7 @@ impl Operation<'_> {
     }
 
     /// It stopped by itself. What made it do so is told anyway.
-    fn failed(&self, volume: &Volume, sides: &Sides) {
+    pub fn failed(&self, volume: &Volume, sides: &Sides) {
         if let Err(failure) = self.record(volume, sides, "pause") {
             tracing::warn!("that it has stopped is not on record: {failure}");
         }
