@@ -139,7 +139,11 @@ pub fn open_volume(disk: &config::Disk, config: &config::Serve) -> Result<Volume
         });
     }
     // What its header says is not what its data is, from one end to the other.
-    volume.check_settled("serve")?;
+    // One that is under way is recovered first, by whoever serves it, and that
+    // writes.
+    if volume.rekey().is_none() || access == Access::ReadOnly {
+        volume.check_settled("serve")?;
+    }
     if config.discard == config::Discard::Pass && !volume.layout().zero_units {
         return Err(Error::NoZeroUnits(disk.volume.clone()));
     }

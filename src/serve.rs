@@ -191,6 +191,7 @@ fn open(
     let path = &disk.volume;
     let _span = tracing::error_span!("disk", path = %path.display()).entered();
     let volume = prepare::open_volume(disk, config)?;
+    volume.check_settled("serve")?;
     let context = Context::local(Some(volume.uuid()));
     let opened = block_on(prepare::unwrap(key_sets, &context, &volume, opening))
         .map_err(system("cannot start asking for the key"))??;

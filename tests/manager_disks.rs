@@ -23,6 +23,10 @@ mod managers;
 mod memory_search;
 #[path = "manager_disks/process.rs"]
 mod process;
+#[path = "manager_disks/rekey.rs"]
+mod rekey;
+#[path = "manager_disks/rekey_kills.rs"]
+mod rekey_kills;
 #[path = "manager_disks/resize.rs"]
 mod resize;
 #[path = "manager_disks/rewrap.rs"]

@@ -9,14 +9,19 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::io;
+use std::path::Path;
 
 use proptest::prelude::*;
+use sealblk::rekey;
 use sealblk::secret::Dek;
+use sealblk::units::Bytes;
 use sealblk::volume::luks2::binary::{Binary, field};
 use sealblk::volume::luks2::copies::{self, Found, Header, State};
 use sealblk::volume::luks2::digest::Digest;
 use sealblk::volume::luks2::{HeaderIo, Metadata, Segment, Which};
-use sealblk::volume::{Bound, Token, Wrap};
+use sealblk::volume::{
+    Access, Bound, CreateOptions, Description, Location, Plan, Token, Volume, Wrap, token,
+};
 
 const COPY: usize = 16 << 10;
 const AREA: usize = 64 << 10;
@@ -92,7 +97,7 @@ impl HeaderIo for Recorder {
     }
 }
 
-fn token(name: &str) -> serde_json::Value {
+fn token_named(name: &str) -> serde_json::Value {
     let wrap = Wrap {
         key_set: name.into(),
         provider: "file".into(),
@@ -125,7 +130,14 @@ fn header(name: &str, seqid: u64) -> Header {
             uuid: field("00112233-4455-6677-8899-aabbccddeeff").unwrap(),
             subsystem: field("sealblk").unwrap(),
         },
-        metadata: Metadata::new(&segment, &digest, token(name), COPY as u64, AREA as u64).unwrap(),
+        metadata: Metadata::new(
+            &segment,
+            &digest,
+            token_named(name),
+            COPY as u64,
+            AREA as u64,
+        )
+        .unwrap(),
     }
 }
 
@@ -178,7 +190,9 @@ fn update(image: &[u8]) -> Recorder {
     let found = copies::read(&device).unwrap();
     assert_eq!(name_in(&found.header), "old");
     let mut new = found.header.clone();
-    new.metadata.replace_token("sealblk", token("new")).unwrap();
+    new.metadata
+        .replace_token("sealblk", token_named("new"))
+        .unwrap();
     copies::replace(&mut device, &found, &mut new).unwrap();
     assert_eq!(new.binary.seqid, 8);
     device
@@ -279,7 +293,9 @@ fn a_write_that_fails_leaves_the_other_copy_alone() {
             let mut device = Recorder::new(&device_with_old(start));
             let found = copies::read(&device).unwrap();
             let mut new = found.header.clone();
-            new.metadata.replace_token("sealblk", token("new")).unwrap();
+            new.metadata
+                .replace_token("sealblk", token_named("new"))
+                .unwrap();
             device.budget = budget;
             copies::replace(&mut device, &found, &mut new).unwrap_err();
             let (name, _) = check_recovery(&device.now);
@@ -313,9 +329,180 @@ fn nothing_is_written_when_it_does_not_fit() {
     let mut device = Recorder::new(&image);
     let found = copies::read(&device).unwrap();
     let mut new = found.header.clone();
-    let mut huge = token("new");
+    let mut huge = token_named("new");
     huge["filler"] = "x".repeat(COPY).into();
     new.metadata.replace_token("sealblk", huge).unwrap();
     copies::replace(&mut device, &found, &mut new).unwrap_err();
     assert_eq!(device.now, image);
+}
+
+/// What an operation on the data of a volume does to its header, and what both
+/// states are told apart by.
+struct Change {
+    name: &'static str,
+    before: Vec<u8>,
+    after: Vec<u8>,
+}
+
+/// What the header of an image means: which key it is of, and what is under way.
+fn meaning(image: &[u8], deks: &[Dek; 2]) -> (Option<usize>, Option<rekey::Kind>, bool) {
+    let found = copies::read(&image.to_vec()).expect("a header must be left");
+    let description = Description::of(&found.header, Path::new("torn")).unwrap();
+    let key = deks.iter().position(|dek| description.digest.proves(dek));
+    let token = &description.token;
+    let kind = token.rekey.as_ref().map(|rekey| rekey.kind);
+    // Key and wraps belong together, in each state.
+    let names: Vec<_> = token.wraps.iter().map(|wrap| wrap.key_id.clone()).collect();
+    assert_eq!(
+        names,
+        key.map(|key| key.to_string())
+            .into_iter()
+            .collect::<Vec<_>>()
+    );
+    (key, kind, token.plain.is_some())
+}
+
+/// The image of the header file before and after each way in which an operation
+/// begins or ends.
+fn changes(deks: &[Dek; 2]) -> Vec<Change> {
+    let directory = tempfile::tempdir().unwrap();
+    let location = Location {
+        data: directory.path().join("data"),
+        header: Some(directory.path().join("header")),
+    };
+    let wrap = |key: usize| Wrap {
+        key_set: "k".into(),
+        provider: "file".into(),
+        key_id: key.to_string(),
+        key_version: "1".into(),
+        alg: "A256GCM".into(),
+        bound: Bound::Aad,
+        group: None,
+        bytes: vec![key as u8; 2000],
+        extra: Default::default(),
+    };
+    let options = CreateOptions {
+        size: Some(Bytes(1 << 20)),
+        header_area: Bytes(AREA as u64),
+        ..CreateOptions::default()
+    };
+    let plan = Plan::new(&location, options).unwrap();
+    drop(plan.write(&deks[0], "k", vec![wrap(0)]).unwrap());
+    let image = || std::fs::read(location.header.as_ref().unwrap()).unwrap();
+    let mut changes = Vec::new();
+    let mut step = |name, work: &dyn Fn(&mut Volume)| {
+        let before = image();
+        work(&mut Volume::open(&location, Access::ReadWrite).unwrap());
+        changes.push(Change {
+            name,
+            before,
+            after: image(),
+        });
+    };
+    let begin_rekey = |volume: &mut Volume| {
+        let facts = volume.facts_to_begin(rekey::Kind::Rekey).unwrap();
+        let previous = vec![5; token::PREVIOUS_BYTES];
+        let wraps = vec![wrap(1)];
+        volume
+            .begin_rekey(&facts, &deks[1], wraps, previous)
+            .unwrap();
+    };
+    step("begin a rekey", &begin_rekey);
+    step("take it back", &|volume| {
+        volume.finish_back(&deks[0], vec![wrap(0)]).unwrap();
+    });
+    step("begin it again", &begin_rekey);
+    step("finish it", &|volume| volume.finish_rekey().unwrap());
+    let begin_decrypt = |volume: &mut Volume| {
+        let facts = volume.facts_to_begin(rekey::Kind::Decrypt).unwrap();
+        volume.begin_decrypt(&facts).unwrap();
+    };
+    step("begin to decrypt", &begin_decrypt);
+    step("take that back", &|volume| volume.finish_rekey().unwrap());
+    step("begin to decrypt again", &begin_decrypt);
+    step("finish to decrypt", &|volume| {
+        volume.finish_decrypt().unwrap()
+    });
+    changes
+}
+
+/// Of each copy in turn, as they are written, some pieces are new.
+fn torn(change: &Change, count: usize, keep: impl Fn(usize) -> bool) -> Vec<u8> {
+    let mut image = change.before.clone();
+    let per_copy = COPY / PIECE;
+    for piece in 0..count.min(2 * per_copy) {
+        // The first copy is synchronised before the second is begun.
+        let synced = count > per_copy && piece < per_copy;
+        if synced || keep(piece % per_copy) {
+            let range = piece * PIECE..(piece + 1) * PIECE;
+            image[range.clone()].copy_from_slice(&change.after[range]);
+        }
+    }
+    image
+}
+
+fn deks() -> [Dek; 2] {
+    [Dek::generate().unwrap(), Dek::generate().unwrap()]
+}
+
+#[test]
+fn an_operation_whose_begin_or_end_is_cut_off_has_begun_or_ended_or_has_not() {
+    let deks = deks();
+    let expected = [
+        ("begin a rekey", Some(0), Some(1)),
+        ("take it back", Some(1), Some(0)),
+        ("begin it again", Some(0), Some(1)),
+        ("finish it", Some(1), Some(1)),
+        ("begin to decrypt", Some(1), Some(1)),
+        ("take that back", Some(1), Some(1)),
+        ("begin to decrypt again", Some(1), Some(1)),
+        ("finish to decrypt", Some(1), None),
+    ];
+    let changes = changes(&deks);
+    assert_eq!(changes.len(), expected.len());
+    for (change, (name, key_before, key_after)) in changes.iter().zip(expected) {
+        let before = meaning(&change.before, &deks);
+        let after = meaning(&change.after, &deks);
+        assert_eq!(
+            (change.name, before.0, after.0),
+            (name, key_before, key_after)
+        );
+        assert_ne!(before, after, "{name}");
+        let mut switched = false;
+        for count in 0..=2 * COPY / PIECE {
+            let image = torn(change, count, |_| true);
+            let now = meaning(&image, &deks);
+            assert!(now == before || now == after, "{name} at {count}: {now:?}");
+            assert!(!(switched && now == before), "{name} went back at {count}");
+            switched |= now == after;
+            // What repairs it keeps what counts.
+            let found = copies::read(&image).unwrap();
+            let mut repaired = image.clone();
+            copies::repair(&mut repaired, &found).unwrap();
+            assert_eq!(meaning(&repaired, &deks), now, "{name} at {count}");
+        }
+        assert!(switched);
+    }
+}
+
+#[test]
+fn an_operation_of_whose_begin_or_end_any_pieces_persist_has_begun_or_ended_or_has_not() {
+    let deks = deks();
+    let changes = changes(&deks);
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(200));
+    let strategy = (
+        0..changes.len(),
+        0..=2 * COPY / PIECE,
+        prop::collection::vec(any::<bool>(), COPY / PIECE),
+    );
+    runner
+        .run(&strategy, |(which, count, kept)| {
+            let change = &changes[which];
+            let now = meaning(&torn(change, count, |piece| kept[piece]), &deks);
+            let before = meaning(&change.before, &deks);
+            let after = meaning(&change.after, &deks);
+            prop_assert!(now == before || now == after, "{}", change.name);
+            Ok(())
+        })
+        .unwrap();
 }

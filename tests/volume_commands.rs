@@ -4,6 +4,8 @@
 
 #[path = "volume_commands/backups.rs"]
 mod backups;
+#[path = "volume_commands/under_way.rs"]
+mod under_way;
 mod volume_support;
 
 use std::fs::{self, File};

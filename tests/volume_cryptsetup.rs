@@ -8,12 +8,15 @@ mod volume_support;
 
 use std::fs;
 use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use sealblk::error::{Explain as _, Kind};
+use sealblk::rekey;
 use sealblk::secret::{Dek, Secret};
 use sealblk::units::{Bytes, SectorSize};
-use sealblk::volume::{self, Access, CreateOptions, Error, Location, Token, Volume};
+use sealblk::volume::{
+    self, Access, CreateOptions, Error, Location, PlainPlan, Token, Volume, token,
+};
 use volume_support::*;
 
 const SIZE: u64 = 3 * MIB + 8192;
@@ -57,6 +60,14 @@ impl Case {
             }
         }
         cases
+    }
+
+    /// An inline and a detached one, with the two sizes of sectors.
+    fn two() -> Vec<Self> {
+        vec![
+            Case::new(false, SectorSize::B4096, MIB),
+            Case::new(true, SectorSize::B512, MIB),
+        ]
     }
 
     fn header(&self) -> &str {
@@ -352,5 +363,187 @@ fn cryptsetup_reads_a_volume_that_was_resized() {
         case.cryptsetup(&arguments);
         let result = fs::read(&case.location.data).unwrap();
         assert!(result[..SIZE as usize] == plain[..SIZE as usize]);
+    }
+}
+
+/// Says in the header of a volume that it is being re-encrypted, and returns the
+/// file with the new key. All of its data is under that key already.
+fn begin(case: &Case, plain: &[u8]) -> (Dek, PathBuf) {
+    let dek = Dek::generate().unwrap();
+    let file = case.place.path("new-dek");
+    fs::write(&file, dek.bytes()).unwrap();
+    let mut volume = case.open();
+    let facts = volume.facts_to_begin(rekey::Kind::Rekey).unwrap();
+    let area = volume.journal_area().unwrap();
+    let journal = [&b"SBLKJRNL"[..], &[0; 8], facts.id.as_bytes()].concat();
+    let written = volume.journal_file().write_all_at(&journal, area.start);
+    written.unwrap();
+    let (wraps, previous) = (vec![wrap("set")], vec![1; token::PREVIOUS_BYTES]);
+    volume.begin_rekey(&facts, &dek, wraps, previous).unwrap();
+    let cipher = encrypt(&dek, case.sector_size, plain);
+    let offset = volume.layout().data_offset;
+    volume.data_file().write_all_at(&cipher, offset).unwrap();
+    (dek, file)
+}
+
+/// Nothing of cryptsetup's that goes by the requirements of a header.
+fn assert_kept_off(case: &Case, key: &Path) {
+    let passphrase = case.place.path("passphrase");
+    fs::write(&passphrase, "correct horse battery staple").unwrap();
+    let names = case.names();
+    let add = ["luksAddKey", "--batch-mode", "--key-size", "512"];
+    let with_key = ["--volume-key-file", text(key)];
+    let commands: [Vec<&str>; 3] = [
+        [&add[..], &with_key, &names, &[text(&passphrase)]].concat(),
+        vec!["token", "remove", "--token-id", "0", case.header()],
+        vec!["config", "--label", "other", case.header()],
+    ];
+    let before = fs::read(case.header()).unwrap();
+    for command in commands {
+        let output = run("cryptsetup", &command);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{command:?}");
+        assert!(
+            said.contains("Unmet LUKS2 requirements"),
+            "{command:?}: {said}"
+        );
+        assert!(fs::read(case.header()).unwrap() == before, "{command:?}");
+    }
+    let dump = case.cryptsetup(&["luksDump", case.header()]);
+    assert!(dump.contains("sealblk-rekey-v1"), "{dump}");
+}
+
+#[test]
+fn cryptsetup_keeps_off_what_is_under_way_and_opens_what_is_done() {
+    for case in Case::two() {
+        let plain = random(SIZE as usize);
+        let (dek, file) = begin(&case, &plain);
+        assert_kept_off(&case, &file);
+        // The digest is that of the main key; testing it opens nothing.
+        assert_eq!(case.proof(text(&file)), 0);
+        assert_eq!(case.proof(text(&case.dek_file)), 2);
+
+        case.open().finish_rekey().unwrap();
+        let dump = case.cryptsetup(&["luksDump", case.header()]);
+        assert!(!dump.contains("sealblk-rekey-v1"), "{dump}");
+        assert_eq!(case.proof(text(&file)), 0);
+        assert_eq!(case.proof(text(&case.dek_file)), 2);
+        case.cryptsetup(&["config", "--label", "second", case.header()]);
+        assert_eq!(case.open().label(), "second");
+        // The finish is right by cryptsetup's own reading of the data.
+        let case = Case {
+            dek,
+            dek_file: file,
+            ..case
+        };
+        let passphrase = case.add_passphrase();
+        let new_header = case.place.path("new-header");
+        let header = case.location.header.as_ref().unwrap_or(&new_header);
+        let mut arguments = vec!["reencrypt", "--decrypt", "--force-offline-reencrypt"];
+        arguments.extend(["--batch-mode", "--header", text(header)]);
+        arguments.extend(["--key-file", text(&passphrase), case.data()]);
+        case.cryptsetup(&arguments);
+        let result = fs::read(&case.location.data).unwrap();
+        assert!(result[..SIZE as usize] == plain[..]);
+    }
+}
+
+#[test]
+fn cryptsetup_opens_what_was_taken_back_and_nothing_of_what_is_plain() {
+    for case in Case::two() {
+        let (dek, file) = begin(&case, &random(SIZE as usize));
+        let mut volume = case.open();
+        volume.finish_back(&case.dek, vec![wrap("set")]).unwrap();
+        drop(volume);
+        assert_eq!(case.proof(text(&case.dek_file)), 0);
+        assert_eq!(case.proof(text(&file)), 2);
+        drop(dek);
+
+        let mut volume = case.open();
+        let facts = volume.facts_to_begin(rekey::Kind::Decrypt).unwrap();
+        volume.begin_decrypt(&facts).unwrap();
+        assert_kept_off(&case, &case.dek_file);
+        volume.finish_decrypt().unwrap();
+        drop(volume);
+        case.cryptsetup(&["isLuks", "--type", "luks2", case.header()]);
+        case.cryptsetup(&["luksDump", case.header()]);
+        assert_eq!(case.proof(text(&case.dek_file)), 2);
+    }
+}
+
+#[test]
+fn cryptsetup_opens_a_disk_that_was_encrypted_in_place() {
+    for sector_size in [SectorSize::B512, SectorSize::B4096] {
+        let place = Place::new();
+        let location = place.location(true);
+        let plain = random(SIZE as usize);
+        fs::write(&location.data, &plain).unwrap();
+        let dek = Dek::generate().unwrap();
+        let dek_file = place.path("dek");
+        fs::write(&dek_file, dek.bytes()).unwrap();
+        let options = CreateOptions {
+            sector_size,
+            header_area: Bytes(MIB),
+            ..CreateOptions::default()
+        };
+        let plan = PlainPlan::new(&location, options, 0).unwrap();
+        let mut volume = plan
+            .write::<Error>(&dek, "set", vec![wrap("set")], |_, _| Ok(()))
+            .unwrap();
+        let case = Case {
+            place,
+            location,
+            dek,
+            dek_file,
+            sector_size,
+        };
+        assert_kept_off(&case, &case.dek_file);
+        let cipher = encrypt(&case.dek, sector_size, &plain);
+        volume.data_file().write_all_at(&cipher, 0).unwrap();
+        volume.finish_rekey().unwrap();
+        drop(volume);
+        assert_eq!(case.proof(text(&case.dek_file)), 0);
+        let passphrase = case.add_passphrase();
+        let header = case.header();
+        let mut arguments = vec!["reencrypt", "--decrypt", "--force-offline-reencrypt"];
+        arguments.extend(["--batch-mode", "--header", header]);
+        arguments.extend(["--key-file", text(&passphrase), case.data()]);
+        case.cryptsetup(&arguments);
+        assert!(fs::read(&case.location.data).unwrap() == plain);
+    }
+}
+
+/// A backup that cryptsetup makes has the journal in it, as it was then.
+#[test]
+fn a_journal_does_not_come_back_with_a_backup_of_cryptsetup() {
+    for case in Case::two() {
+        let (_, file) = begin(&case, &random(SIZE as usize));
+        let backup = case.place.path("during");
+        let make = ["luksHeaderBackup", "--header-backup-file", text(&backup)];
+        case.cryptsetup(&[&make[..], &[case.header()]].concat());
+        let area = case.open().journal_area().unwrap();
+        let in_backup = fs::read(&backup).unwrap();
+        assert!(in_backup[area.start as usize..].starts_with(b"SBLKJRNL"));
+        // It goes on, and both copies of the header are lost.
+        let volume = case.open();
+        let record = volume.rekey().unwrap().id;
+        let journal = volume.journal_file();
+        journal.write_all_at(&[0xab; 512], area.start + 64).unwrap();
+        drop(volume);
+        let device = fs::File::options().write(true).open(case.header()).unwrap();
+        device.write_all_at(&[0; 256], 4096).unwrap();
+        device
+            .write_all_at(&[0; 256], 4096 + area.start / 2)
+            .unwrap();
+        let journal = || {
+            let all = fs::read(case.header()).unwrap();
+            all[area.start as usize..area.end as usize].to_vec()
+        };
+        let before = journal();
+        let restored = volume::restore(&case.location, &backup, false).unwrap();
+        assert_eq!(restored.volume.rekey().unwrap().id, record);
+        assert!(journal() == before, "the journal is that of the backup");
+        drop(restored);
+        assert_eq!(case.proof(text(&file)), 0);
     }
 }

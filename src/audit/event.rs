@@ -498,6 +498,38 @@ pub enum Event<'a> {
         #[serde(serialize_with = "path_text")]
         source: &'a Path,
     },
+    /// All data of disks was to be re-encrypted or decrypted, as somebody asked:
+    /// at once or when it is their turn.
+    RekeyAsked {
+        /// `alert` where data is to be decrypted.
+        #[serde(skip_serializing_if = "empty")]
+        severity: &'a str,
+        /// What is to be done to the data.
+        kind: crate::rekey::Kind,
+        /// The disks.
+        #[serde(serialize_with = "list")]
+        disks: &'a [String],
+        /// The key set all of whose disks were meant.
+        #[serde(skip_serializing_if = "empty", serialize_with = "text")]
+        key_set: &'a str,
+    },
+    /// Somebody changed how an operation on all data of a disk goes.
+    RekeyChanged {
+        /// The disk.
+        #[serde(serialize_with = "text")]
+        disk: &'a str,
+        /// Its volume.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        volume: Option<Uuid>,
+        /// `alert` where data is decrypted.
+        #[serde(skip_serializing_if = "empty")]
+        severity: &'a str,
+        /// What is done to its data.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        kind: Option<crate::rekey::Kind>,
+        /// `resume`, `pause`, `pace`, `back` or `forward`.
+        action: &'a str,
+    },
 }
 
 /// What is recorded of an operation on all data of a volume.

@@ -186,6 +186,9 @@ impl fmt::Display for Details<'_> {
                 &format_args!("{how}, at most until {}", frozen.until),
             )?;
         }
+        if let Some(rekey) = &disk.rekey {
+            line("data", &super::rekey::Line(rekey))?;
+        }
         // It says the same as long as a denial lasts.
         let told = disk.denial.as_ref().map(|denial| &denial.problem);
         if let Some(problem) = disk.last_error.as_ref().filter(|it| told != Some(it)) {
@@ -273,6 +276,7 @@ mod tests {
             ephemeral: false,
             denial: None,
             frozen: None,
+            rekey: None,
         }
     }
 

@@ -21,6 +21,7 @@ pub mod keyset;
 pub mod limit;
 pub mod list;
 mod opening;
+pub mod rekey;
 pub mod report;
 pub mod resize;
 pub mod serve;
@@ -154,6 +155,8 @@ pub enum Command {
     Freeze(freeze::Args),
     /// Let a frozen disk go on
     Thaw(freeze::ThawArgs),
+    /// Give disks another key, and re-encrypt all their data, while guests use them
+    Rekey(rekey::Args),
     /// List the daemon's disks
     List(list::Args),
     /// Show one of the daemon's disks
@@ -234,6 +237,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Resize(args) => resize::run(args, &Ask::of(&config)),
         Command::Freeze(args) => freeze::run(args, &Ask::of(&config)),
         Command::Thaw(args) => freeze::thaw(args, &Ask::of(&config)),
+        Command::Rekey(args) => rekey::run(args, &Ask::of(&config)),
         Command::List(args) => list::run(args, &Ask::of(&config)),
         Command::Show(args) => show::run(args, &Ask::of(&config)),
         Command::Status(args) => status::run(args, &Ask::of(&config)),

@@ -52,6 +52,8 @@ pub struct Daemon {
     /// How many volumes get other wraps in a second, at most, when their key
     /// set has another key.
     pub rewrap_rate: u32,
+    /// How many disks have all their data moved to another key at once, at most.
+    pub rekey_concurrency: usize,
     /// Who may do what.
     pub roles: Roles,
 }
@@ -147,6 +149,7 @@ impl Default for Daemon {
             keep_deks: true,
             poll: Duration::from_secs(60),
             rewrap_rate: rotation::DEFAULT_RATE,
+            rekey_concurrency: 1,
             roles: Roles::default(),
         }
     }
@@ -175,6 +178,7 @@ struct Table {
     keep_deks: Option<bool>,
     poll: Option<Parsed<Period>>,
     rewrap_rate: Option<Spanned<u32>>,
+    rekey_concurrency: Option<Spanned<usize>>,
     roles: Option<RolesTable>,
 }
 
@@ -215,6 +219,16 @@ pub(super) fn settings<'a>(
             ));
         }
     };
+    let rekey_concurrency = match table.rekey_concurrency {
+        None => default.rekey_concurrency,
+        Some(given) if (1..=256).contains(given.get_ref()) => given.into_inner(),
+        Some(given) => {
+            return Err(reader.at(
+                given.span().start,
+                "rekey_concurrency is a number from 1 to 256",
+            ));
+        }
+    };
     let socket = match table.socket {
         None => default.socket,
         Some(given) => {
@@ -234,6 +248,7 @@ pub(super) fn settings<'a>(
         keep_deks: table.keep_deks.unwrap_or(default.keep_deks),
         poll: table.poll.map_or(default.poll, |poll| poll.0.get()),
         rewrap_rate,
+        rekey_concurrency,
         roles: table.roles.map_or(default.roles, Roles::from),
     })
 }

@@ -247,6 +247,7 @@ impl Config {
             keep_deks,
             poll,
             rewrap_rate,
+            rekey_concurrency,
             roles,
         } = &self.daemon;
         put(&mut all, "daemon.socket", socket);
@@ -258,6 +259,7 @@ impl Config {
         put(&mut all, "daemon.keep_deks", keep_deks);
         put(&mut all, "daemon.poll", poll);
         put(&mut all, "daemon.rewrap_rate", rewrap_rate);
+        put(&mut all, "daemon.rekey_concurrency", rekey_concurrency);
         put(&mut all, "daemon.roles", roles);
         let Log { level, format } = &self.log;
         put(&mut all, "log.level", level);

@@ -535,6 +535,7 @@ fn everything_of_the_daemon_can_be_set() {
         keep_deks = false
         poll = "2m"
         rewrap_rate = 7
+        rekey_concurrency = 5
 
         [daemon.roles]
         root = false
@@ -554,6 +555,7 @@ fn everything_of_the_daemon_can_be_set() {
         keep_deks: false,
         poll: Duration::from_secs(120),
         rewrap_rate: 7,
+        rekey_concurrency: 5,
         roles: daemon::Roles {
             root: false,
             reader: vec![daemon::Principal::Group("100".into()), user("carol")],
@@ -590,6 +592,7 @@ fn each_fault_of_the_daemon_is_told() {
         ("attach_concurrency = 0", "from 1 to 256"),
         ("attach_concurrency = -1", "invalid value"),
         ("rewrap_rate = 0", "from 1 to 100000"),
+        ("rekey_concurrency = 0", "from 1 to 256"),
         ("poll = \"0s\"", "1s to 24h"),
         ("poll = 60", "text in quotes"),
         ("poll = \"25h\"", "1s to 24h"),

@@ -4,6 +4,7 @@ use std::io;
 
 use super::hold::Gate;
 use super::meter::Meter;
+use super::park::Pass;
 use super::queue::QueueThread;
 use super::slots::{Op, OpKind, Piece, Work};
 use super::stats::{Direction, Operation};
@@ -90,13 +91,17 @@ impl QueueThread {
         if self.slots.get(number).work == Work::Sync {
             return self.start_sync(number);
         }
-        while !self.slots.get(number).is_at_end() {
-            if !self.start_piece(number)? {
-                return Ok(false);
+        loop {
+            while !self.slots.get(number).is_at_end() {
+                if !self.start_piece(number)? {
+                    return Ok(false);
+                }
             }
-        }
-        if self.stays_parked(number) {
-            return Ok(true);
+            match self.end_pass(number) {
+                Pass::Whole => break,
+                Pass::Parked => return Ok(true),
+                Pass::Again => {}
+            }
         }
         // All of it may have ended before the last piece was started.
         if self.slots.get(number).in_flight == 0 {

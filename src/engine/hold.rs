@@ -287,6 +287,7 @@ impl Member {
     /// The queue ends, and the kernel may still write for it: no data may be
     /// moved any more.
     pub(super) fn lose(&self) {
+        tracing::error!("a queue has ended with writes at the kernel: no data is moved any more");
         self.hold.state().plan.lost = true;
         self.hold.announce();
     }

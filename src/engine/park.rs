@@ -17,6 +17,16 @@ use super::slots::Piece;
 use super::throttle::Lane;
 use crate::virtio::Reject;
 
+/// What a pass over a request has achieved.
+pub(super) enum Pass {
+    /// All has been started.
+    Whole,
+    /// A part waits for the fence to change.
+    Parked,
+    /// The fence has changed meanwhile: there is another pass to be made at once.
+    Again,
+}
+
 impl QueueThread {
     /// Looks at the fence, if it has changed or somebody waits for this queue
     /// to be clear of it. This is the one place where the view changes.
@@ -52,7 +62,7 @@ impl QueueThread {
                 true
             }
             Cut::Closed(len) => {
-                slot.leave_out(piece, len);
+                slot.leave_out(piece, len, view.era());
                 false
             }
             Cut::Failing => {
@@ -62,16 +72,19 @@ impl QueueThread {
         }
     }
 
-    /// A pass over a request has ended. Whether something was left out, so that
-    /// it waits among the parked.
+    /// A pass over a request has ended. What now?
     #[inline]
-    pub(super) fn stays_parked(&mut self, number: u16) -> bool {
+    pub(super) fn end_pass(&mut self, number: u16) -> Pass {
         let slot = self.slots.get(number);
         if slot.has_left_out() {
             let now = self.meter.now();
             slot.parked.get_or_insert(now);
+            if !slot.waits_in(self.fence.view().era()) {
+                slot.begin_pass();
+                return Pass::Again;
+            }
             self.parked.push_back(number);
-            return true;
+            return Pass::Parked;
         }
         if let Some(since) = slot.parked {
             slot.parked = None;
@@ -82,7 +95,7 @@ impl QueueThread {
             let waited = self.meter.parked(lane, since);
             self.fence.waited(waited / 1000);
         }
-        false
+        Pass::Whole
     }
 
     /// A request has failed that may be parked: it waits for nothing any more.

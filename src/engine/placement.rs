@@ -44,6 +44,28 @@ fn prefer_own_node() -> io::Result<()> {
     }
 }
 
+/// What the I/O scheduler is told of the calling thread: that it wants only what
+/// nobody else does (`idle`), or as much as everybody. Schedulers that know no
+/// priorities do not heed it.
+///
+/// # Errors
+/// When the kernel refuses it.
+pub fn set_io_priority(idle: bool) -> io::Result<()> {
+    // linux/ioprio.h, which no header of a C library has.
+    const WHO_PROCESS: libc::c_int = 1;
+    const CLASS_SHIFT: libc::c_int = 13;
+    const CLASS_NONE: libc::c_int = 0;
+    const CLASS_IDLE: libc::c_int = 3;
+    let class = if idle { CLASS_IDLE } else { CLASS_NONE };
+    // SAFETY: no memory is passed. Process 0 is the calling thread.
+    let result =
+        unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, class << CLASS_SHIFT) };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// The first of these CPUs that this process may not run on.
 ///
 /// # Errors

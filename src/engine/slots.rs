@@ -54,8 +54,9 @@ pub struct Slot {
     /// What this pass over the extents is about, in bytes of the disk: nothing
     /// but what the one before left out.
     only: Option<Range<u64>>,
-    /// What this pass has left out, since it is being moved, and what lies between.
-    left_out: Option<Range<u64>>,
+    /// What this pass has left out, since it is being moved, with what lies
+    /// between; and the number of the view that closed the first of it.
+    left_out: Option<(Range<u64>, u64)>,
     /// Since when it waits for that, among the requests that are parked or not.
     pub parked: Option<Moment>,
     /// Operations that have not ended.
@@ -156,21 +157,31 @@ impl Slot {
         }
     }
 
-    /// The first `len` bytes of what `peek` gave are left for another pass.
-    pub fn leave_out(&mut self, piece: &Piece, len: u64) {
+    /// The first `len` bytes of what `peek` gave are left for another pass: the
+    /// view of this number closes them.
+    pub fn leave_out(&mut self, piece: &Piece, len: u64, era: u64) {
         let (start, end) = (piece.start(), piece.start() + len);
         self.left_out = Some(match self.left_out.take() {
-            Some(before) => before.start.min(start)..before.end.max(end),
-            None => start..end,
+            Some((before, first)) => (before.start.min(start)..before.end.max(end), first),
+            None => (start..end, era),
         });
         self.step(len);
     }
 
     /// Begins anew, with what was left out.
     pub fn begin_pass(&mut self) {
-        self.only = self.left_out.take();
+        self.only = self.left_out.take().map(|(range, _)| range);
         self.next = (0, 0);
         self.seek();
+    }
+
+    /// Whether all that was left out is closed in the view of this number. If
+    /// not, the view has changed while the request waited for a buffer, and
+    /// perhaps for the last time.
+    pub fn waits_in(&self, era: u64) -> bool {
+        self.left_out
+            .as_ref()
+            .is_some_and(|(_, first)| *first == era)
     }
 
     /// Steps over what this pass is not about.
@@ -407,7 +418,7 @@ mod tests {
                 let first = piece.sector.0;
                 if closed.contains(&first) {
                     let len = piece.len.min((closed.end - first) * 512);
-                    slot.leave_out(&piece, len);
+                    slot.leave_out(&piece, len, closed.start);
                     continue;
                 }
                 if first < closed.start {
@@ -418,7 +429,7 @@ mod tests {
             }
             assert!(slot.is_at_end());
             match slot.has_left_out() {
-                true => assert!(!slot.is_started()),
+                true => assert!(!slot.is_started() && slot.waits_in(closed.start)),
                 false => break,
             }
             slot.begin_pass();
@@ -435,7 +446,7 @@ mod tests {
         // A failure ends it, whatever was left out.
         slot.begin(Work::Zero, extents);
         let piece = slot.peek(512).unwrap();
-        slot.leave_out(&piece, 512);
+        slot.leave_out(&piece, 512, 1);
         slot.failed = Some(Reject::IoError);
         assert!(slot.is_started());
     }

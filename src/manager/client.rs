@@ -13,13 +13,14 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::api::{CORRELATION, ProblemDetails};
+use super::api::{CORRELATION, ProblemDetails, Turn};
 use super::model::{
     Attach, ChangeWraps, DiskChange, DiskInfo, DiskList, EraseVolume, ErasedVolume, Freeze,
-    KeySetCheck, KeySetInfo, KeySetRotation, KeySetSwitch, NewKeySet, Reloaded, Status,
-    Verification, Verify, WrapsChanged,
+    KeySetCheck, KeySetInfo, KeySetRotation, KeySetSwitch, NewKeySet, RekeyChange, RekeysStarted,
+    Reloaded, StartRekey, Status, Verification, Verify, WrapsChanged,
 };
 use crate::error::{Failure, Kind};
+use crate::rekey::Direction;
 use crate::rotation::KeySetLedger;
 
 /// The most that an answer may have: a thousand disks have a hundredth.
@@ -131,6 +132,34 @@ impl Client {
     pub async fn change_disk(&self, name: &str, change: &DiskChange) -> Result<DiskInfo, Failure> {
         let url = self.url(&["v1", "disks", name], &[]);
         self.call(Method::PATCH, url, Some(change)).await
+    }
+
+    /// Has all data of disks moved to other keys, or decrypted.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn rekey(&self, wanted: &StartRekey) -> Result<RekeysStarted, Failure> {
+        let url = self.url(&["v1", "rekeys"], &[]);
+        self.call(Method::POST, url, Some(wanted)).await
+    }
+
+    /// Lets that rest or go on, faster or slower.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn change_rekey(&self, name: &str, change: RekeyChange) -> Result<DiskInfo, Failure> {
+        let url = self.url(&["v1", "disks", name, "rekey"], &[]);
+        self.call(Method::PATCH, url, Some(&change)).await
+    }
+
+    /// Has it go the other way.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn turn_rekey(&self, name: &str, direction: Direction) -> Result<DiskInfo, Failure> {
+        let url = self.url(&["v1", "disks", name, "rekey", "turn"], &[]);
+        self.call(Method::POST, url, Some(&Turn { direction }))
+            .await
     }
 
     /// Freezes a disk, and returns when it is.

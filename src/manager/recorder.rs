@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::model::ErasedVolume;
 use super::services::{self, Act, Outcome};
-use crate::audit::{self, Event, Record};
+use crate::audit::{self, Event, Record, RekeyEvent};
 use crate::error::{Failure, Kind};
 use crate::keys::{Actor, GlassBroken, KeyUse, StoreUse, Witness};
 use crate::metrics::Metrics;
@@ -173,6 +173,28 @@ impl services::Audit for Recorder {
                 force: *force,
             },
             Act::VolumeForget { volume } => Event::VolumeForgotten { volume: *volume },
+            Act::Rekey {
+                kind,
+                disks,
+                key_set,
+            } => Event::RekeyAsked {
+                severity: RekeyEvent::severity_of(*kind),
+                kind: *kind,
+                disks,
+                key_set: key_set.as_deref().unwrap_or_default(),
+            },
+            Act::RekeyChange {
+                disk,
+                volume,
+                kind,
+                action,
+            } => Event::RekeyChanged {
+                disk,
+                volume: *volume,
+                severity: kind.map(RekeyEvent::severity_of).unwrap_or_default(),
+                kind: *kind,
+                action,
+            },
             Act::Reload { changed } => Event::DaemonReloaded { changed },
             Act::Verify {
                 path,

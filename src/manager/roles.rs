@@ -85,11 +85,15 @@ pub enum Operation {
     Freeze,
     /// To let it go on.
     Thaw,
+    /// To have all data of disks re-encrypted, decrypted, or brought back.
+    Rekey,
+    /// To say how fast that goes, and whether it rests.
+    RekeyPace,
 }
 
 impl Operation {
     /// Every operation.
-    pub const ALL: [Operation; 17] = [
+    pub const ALL: [Operation; 19] = [
         Operation::Look,
         Operation::Attach,
         Operation::Detach,
@@ -107,6 +111,8 @@ impl Operation {
         Operation::Verify,
         Operation::Freeze,
         Operation::Thaw,
+        Operation::Rekey,
+        Operation::RekeyPace,
     ];
 
     /// As it stands in records.
@@ -129,6 +135,8 @@ impl Operation {
             Operation::Verify => "verify",
             Operation::Freeze => "freeze",
             Operation::Thaw => "thaw",
+            Operation::Rekey => "rekey",
+            Operation::RekeyPace => "rekey-pace",
         }
     }
 
@@ -155,6 +163,11 @@ impl Operation {
             // Also of one that is attached: whoever controls a key can take it
             // away from a disk at its service, too.
             Operation::VolumeErase | Operation::WrapsChange => &[Role::KeyAdmin],
+            // It ends a key and makes another one, or does away with it.
+            Operation::Rekey => &[Role::KeyAdmin],
+            // Who answers for the speed of guests may slow it down, and who wants
+            // the key gone may see to that; neither decides what the data becomes.
+            Operation::RekeyPace => &[Role::Operator, Role::KeyAdmin],
         }
     }
 }
@@ -313,6 +326,7 @@ mod tests {
         Operation::Verify,
         Operation::Freeze,
         Operation::Thaw,
+        Operation::RekeyPace,
     ];
     const KEY_ADMIN: &[Operation] = &[
         Operation::Look,
@@ -327,6 +341,8 @@ mod tests {
         Operation::KeySetSwitch,
         Operation::VolumeForget,
         Operation::Verify,
+        Operation::Rekey,
+        Operation::RekeyPace,
     ];
 
     #[test]
@@ -360,7 +376,8 @@ mod tests {
                 .iter()
                 .all(|role| operation.roles().contains(role));
             let looks = matches!(operation, Operation::Look | Operation::Verify);
-            let harmless = looks || operation == Operation::Reload;
+            let shared = [Operation::Reload, Operation::RekeyPace];
+            let harmless = looks || shared.contains(&operation);
             assert_eq!(both, harmless, "{operation}");
             let reads = operation.roles().contains(&Role::Reader);
             assert_eq!(reads, looks, "{operation}");

@@ -14,12 +14,14 @@ use uuid::Uuid;
 
 use super::model::{
     Attach, ChangeWraps, Detach, DiskInfo, EraseVolume, ErasedVolume, KeySetCheck, KeySetInfo,
-    KeySetRotation, NewSize, Reloaded, Verify, WrapAction, WrapsChanged,
+    KeySetRotation, NewSize, RekeyChange, RekeysStarted, Reloaded, StartRekey, Verify, WrapAction,
+    WrapsChanged,
 };
 use super::roles::{Operation, Role};
 use crate::config::{Config, Limits};
 use crate::error::Failure;
 use crate::keys::Context;
+use crate::rekey::{Direction, Kind};
 use crate::rotation::KeySetLedger;
 use crate::timestamp::Timestamp;
 use crate::verify::{Cancel, Envelope, Report};
@@ -102,6 +104,35 @@ pub trait Disks: fmt::Debug + Send + Sync {
     /// # Errors
     /// When there is none of that name, or it is not frozen any more.
     async fn thaw(&self, context: &Context, name: &str) -> Result<DiskInfo, Failure>;
+
+    /// Has all data of disks re-encrypted or decrypted, while they are served: of
+    /// some now, of the others when it is their turn.
+    ///
+    /// # Errors
+    /// When nothing makes sense of it, or none of the disks can be.
+    async fn rekey(&self, context: &Context, wanted: StartRekey) -> Result<RekeysStarted, Failure>;
+
+    /// Lets that rest or go on, faster or slower.
+    ///
+    /// # Errors
+    /// When there is no such disk, or nothing is done to its data.
+    async fn change_rekey(
+        &self,
+        context: &Context,
+        name: &str,
+        change: RekeyChange,
+    ) -> Result<DiskInfo, Failure>;
+
+    /// Has it go the other way.
+    ///
+    /// # Errors
+    /// As [`Disks::change_rekey`].
+    async fn turn_rekey(
+        &self,
+        context: &Context,
+        name: &str,
+        direction: Direction,
+    ) -> Result<DiskInfo, Failure>;
 
     /// All disks, sorted by name.
     fn list(&self) -> Vec<DiskInfo>;
@@ -423,6 +454,26 @@ pub enum Act {
     VolumeForget {
         /// The volume.
         volume: Uuid,
+    },
+    /// Wanted all data of disks to be re-encrypted or decrypted.
+    Rekey {
+        /// Which of the two.
+        kind: Kind,
+        /// The disks.
+        disks: Vec<String>,
+        /// The key set all of whose disks were meant.
+        key_set: Option<String>,
+    },
+    /// Changed how that goes for a disk.
+    RekeyChange {
+        /// Its name.
+        disk: String,
+        /// Its volume.
+        volume: Option<Uuid>,
+        /// What is done to its data.
+        kind: Option<Kind>,
+        /// `resume`, `pause`, `pace`, `back` or `forward`.
+        action: &'static str,
     },
 }
 

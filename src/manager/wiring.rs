@@ -15,7 +15,8 @@ use super::control::Manager;
 use super::disks::{self, Settings};
 use super::key_sets::Admin;
 use super::model::{
-    Attach, ChangeWraps, Detach, DiskInfo, EraseVolume, ErasedVolume, NewSize, WrapsChanged,
+    Attach, ChangeWraps, Detach, DiskInfo, EraseVolume, ErasedVolume, NewSize, RekeyChange,
+    RekeysStarted, StartRekey, WrapsChanged,
 };
 use super::poll::Poll;
 use super::recorder::Recorder;
@@ -28,7 +29,8 @@ use crate::error::Failure;
 use crate::key_store::KeyStores;
 use crate::keys::ledger::{Known, Ledger};
 use crate::keys::{self, Context, Witness};
-use crate::metrics::DiskView;
+use crate::metrics::{DiskView, RekeyView};
+use crate::rekey::Direction;
 use crate::rotation::Rotation;
 use crate::volume::{Inspection, Location};
 use crate::{audit, metrics};
@@ -120,6 +122,7 @@ fn settings(config: &Config) -> Settings {
         log: config.log,
         keep_deks: daemon.keep_deks,
         concurrency: daemon.attach_concurrency,
+        rekey_concurrency: daemon.rekey_concurrency,
         poll: daemon.poll,
         ..Settings::new(daemon.state_dir.clone(), daemon.run_dir.clone())
     }
@@ -244,6 +247,35 @@ impl Disks for Attached {
         self.disks.thaw(context, name).await
     }
 
+    async fn rekey(&self, context: &Context, wanted: StartRekey) -> Result<RekeysStarted, Failure> {
+        let started = self.disks.rekey(context, wanted).await?;
+        // Its wraps are of another key now, made by what wraps now.
+        for begun in started.disks.iter().filter(|disk| disk.begun) {
+            if let Some(disk) = self.disks.get(&begun.disk) {
+                self.note(&disk).await;
+            }
+        }
+        Ok(started)
+    }
+
+    async fn change_rekey(
+        &self,
+        context: &Context,
+        name: &str,
+        change: RekeyChange,
+    ) -> Result<DiskInfo, Failure> {
+        self.disks.change_rekey(context, name, change).await
+    }
+
+    async fn turn_rekey(
+        &self,
+        context: &Context,
+        name: &str,
+        direction: Direction,
+    ) -> Result<DiskInfo, Failure> {
+        self.disks.turn_rekey(context, name, direction).await
+    }
+
     fn list(&self) -> Vec<DiskInfo> {
         self.disks.list()
     }
@@ -262,7 +294,9 @@ impl Disks for Attached {
 
     fn reconfigure(&self, config: &Config) -> Vec<String> {
         self.disks.set_defaults(config.serve.clone());
-        vec!["serve".into()]
+        let most = config.daemon.rekey_concurrency;
+        self.disks.set_rekey_concurrency(most);
+        vec!["serve".into(), "daemon.rekey_concurrency".into()]
     }
 }
 
@@ -293,6 +327,13 @@ async fn tell_metrics(disks: Weak<Attached>, metrics: Arc<metrics::Metrics>) {
                 state: disk.state.as_str(),
                 front_end: disk.front_end,
                 restarts: disk.restarts,
+                rekey: disk.rekey.as_ref().map(|rekey| RekeyView {
+                    kind: rekey.kind.as_str(),
+                    state: rekey.state.as_str(),
+                    done: rekey.done,
+                    size: rekey.size,
+                    rate: rekey.rate,
+                }),
             });
             let before = told.entry(disk.name.clone()).or_default();
             let Some(memory) = disks.disks.statistics(&disk.name) else {

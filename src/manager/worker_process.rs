@@ -13,10 +13,11 @@ use rustix::process::{PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_send_sign
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::disks::{Settings, Step, blocking, system};
+use super::disks::{Settings, Step, blocking, mover_files, system};
 use super::held::{Baggage, FrontEnds, Held, KeyFacts};
 use super::link::{self, Link};
 use super::state::Record;
+use super::supervise::ToMove;
 use super::watched::watched;
 use crate::engine::hold::Mode;
 use crate::engine::throttle::Limits;
@@ -112,6 +113,8 @@ pub struct Plan {
     pub dek: Option<Arc<Dek>>,
     /// What is on the disk.
     pub contents: Contents,
+    /// What is done to its data.
+    pub to_move: Option<ToMove>,
     /// Where it shall accept managers.
     pub control: PathBuf,
 }
@@ -218,6 +221,15 @@ fn prepare(plan: &Plan, settings: &Settings) -> Result<Spawned, Failure> {
         let shared = parcel.share(Role::Queue, file);
         shared.map_err(system("cannot pass on the files of a disk"))?;
     }
+    let lost = || system("cannot pass on the keys and files of a disk");
+    if let Some(to_move) = &plan.to_move {
+        for (role, file) in mover_files(held)?.into_parts() {
+            parcel.add(role, file);
+        }
+        if let Some(old) = &to_move.old {
+            parcel.add(Role::OldDek, old.pass().map_err(lost())?);
+        }
+    }
     let baggage = Baggage {
         record: record.clone(),
         key: plan.key.clone(),
@@ -243,6 +255,7 @@ fn prepare(plan: &Plan, settings: &Settings) -> Result<Spawned, Failure> {
         })?,
         mode: plan.mode,
         frozen_ms: plan.frozen_ms,
+        moving: plan.to_move.as_ref().map(|it| Box::new(it.task.clone())),
     };
     let managers =
         link::bind(&plan.control).map_err(system("cannot make the socket of a worker"))?;

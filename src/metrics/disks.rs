@@ -40,6 +40,23 @@ pub struct DiskView {
     pub front_end: bool,
     /// Times that its worker was started again.
     pub restarts: u32,
+    /// All its data is moved to another key, or is to be.
+    pub rekey: Option<RekeyView>,
+}
+
+/// How far all data of a disk was moved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RekeyView {
+    /// `rekey`, `encrypt` or `decrypt`.
+    pub kind: &'static str,
+    /// What the API says of it: `queued`, `moving`, `paused`, …
+    pub state: &'static str,
+    /// Bytes that are as they are to be.
+    pub done: u64,
+    /// Bytes of the disk.
+    pub size: u64,
+    /// Bytes per second, of late.
+    pub rate: u64,
 }
 
 #[derive(Debug, Default)]
@@ -123,6 +140,7 @@ impl Collector for Disks {
             None,
         )
         .counters(encoder, restarts)?;
+        encode_rekeys(encoder, &views)?;
         let counted = table.iter().filter_map(|(name, known)| {
             let volume = known.view.as_ref().and_then(|view| view.volume);
             let snapshot = known.stats.as_ref()?.snapshot();
@@ -130,6 +148,49 @@ impl Collector for Disks {
         });
         disk_io::encode(encoder, &counted.collect::<Vec<_>>())
     }
+}
+
+fn encode_rekeys(
+    encoder: &mut DescriptorEncoder<'_>,
+    views: &[(Labels, &DiskView)],
+) -> fmt::Result {
+    let moved: Vec<(&Labels, &RekeyView)> = views
+        .iter()
+        .filter_map(|(labels, view)| Some((labels, view.rekey.as_ref()?)))
+        .collect();
+    if moved.is_empty() {
+        return Ok(());
+    }
+    let states = moved.iter().map(|(labels, rekey)| {
+        let more = [("kind", rekey.kind), ("state", rekey.state)];
+        ((labels.as_slice(), more), 1.0)
+    });
+    About(
+        "disk_rekey_state",
+        "All data of the disk is moved to another key, or out of plain or into it, or is to be: \
+         1, with what is done and what that is doing.",
+        None,
+    )
+    .gauges(encoder, states)?;
+    for (name, help, value) in [
+        (
+            "disk_rekey_done",
+            "How much of the disk is as it is to be.",
+            (|rekey| rekey.done) as fn(&RekeyView) -> u64,
+        ),
+        ("disk_rekey_size", "How much there is.", |rekey| rekey.size),
+        (
+            "disk_rekey_rate",
+            "How much was moved per second, of late.",
+            |rekey| rekey.rate,
+        ),
+    ] {
+        let values = moved
+            .iter()
+            .map(|(labels, rekey)| (labels.as_slice(), value(rekey) as f64));
+        About(name, help, Some("bytes")).gauges(encoder, values)?;
+    }
+    Ok(())
 }
 
 fn labels(disk: &str, volume: Option<Uuid>) -> Labels {

@@ -22,7 +22,7 @@ mod rotations;
 
 #[cfg(feature = "broker")]
 pub use broker::{BrokerMetrics, CallEnd};
-pub use disks::{DISK_STATES, DiskView};
+pub use disks::{DISK_STATES, DiskView, RekeyView};
 pub use kms::KmsMetrics;
 pub use rotations::Rotations;
 

@@ -7,6 +7,7 @@
 //! when to end.
 #![forbid(unsafe_code)]
 
+pub mod moving;
 mod spec;
 
 pub use spec::Spec;
@@ -76,8 +77,14 @@ pub fn disk(spec: &Spec, store: Store, dek: &Dek, stats: Stats) -> Result<Disk, 
         iv_tweak: spec.iv_tweak,
         zero_units: spec.zero_units,
     };
-    Ok(Disk::new(DiskParams {
-        transform: Transform::Cipher(SectorCipher::new(spec.engine, dek, params)?),
+    let cipher = SectorCipher::new(spec.engine, dek, params)?;
+    Ok(disk_of(spec, store, Transform::Cipher(cipher), stats))
+}
+
+/// The same with data that is stored as `transform` says.
+pub fn disk_of(spec: &Spec, store: Store, transform: Transform, stats: Stats) -> Disk {
+    Disk::new(DiskParams {
+        transform,
         store,
         bytes: spec.size,
         read_only: spec.read_only,
@@ -91,7 +98,7 @@ pub fn disk(spec: &Spec, store: Store, dek: &Dek, stats: Stats) -> Result<Disk, 
         rest_after: REST_AFTER,
         stats,
         rate_limits: spec.limits.clone(),
-    }))
+    })
 }
 
 /// A disk with the server that gives front ends access to it.

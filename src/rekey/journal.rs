@@ -1,6 +1,7 @@
 //! The two slots in which it is recorded how far an operation is.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::buffer::{ALIGNMENT, Buffer};
 use super::keys::SectorTag;
@@ -14,7 +15,7 @@ pub struct Journal<M> {
     start: u64,
     slot: u64,
     unit: u64,
-    keys: Keys,
+    keys: Arc<Keys>,
     /// The newest record that is durable; 0 before anything is known.
     durable: u64,
     /// The newest number that may be in some record, durable or not.
@@ -27,7 +28,13 @@ impl<M: Medium> Journal<M> {
     ///
     /// # Errors
     /// When there is no room for it, or keys and geometry are of different disks.
-    pub fn new(medium: M, area: Range<u64>, keys: Keys, geometry: Geometry) -> Result<Self, Error> {
+    pub fn new(
+        medium: M,
+        area: Range<u64>,
+        keys: impl Into<Arc<Keys>>,
+        geometry: Geometry,
+    ) -> Result<Self, Error> {
+        let keys: Arc<Keys> = keys.into();
         let block = ALIGNMENT as u64;
         let bytes = area.end.saturating_sub(area.start);
         let slot = (bytes / 2) & !(block - 1);

@@ -23,6 +23,8 @@ mod record;
 mod recover;
 mod region;
 mod rules;
+#[cfg(test)]
+mod sim;
 
 pub use buffer::Buffer;
 pub use error::Error;
@@ -50,6 +52,17 @@ pub enum Kind {
     Encrypt,
     /// From encrypted to plain.
     Decrypt,
+}
+
+impl Kind {
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Rekey => "rekey",
+            Kind::Encrypt => "encrypt",
+            Kind::Decrypt => "decrypt",
+        }
+    }
 }
 
 /// Which way the boundary goes.

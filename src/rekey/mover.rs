@@ -54,7 +54,7 @@ pub enum Outcome {
 /// Moves the data of one operation.
 pub struct Mover<J, D, F> {
     journal: Journal<J>,
-    data: Data<D>,
+    pub(super) data: Data<D>,
     fence: F,
     handle: Handle,
     position: Position,

@@ -92,21 +92,24 @@ impl Devices {
             // It belongs to somebody else now.
             return Ok(actual);
         }
-        // What a guest keeps on a plain disk is its own affair.
+        // What a guest keeps on a plain disk is its own affair, whatever it looks like.
         let has_plain = token.rekey.as_ref().is_some_and(Rekey::is_partly_plain);
         if self.header.is_some()
-            && !has_plain
             && let Ok(own) = copies::read(&self.data.file())
         {
             // Ciphertext does not have a right checksum by chance.
             let data_uuid = text(&own.header.binary.uuid).into_owned();
             let header_uuid = description.uuid.to_string();
-            if layout.data_offset == 0 || data_uuid != header_uuid {
+            let is_other = layout.data_offset == 0 || data_uuid != header_uuid;
+            if is_other && !has_plain {
                 return Err(Error::OtherVolume {
                     path: self.data.path().into(),
                     data_uuid,
                     header_uuid,
                 });
+            }
+            if !is_other {
+                self.check_same_time(&own, description)?;
             }
         }
         let needed = layout.end();
@@ -117,6 +120,25 @@ impl Devices {
                 needed,
             }),
             false => Ok(actual),
+        }
+    }
+}
+
+impl Devices {
+    /// Checks that the volume's `own` header, beside which another one is used, has
+    /// the same key and the same operation under way: a backup from before a new
+    /// key would have the data read, and written, with the old one.
+    fn check_same_time(&self, own: &Found, used: &Description) -> Result<(), Error> {
+        let Ok(own) = Description::of(&own.header, self.data.path()) else {
+            return Ok(());
+        };
+        let same = own.digest.same_key(&used.digest) && own.token.rekey == used.token.rekey;
+        match same {
+            true => Ok(()),
+            false => Err(Error::StaleHeader {
+                path: self.header().path().into(),
+                data: self.data.path().into(),
+            }),
         }
     }
 }

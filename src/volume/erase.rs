@@ -19,7 +19,7 @@ use super::luks2::copies::{self, Found};
 use super::luks2::digest::Digest;
 use super::luks2::{Header, HeaderIo, Metadata};
 use super::open::Volume;
-use super::token::{Erased, Token};
+use super::token::{Erased, Rekey, Token};
 
 const CHUNK: usize = 1 << 20;
 const BLOCK: usize = 4096;
@@ -34,22 +34,28 @@ impl Volume {
     pub fn erase_keys(&mut self, erased: Erased) -> Result<(), Error> {
         let token = self.token();
         let token = Token::of_erased(&token.key_set, token.zero_units, erased);
-        self.replace_by_keyless(token)
+        self.replace_by_keyless(token, None)
     }
 
     /// Puts a header in the place of the one that is there, of which nothing but
     /// the segment stays: with `token`, which has no wraps, and a digest that no
     /// key fits.
     ///
+    /// `ended` is the operation that ends so: there is no other one under way then.
+    ///
     /// # Errors
     /// As [`Volume::erase_keys`].
-    pub(super) fn replace_by_keyless(&mut self, token: Token) -> Result<(), Error> {
-        let description = self.replace_header(token)?;
+    pub(super) fn replace_by_keyless(
+        &mut self,
+        token: Token,
+        ended: Option<&Rekey>,
+    ) -> Result<(), Error> {
+        let description = self.replace_header(token, ended)?;
         self.set_description(description);
         Ok(())
     }
 
-    fn replace_header(&self, token: Token) -> Result<Description, Error> {
+    fn replace_header(&self, token: Token, ended: Option<&Rekey>) -> Result<Description, Error> {
         let device = self.header_device();
         let path = device.path();
         if self.access() != Access::ReadWrite {
@@ -62,6 +68,12 @@ impl Volume {
             return Err(Error::ChangedUnderneath {
                 path: path.into(),
                 what: "it is of another volume, or of other data",
+            });
+        }
+        if ended.is_some() && now.token.rekey.as_ref() != ended {
+            return Err(Error::ChangedUnderneath {
+                path: path.into(),
+                what: "an operation on its data was begun or ended",
             });
         }
         let token = Token {

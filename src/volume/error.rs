@@ -253,6 +253,18 @@ pub enum Error {
         /// Where the data starts in the data file.
         data_offset: u64,
     },
+    /// A header beside the one that the volume has, and of another time.
+    #[error(
+        "{} is a header of the same volume as {}, and of another time: the key, or what is under \
+         way, is another one there",
+        path.display(), data.display()
+    )]
+    StaleHeader {
+        /// The path of the header.
+        path: PathBuf,
+        /// The path of the volume, which has one of its own.
+        data: PathBuf,
+    },
     /// No random numbers.
     #[error("the kernel's random number generator failed")]
     Random(#[source] io::Error),

@@ -42,6 +42,7 @@ impl Explain for Error {
             Error::UnderWay { .. } | Error::CannotBegin { .. } | Error::NothingUnderWay { .. } => {
                 Kind::Refused
             }
+            Error::StaleHeader { .. } => Kind::Refused,
             Error::Plain { .. } => Kind::Key,
             Error::Random(_) => Kind::Internal,
         }
@@ -126,6 +127,9 @@ impl Explain for Error {
                 "see what the volume says of itself: sealblk volume info".into()
             }
             Error::CannotBegin { next, .. } => next.clone(),
+            Error::StaleHeader { .. } => "leave --header out: the volume's own header is the one that \
+                 counts; if that is wrong, restore the other one over it, which says what that means"
+                .into(),
             Error::Plain { data_offset, .. } => plain_help(*data_offset),
             Error::Random(_) => "check that getrandom(2) is not blocked".into(),
         };

@@ -261,6 +261,10 @@ impl Volume {
         &mut self,
         change: impl FnOnce(&mut Header) -> Result<(), Fault>,
     ) -> Result<(), Error> {
+        let path = self.devices.header().path().to_owned();
+        let change = |_: &Description, header: &mut Header| {
+            change(header).map_err(|fault| Error::header(&path, fault))
+        };
         self.rewrite_if(change, |before, after| {
             let kept = after.digest.same_key(&before.digest)
                 && after.token.rekey == before.token.rekey
@@ -276,17 +280,18 @@ impl Volume {
         })
     }
 
-    /// The same for where an operation begins or ends.
+    /// The same for where an operation begins or ends. The change goes by what is
+    /// on disk: wraps may be other ones than when the volume was opened.
     pub(super) fn rewrite_with_key(
         &mut self,
-        change: impl FnOnce(&mut Header) -> Result<(), Fault>,
+        change: impl FnOnce(&Description, &mut Header) -> Result<(), Error>,
     ) -> Result<(), Error> {
         self.rewrite_if(change, |_, _| Ok(()))
     }
 
     fn rewrite_if(
         &mut self,
-        change: impl FnOnce(&mut Header) -> Result<(), Fault>,
+        change: impl FnOnce(&Description, &mut Header) -> Result<(), Error>,
         permitted: impl FnOnce(&Description, &Description) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let device = self.devices.header();
@@ -316,7 +321,7 @@ impl Volume {
             return Err(changed("an operation on its data was begun or ended"));
         }
         let mut header = found.header.clone();
-        change(&mut header).map_err(|fault| Error::header(path, fault))?;
+        change(&now, &mut header)?;
         check_fits(&header, path)?;
         let description = Description::of(&header, path)?;
         permitted(&now, &description)?;

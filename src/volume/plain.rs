@@ -229,3 +229,6 @@ fn size_of(data: &Device, options: &CreateOptions, data_offset: u64) -> Result<u
     }
     Ok(size)
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::description::Description;
 use super::device::Access;
 use super::error::Error;
-use super::luks2::Header;
+use super::luks2::Metadata;
 use super::luks2::digest::Digest;
 use super::luks2::metadata::{Fault, Requirement};
 use super::open::Volume;
@@ -91,7 +91,16 @@ impl Volume {
         if self.access() != Access::ReadWrite {
             return Err(Error::ReadOnly { path: path.into() });
         }
-        may_begin(self.description(), kind, path)
+        may_begin(self.description(), kind, path)?;
+        let (actual, needed) = (self.header_device().len()?, self.description().header_area);
+        match actual < needed {
+            true => Err(Error::CannotBegin {
+                path: path.into(),
+                why: format!("it has {actual} bytes, and its header says {needed}"),
+                next: format!("make it as long as that: truncate --size {needed}"),
+            }),
+            false => Ok(()),
+        }
     }
 
     /// Says in the header that the data is being re-encrypted: from now on `dek`
@@ -113,15 +122,8 @@ impl Volume {
         self.check_begins(facts, Kind::Rekey)?;
         let digest = Digest::of(dek).map_err(|error| Error::Random(error.into()))?;
         let rekey = operation(facts, Some(previous));
-        let token = Token {
-            wraps,
-            ..self.token().clone()
-        };
-        self.write_token(
-            token.with_rekey(Some(rekey)),
-            Some(&digest),
-            Requirement::Rekey,
-        )
+        let begun = |now: Token| Token { wraps, ..now }.with_rekey(Some(rekey));
+        self.write_token(begun, Some(&digest), Requirement::Rekey)
     }
 
     /// Says in the header that the data is being decrypted. Otherwise as
@@ -131,9 +133,9 @@ impl Volume {
     /// As there.
     pub fn begin_decrypt(&mut self, facts: &Facts) -> Result<(), Error> {
         self.check_begins(facts, Kind::Decrypt)?;
-        let token = self.token().clone();
         let rekey = operation(facts, None);
-        self.write_token(token.with_rekey(Some(rekey)), None, Requirement::Rekey)
+        let begun = |now: Token| now.with_rekey(Some(rekey));
+        self.write_token(begun, None, Requirement::Rekey)
     }
 
     pub(super) fn check_begins(&self, facts: &Facts, kind: Kind) -> Result<(), Error> {
@@ -156,8 +158,8 @@ impl Volume {
     /// [`Error::Io`] it may have ended: open the volume anew.
     pub fn finish_rekey(&mut self) -> Result<(), Error> {
         self.under_way(&[Kind::Rekey, Kind::Encrypt, Kind::Decrypt])?;
-        let token = self.token().clone().with_rekey(None);
-        self.write_token(token, None, Requirement::None)?;
+        let ended = |now: Token| now.with_rekey(None);
+        self.write_token(ended, None, Requirement::None)?;
         self.destroy_journal();
         Ok(())
     }
@@ -171,11 +173,8 @@ impl Volume {
     pub fn finish_back(&mut self, old: &Dek, wraps: Vec<Wrap>) -> Result<(), Error> {
         self.under_way(&[Kind::Rekey])?;
         let digest = Digest::of(old).map_err(|error| Error::Random(error.into()))?;
-        let token = Token {
-            wraps,
-            ..self.token().clone()
-        };
-        self.write_token(token.with_rekey(None), Some(&digest), Requirement::None)?;
+        let ended = |now: Token| Token { wraps, ..now }.with_rekey(None);
+        self.write_token(ended, Some(&digest), Requirement::None)?;
         self.destroy_journal();
         Ok(())
     }
@@ -191,7 +190,8 @@ impl Volume {
             since: Timestamp::now(),
         };
         let token = Token::of_plain(&self.token().key_set, self.layout().zero_units, plain);
-        self.replace_by_keyless(token)?;
+        let rekey = self.rekey().cloned();
+        self.replace_by_keyless(token, rekey.as_ref())?;
         self.destroy_journal();
         Ok(())
     }
@@ -213,21 +213,23 @@ impl Volume {
 
     fn write_token(
         &mut self,
-        token: Token,
+        next: impl FnOnce(Token) -> Token,
         digest: Option<&Digest>,
         requirement: Requirement,
     ) -> Result<(), Error> {
-        let json = token.to_json().map_err(|source| Error::Token {
-            path: self.header_path().into(),
-            source,
-        })?;
-        let change = |header: &mut Header| -> Result<(), Fault> {
-            let metadata = &mut header.metadata;
-            metadata.replace_token(token::TYPE, json)?;
-            metadata.set_requirement(requirement)?;
-            digest.map_or(Ok(()), |digest| metadata.replace_digest(digest))
-        };
-        self.rewrite_with_key(change)
+        let path = self.header_path().to_owned();
+        self.rewrite_with_key(|now, header| {
+            let token = next(now.token.clone());
+            if let Some(rekey) = &token.rekey {
+                may_begin(now, rekey.kind, &path)?;
+            }
+            let json = token.to_json().map_err(|source| Error::Token {
+                path: path.clone(),
+                source,
+            })?;
+            write_into(&mut header.metadata, json, digest, requirement)
+                .map_err(|fault| Error::header(&path, fault))
+        })
     }
 
     /// Overwrites the journal of an operation that has ended. It holds no key and
@@ -244,6 +246,17 @@ impl Volume {
             );
         }
     }
+}
+
+fn write_into(
+    metadata: &mut Metadata,
+    token: serde_json::Value,
+    digest: Option<&Digest>,
+    requirement: Requirement,
+) -> Result<(), Fault> {
+    metadata.replace_token(token::TYPE, token)?;
+    metadata.set_requirement(requirement)?;
+    digest.map_or(Ok(()), |digest| metadata.replace_digest(digest))
 }
 
 /// The operation that has these facts, and begins now.
@@ -313,3 +326,6 @@ fn may_begin(description: &Description, kind: Kind, path: &Path) -> Result<(), E
     }
     description.journal_area(path).map(drop)
 }
+
+#[cfg(test)]
+mod tests;

@@ -504,9 +504,9 @@ mod tests {
 
     #[test]
     fn a_later_version_is_refused_before_anything_else_is_read() {
-        let later = json!({"type": "sealblk", "keyslots": [], "version": 3, "all": "new"});
+        let later = json!({"type": "sealblk", "keyslots": [], "version": 4, "all": "new"});
         let error = Token::from_json(&later).unwrap_err();
-        assert!(matches!(error, TokenError::Newer { found: 3 }));
+        assert!(matches!(error, TokenError::Newer { found: 4 }));
         assert_eq!(error.help().unwrap(), "upgrade sealblk on this host");
         for version in [json!(0), json!(-1), json!("1"), Value::Null] {
             let mut value = sample().to_json().unwrap();

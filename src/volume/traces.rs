@@ -59,9 +59,9 @@ mod tests {
             let record = [&MAGIC[..], &[0, 0, 0, 1, 0, 0, 0, 96], id.as_bytes()].concat();
             named.as_file().write_all_at(&record, at).unwrap();
         };
-        assert_eq!(operations(&device, &area).unwrap(), []);
+        assert!(operations(&device, &area).unwrap().is_empty());
         put(one, 36 << 10);
-        assert_eq!(operations(&device, &area).unwrap(), []);
+        assert!(operations(&device, &area).unwrap().is_empty());
         put(one, 40 << 10);
         assert_eq!(operations(&device, &area).unwrap(), [one]);
         put(two, 32 << 10);

@@ -12,6 +12,7 @@ use rustix::net::SocketFlags;
 
 use super::connection::Connection;
 use super::freeze::{self, Freezer};
+use super::moving::Mover;
 use super::news::News;
 use super::parcel::{Parcel, Role};
 use super::protocol::{Answer, Call, Contents, Fault, Message, Request, Start, Status};
@@ -63,6 +64,8 @@ pub struct Control {
     pub freezer: Freezer,
     /// The call that is answered when the disk is frozen.
     pub freeze_call: Option<u64>,
+    /// Moves its data, if somebody wants that.
+    pub mover: Mover,
 }
 
 /// The polls, in their order.
@@ -96,6 +99,9 @@ impl Control {
                 self.news.clear();
             }
             self.look_after_freeze();
+            if let Some(progress) = self.mover.news(self.news.take_moved()) {
+                self.tell(Message::Moving { progress });
+            }
             if let Some(fault) = self.news.take_end() {
                 self.say_farewell(fault.clone());
                 return Ok(fault);
@@ -124,7 +130,8 @@ impl Control {
         if let Some(manager) = &self.manager {
             fds.push(PollFd::new(manager, PollFlags::IN));
         }
-        let timeout = self.freezer.left().map(|left| Timespec {
+        let timeout = [self.freezer.left(), self.mover.left()];
+        let timeout = timeout.into_iter().flatten().min().map(|left| Timespec {
             tv_sec: left.as_secs().cast_signed(),
             tv_nsec: left.subsec_nanos().into(),
         });
@@ -210,6 +217,8 @@ impl Control {
 
     fn stop(&mut self) {
         self.stopping = true;
+        // At rest, so that nothing is to be recovered.
+        self.mover.rest();
         self.stopper.stop();
     }
 
@@ -234,8 +243,8 @@ impl Control {
             return;
         };
         match manager.next_call() {
-            Ok(Some((call, _parcel))) => {
-                if let Err(error) = self.handle(call) {
+            Ok(Some((call, parcel))) => {
+                if let Err(error) = self.handle(call, parcel) {
                     self.let_go(&error);
                 }
             }
@@ -249,7 +258,7 @@ impl Control {
         }
     }
 
-    fn handle(&mut self, call: Call) -> io::Result<()> {
+    fn handle(&mut self, call: Call, parcel: Parcel) -> io::Result<()> {
         let Some(manager) = &self.manager else {
             return Ok(());
         };
@@ -331,6 +340,21 @@ impl Control {
                         let status = self.status();
                         Answer::Status { status }
                     }
+                    Err(fault) => Answer::Failed { fault },
+                };
+                manager.answer(call.id, answer, &none)
+            }
+            Request::Move { task } => {
+                let answer = self.mover.begin(&mut self.estate, *task, parcel);
+                manager.answer(call.id, answer, &none)
+            }
+            Request::Moving { orders } => {
+                let answer = self.mover.order(&mut self.estate, orders);
+                manager.answer(call.id, answer, &none)
+            }
+            Request::Moved => {
+                let answer = match self.mover.end(&mut self.estate, parcel) {
+                    Ok(()) => Answer::Status { status },
                     Err(fault) => Answer::Failed { fault },
                 };
                 manager.answer(call.id, answer, &none)

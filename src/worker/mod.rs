@@ -12,6 +12,7 @@ mod connection;
 mod control;
 mod freeze;
 mod hygiene;
+mod moving;
 mod news;
 pub mod packet;
 pub mod parcel;

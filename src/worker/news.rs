@@ -17,6 +17,7 @@ pub struct News {
     wake: OwnedFd,
     front_end: AtomicBool,
     changed: AtomicBool,
+    moved: AtomicBool,
     ended: Mutex<Option<Option<Fault>>>,
 }
 
@@ -30,6 +31,7 @@ impl News {
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             front_end: AtomicBool::new(false),
             changed: AtomicBool::new(false),
+            moved: AtomicBool::new(false),
             ended: Mutex::new(None),
         }))
     }
@@ -44,6 +46,17 @@ impl News {
     pub fn changed(&self) {
         self.changed.store(true, Ordering::SeqCst);
         self.wake();
+    }
+
+    /// The moving of data does something else.
+    pub fn moved(&self) {
+        self.moved.store(true, Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// Whether that is so since this was asked last.
+    pub fn take_moved(&self) -> bool {
+        self.moved.swap(false, Ordering::SeqCst)
     }
 
     /// The data plane has ended.

@@ -28,6 +28,12 @@ pub enum Role {
     Dek,
     /// The process itself.
     Process,
+    /// The key that data is moved away from, to be received once.
+    OldDek,
+    /// The data file once more, for the thread that moves data.
+    Mover,
+    /// The file of the header, for the journal.
+    Journal,
     /// Something of a later version. It is closed.
     #[serde(other)]
     Unknown,
@@ -91,6 +97,11 @@ impl Parcel {
     /// All of this role, in their order.
     pub fn take_all(&mut self, role: Role) -> Vec<OwnedFd> {
         std::iter::from_fn(|| self.take(role)).collect()
+    }
+
+    /// All of them, each with what it is for.
+    pub fn into_parts(self) -> Vec<(Role, OwnedFd)> {
+        self.0
     }
 
     /// What they are for.

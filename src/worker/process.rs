@@ -16,6 +16,7 @@ use super::connection::Connection;
 use super::control::{Control, Estate};
 use super::freeze::Freezer;
 use super::hygiene;
+use super::moving::{self, Mover};
 use super::news::{Memo, News};
 use super::parcel::{Parcel, Role};
 use super::protocol::{Answer, Contents, Fault, Request, Start, Status};
@@ -121,6 +122,7 @@ fn prepare(
                 stop_call: None,
                 freezer: parts.freezer,
                 freeze_call: None,
+                mover: parts.mover,
             };
             Ok((control, parts.plane))
         }
@@ -136,6 +138,7 @@ struct Parts {
     disk: Arc<Disk>,
     plane: Plane,
     freezer: Freezer,
+    mover: Mover,
 }
 
 fn build(start: Start, mut parcel: Parcel) -> Result<Parts, Failure> {
@@ -166,7 +169,16 @@ fn build(start: Start, mut parcel: Parcel) -> Result<Parts, Failure> {
         }
         None => Stats::private(spec.queues)?,
     };
-    let mut disk = plane::disk(spec, store, &dek, stats)?;
+    // What a crash has left is brought to rest before anybody is served.
+    let (mut disk, ready) = match &start.moving {
+        None => (plane::disk(spec, store, &dek, stats)?, None),
+        Some(task) => {
+            let mut ready = moving::recover(spec, task, &dek, &mut parcel)?;
+            let old = ready.old_transform();
+            let old = old.ok_or_else(|| broken()(io::ErrorKind::NotFound.into()))?;
+            (plane::disk_of(spec, store, old, stats), Some(ready))
+        }
+    };
     if start.contents == Contents::Lost {
         disk = disk.without_contents();
     }
@@ -197,6 +209,11 @@ fn build(start: Start, mut parcel: Parcel) -> Result<Parts, Failure> {
     if let Some(timeout_ms) = start.frozen_ms {
         freezer.begin(timeout_ms)?;
     }
+    let mover = Mover::new(disk.clone(), news.clone());
+    let mover = match ready {
+        Some(ready) => mover.with(ready)?,
+        None => mover,
+    };
     let server = Server::new(disk.clone(), Listener::received(front_ends))
         .map_err(failed("cannot make an eventfd"))?
         .telling({
@@ -213,6 +230,7 @@ fn build(start: Start, mut parcel: Parcel) -> Result<Parts, Failure> {
         signals,
         news,
         freezer,
+        mover,
         disk: disk.clone(),
         plane: Plane::new(disk, server, start.volume.clone()),
         estate: Estate {

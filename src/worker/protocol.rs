@@ -20,6 +20,7 @@ use crate::engine::hold::Mode;
 use crate::engine::throttle::Limits;
 use crate::error::{Explain, Failure, Kind};
 use crate::plane::Spec;
+use crate::plane::moving::{Orders, Progress, Task};
 use crate::vhost::SocketFile;
 
 /// The version of the protocol that this sealblk speaks.
@@ -86,6 +87,24 @@ pub enum Request {
     },
     /// Go on. Answered with the status.
     Thaw,
+    /// Begin to move the data of the disk, from the state that it is in to
+    /// another one. The keys come with it: [`Role::Dek`], and for a rekey
+    /// [`Role::OldDek`]; and the files: [`Role::Mover`] and [`Role::Journal`].
+    /// Answered with [`Answer::Moving`].
+    Move {
+        /// What is to be done.
+        task: Box<Task>,
+    },
+    /// Tell how far that is, and have it go on otherwise from now on. Answered
+    /// with [`Answer::Moving`].
+    Moving {
+        /// What changes.
+        #[serde(default)]
+        orders: Orders,
+    },
+    /// The header says that all data is in one state: forget the key of the
+    /// other one. Answered with the status.
+    Moved,
     /// Something that a later version may ask for.
     #[serde(other)]
     Unknown,
@@ -120,6 +139,10 @@ pub struct Start {
     /// before this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frozen_ms: Option<u64>,
+    /// What is done to its data: see [`Request::Move`], whose keys and files come
+    /// with this, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moving: Option<Box<Task>>,
 }
 
 /// What is on a disk, and who has its key.
@@ -168,6 +191,11 @@ pub enum Message {
     Ended {
         /// Why, unless it was told to by a signal and all is well.
         fault: Option<Fault>,
+    },
+    /// Data is moved, or that rests, has failed, or is done.
+    Moving {
+        /// How far.
+        progress: Box<Progress>,
     },
     /// Something that a later version may say.
     #[serde(other)]
@@ -222,6 +250,11 @@ pub enum Answer {
     Unsupported,
     /// The key comes with this.
     Key,
+    /// How far the data of the disk was moved. Nothing: it is not.
+    Moving {
+        /// How far.
+        progress: Option<Box<Progress>>,
+    },
 }
 
 /// How a worker fares.
@@ -362,6 +395,7 @@ mod tests {
             contents: Contents::Volume,
             mode: Mode::Pause,
             frozen_ms: Some(9),
+            moving: None,
         };
         let call = Call {
             id: u64::MAX,

@@ -66,7 +66,7 @@ type Question = (
     Option<&'static str>,
 );
 
-const QUESTIONS: [Question; 38] = [
+const QUESTIONS: [Question; 42] = [
     ("GET", "/v1/status", "/v1/status", None),
     ("GET", "/v1/openapi.json", "/v1/openapi.json", None),
     ("GET", "/metrics", "/metrics", None),
@@ -109,6 +109,25 @@ const QUESTIONS: [Question; 38] = [
         Some(r#"{"timeout_seconds": 0}"#),
     ),
     ("POST", "/v1/disks/{name}/thaw", "/v1/disks/none/thaw", None),
+    ("POST", "/v1/rekeys", "/v1/rekeys", Some("{}")),
+    (
+        "POST",
+        "/v1/rekeys",
+        "/v1/rekeys",
+        Some(r#"{"disks": ["none"], "pace": {"limit": 1048576}}"#),
+    ),
+    (
+        "PATCH",
+        "/v1/disks/{name}/rekey",
+        "/v1/disks/none/rekey",
+        Some(r#"{"go": "pause"}"#),
+    ),
+    (
+        "POST",
+        "/v1/disks/{name}/rekey/turn",
+        "/v1/disks/none/rekey/turn",
+        Some(r#"{"direction": "back"}"#),
+    ),
     ("DELETE", "/v1/disks/{name}", "/v1/disks/none", None),
     (
         "POST",

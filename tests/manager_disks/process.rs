@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use sealblk::config::{Log, LogLevel};
 use sealblk::manager::disks::{Disks, Pace, Settings, Step};
-use sealblk::manager::model::NewSize;
+use sealblk::manager::model::{NewSize, PaceChange, RekeyChange};
+use sealblk::plane::moving::Go;
+use sealblk::rekey::Direction;
 
 use super::lab::{BY_FORCE, ephemeral, keys, request, run, settings, us};
 use super::support::home::SIZE;
@@ -185,6 +187,46 @@ fn manager_process() {
                         preallocate: false,
                     };
                     disks.resize(&us(), &name, wanted).await.map(drop)
+                }
+                "rekey" => {
+                    let name = super::lab::name(&directory, what);
+                    let wanted = super::rekey::start(&[name]);
+                    disks.rekey(&us(), wanted).await.map(drop)
+                }
+                "slow" => {
+                    let name = super::lab::name(&directory, what);
+                    let wanted = super::rekey::slow(&[name]);
+                    disks.rekey(&us(), wanted).await.map(drop)
+                }
+                "pause" | "resume" => {
+                    let name = super::lab::name(&directory, what);
+                    let go = match command {
+                        "pause" => Go::Pause,
+                        _ => Go::Run,
+                    };
+                    let pace = PaceChange {
+                        limit: Some(0),
+                        ..PaceChange::default()
+                    };
+                    let change = RekeyChange { go: Some(go), pace };
+                    disks.change_rekey(&us(), &name, change).await.map(drop)
+                }
+                "turn" => {
+                    let name = super::lab::name(&directory, what);
+                    let info = disks.get(&name).and_then(|info| info.rekey);
+                    let direction = match info.map(|rekey| rekey.direction) {
+                        Some(Direction::Back) => Direction::Forward,
+                        _ => Direction::Back,
+                    };
+                    let turned = disks.turn_rekey(&us(), &name, direction).await;
+                    turned.map(drop)
+                }
+                "is" => {
+                    let name = super::lab::name(&directory, what);
+                    let info = disks.get(&name).and_then(|info| info.rekey);
+                    let state = info.map_or("none", |rekey| rekey.state.as_str());
+                    println!("{MARK}{state}");
+                    continue;
                 }
                 "detach" => {
                     let name = super::lab::name(&directory, what);

@@ -15,7 +15,7 @@ use sealblk::kms::credential::SecretFile;
 use sealblk::kms::file::{self, FileProvider};
 use sealblk::kms::vault::{Auth, Settings, VaultProvider};
 use sealblk::kms::{Error, KeyRef, KeyVersion, Provider, tls};
-use sealblk::metrics::{DiskView, Metrics};
+use sealblk::metrics::{DiskView, Metrics, RekeyView};
 use sealblk::rotation::News;
 use sealblk::runtime::block_on;
 use sealblk::secret::Secret;
@@ -47,6 +47,7 @@ pub fn view(disk: &str, state: &'static str) -> DiskView {
         state,
         front_end: true,
         restarts: 0,
+        rekey: None,
     }
 }
 
@@ -61,6 +62,13 @@ fn disk(metrics: &Metrics) -> Families {
     metrics.disk_started("vm1", served.stats());
     metrics.disk_changed(DiskView {
         restarts: 1,
+        rekey: Some(RekeyView {
+            kind: "rekey",
+            state: "moving",
+            done: 1 << 20,
+            size: 4 << 20,
+            rate: 1 << 16,
+        }),
         ..view("vm1", "running")
     });
     let mut front = served.connect(1);

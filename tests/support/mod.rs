@@ -12,6 +12,7 @@
 //!   says there.
 //! - [`request`] and [`memory`] are the requests and the guest memory of both.
 //!
+//! - [`registers`] is a load of which every sector has a history.
 //! - [`in_process`] serves a disk from the library's parts.
 //!
 //! But for the last, nothing here knows sealblk's modules: only its command
@@ -27,5 +28,6 @@ pub mod memory;
 pub mod message;
 pub mod raw_front_end;
 pub mod raw_queue;
+pub mod registers;
 pub mod request;
 pub mod server;

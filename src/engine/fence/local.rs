@@ -24,8 +24,10 @@ impl Local {
     pub fn new(fence: Arc<Fence>, member: &Member) -> Self {
         let mut state = fence.hold.state();
         let view = View::new(&state.plan, &fence.transforms());
-        state.note(member.number(), view.era, true);
+        state.note(member.number(), view.era(), true);
         drop(state);
+        // Whoever waits for all queues waits for this one since it has joined.
+        fence.hold.announce_to_waiters();
         Local {
             fence,
             view,
@@ -42,7 +44,7 @@ impl Local {
     /// Whether there is nothing to be learned, nor to be told.
     #[inline]
     pub fn is_settled(&self) -> bool {
-        !self.pending && self.view.era == self.fence.era.load(Ordering::Acquire)
+        !self.pending && self.view.era() == self.fence.era.load(Ordering::Acquire)
     }
 
     /// Takes the newest view, and tells the keeper whether its region is clear
@@ -53,7 +55,7 @@ impl Local {
         in_flight: impl Iterator<Item = InFlight> + Clone,
     ) -> bool {
         let mut state = self.fence.hold.state();
-        let newer = state.plan.era != self.view.era;
+        let newer = state.plan.era != self.view.era();
         if newer {
             let view = View::new(&state.plan, &self.fence.transforms());
             debug_assert!(
@@ -67,7 +69,7 @@ impl Local {
         }
         let touches = |(access, start, len)| self.view.is_closed(access, start, len);
         self.pending = in_flight.clone().any(touches);
-        state.note(member.number(), self.view.era, !self.pending);
+        state.note(member.number(), self.view.era(), !self.pending);
         drop(state);
         self.fence.hold.announce_to_waiters();
         newer

@@ -28,6 +28,8 @@ mod error;
 mod keeper;
 mod local;
 mod plan;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -129,6 +131,12 @@ impl Fence {
     /// Whether nothing is closed: all data is in the way that it is said to be.
     pub fn is_at_rest(&self) -> bool {
         self.hold.state().plan.is_open()
+    }
+
+    /// Whether requests that touch what is closed fail, since moving it has
+    /// failed.
+    pub fn has_failed(&self) -> bool {
+        self.hold.state().plan.failing
     }
 
     /// Below the boundary units are stored as `new` says, from it on as before.

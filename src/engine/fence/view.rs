@@ -30,7 +30,7 @@ pub enum Cut {
 /// A plan, with the transforms that it is about.
 #[derive(Debug)]
 pub struct View {
-    pub(super) era: u64,
+    era: u64,
     /// There is a boundary, or something is closed.
     moving: bool,
     failing: bool,
@@ -49,6 +49,12 @@ impl View {
             closed: plan.closed.clone(),
             transforms: transforms.clone(),
         }
+    }
+
+    /// The number of the plan.
+    #[inline]
+    pub fn era(&self) -> u64 {
+        self.era
     }
 
     /// Whether operations have to be [cut](View::cut).

@@ -13,6 +13,7 @@ mod freeze;
 mod host;
 mod key_sets;
 mod problem;
+mod rekeys;
 mod rotations;
 mod server;
 mod verify;
@@ -21,6 +22,7 @@ mod volumes;
 pub use caller::{CORRELATION, Caller};
 pub use extract::BODY_MAX;
 pub use problem::{CONTENT_TYPE as PROBLEM_TYPE, Problem, ProblemDetails, status_of};
+pub use rekeys::Turn;
 pub use server::{Limits, serve};
 
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
@@ -215,6 +217,9 @@ impl Api {
             .routes(only(routes!(rotations::switch), Operation::KeySetSwitch))
             .routes(only(routes!(rotations::ledger), Operation::Look))
             .routes(only(routes!(rotations::forget), Operation::VolumeForget))
+            .routes(only(routes!(rekeys::start), Operation::Rekey))
+            .routes(only(routes!(rekeys::change), Operation::RekeyPace))
+            .routes(only(routes!(rekeys::turn), Operation::Rekey))
             .split_for_parts();
         add_problems(&mut document);
         (router, document)

@@ -23,12 +23,14 @@ use crate::config::Limits as RateLimits;
 use crate::config::daemon::{self, Principal};
 use crate::manager::model::{
     Attach, ChangeWraps, Detach, DiskInfo, DiskState, EraseVolume, ErasedVolume, KeySetCheck,
-    KeySetInfo, KeySetRotation, NewSize, Origin, Reloaded, Verify, WrapsChanged,
+    KeySetInfo, KeySetRotation, NewSize, Origin, RekeyChange, RekeysStarted, Reloaded, StartRekey,
+    StartedRekey, Verify, WrapsChanged,
 };
 use crate::manager::peer::Peer;
 use crate::manager::services::{
     Audit, Control, Disks, Facts, KeySets, Metrics, Rotations, Verifications, Verified,
 };
+use crate::rekey::Direction;
 use crate::rotation::KeySetLedger;
 use crate::timestamp::Timestamp;
 use crate::verify::Cancel;
@@ -234,6 +236,39 @@ impl Disks for World {
         self.set_state(name, DiskState::Running)
     }
 
+    async fn rekey(&self, context: &Context, wanted: StartRekey) -> Result<RekeysStarted, Failure> {
+        self.note(context);
+        let started = wanted.disks.iter().map(|disk| StartedRekey {
+            disk: disk.clone(),
+            volume: None,
+            begun: true,
+            problem: None,
+        });
+        Ok(RekeysStarted {
+            disks: started.collect(),
+        })
+    }
+
+    async fn change_rekey(
+        &self,
+        context: &Context,
+        name: &str,
+        _: RekeyChange,
+    ) -> Result<DiskInfo, Failure> {
+        self.note(context);
+        Disks::get(self, name).ok_or_else(|| missing(name))
+    }
+
+    async fn turn_rekey(
+        &self,
+        context: &Context,
+        name: &str,
+        _: Direction,
+    ) -> Result<DiskInfo, Failure> {
+        self.note(context);
+        Disks::get(self, name).ok_or_else(|| missing(name))
+    }
+
     fn list(&self) -> Vec<DiskInfo> {
         self.disks.lock().unwrap().clone()
     }
@@ -401,6 +436,11 @@ impl Audit for World {
             Act::Erasing { .. } | Act::Erase { .. } => (Operation::VolumeErase, &String::new()),
             Act::Resize { disk, .. } => (Operation::Limit, disk),
             Act::Freeze { disk, .. } => (Operation::Freeze, disk),
+            Act::Rekey { .. } => (Operation::Rekey, &String::new()),
+            Act::RekeyChange { disk, action, .. } => match *action {
+                "back" | "forward" => (Operation::Rekey, disk),
+                _ => (Operation::RekeyPace, disk),
+            },
             Act::Thaw { disk, .. } => (Operation::Thaw, disk),
             Act::KeySetCreate { key_set, .. } => (Operation::KeySetCreate, key_set),
             Act::KeySetEdit { key_set, .. } => (Operation::KeySetEdit, key_set),

@@ -6,12 +6,14 @@
 #![forbid(unsafe_code)]
 
 mod registry;
+mod rekey;
 mod request;
 mod rewrap;
 mod settings;
 mod take_over;
 
 pub(in crate::manager) use registry::{Command, Entry, Registry, identities};
+pub(in crate::manager) use rekey::{Begun, Ended, Job, Jobs, mover_files, position, previous_key};
 pub(in crate::manager) use request::resolve;
 pub use rewrap::replaced;
 pub use settings::{Pace, Settings, Step};
@@ -20,6 +22,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -63,6 +66,12 @@ pub(in crate::manager) struct Shared {
     pub workers: PathBuf,
     /// Volumes that are not attached, and whose headers are being rewritten.
     pub rewriting: rewrap::Rewriting,
+    /// What is wanted of operations on all data of volumes.
+    pub jobs: Jobs,
+    /// How many disks may have one at once.
+    pub rekey_concurrency: AtomicUsize,
+    /// Who begins one has this.
+    pub turns: tokio::sync::Mutex<()>,
     _run: OwnDirectory,
 }
 
@@ -125,9 +134,10 @@ impl Disks {
             let workers = run.within("workers")?;
             let records = state.all()?;
             let sockets = take_over::sockets_in(&workers)?;
-            Ok((state, run, workers, records, sockets))
+            let jobs = Jobs::open(&state_dir).map_err(system("cannot read what was wanted"))?;
+            Ok((state, run, workers, records, sockets, jobs))
         });
-        let (state, run, workers, records, sockets) = opened.await??;
+        let (state, run, workers, records, sockets, jobs) = opened.await??;
         let shared = Arc::new(Shared {
             registry: Registry::default(),
             state,
@@ -137,6 +147,9 @@ impl Disks {
             serve: RwLock::new(settings.serve.clone()),
             permits: Arc::new(Semaphore::new(settings.concurrency.max(1))),
             workers,
+            jobs,
+            rekey_concurrency: AtomicUsize::new(settings.rekey_concurrency.max(1)),
+            turns: tokio::sync::Mutex::default(),
             settings,
             rewriting: rewrap::Rewriting::default(),
             _run: run,
@@ -146,6 +159,11 @@ impl Disks {
             tasks: Mutex::default(),
         });
         disks.take_over(records, sockets).await?;
+        disks
+            .tasks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .spawn(Self::look_after_rekeys(Arc::downgrade(&disks)));
         Ok(disks)
     }
 

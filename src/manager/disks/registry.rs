@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
+use super::rekey::{Begun, Ended};
 use crate::config::{Discard, Limits};
 use crate::error::{Failure, Kind};
 use crate::manager::held::{Held, KeyFacts};
@@ -15,6 +16,7 @@ use crate::manager::model::{Attach, Detach, DiskInfo, DiskState, FrozenInfo, New
 use crate::manager::state::{Record, Scratch};
 use crate::manager::supervise::{Limited, Loan, Resized};
 use crate::plane::Spec;
+use crate::plane::moving::Orders;
 use crate::timestamp::Timestamp;
 use crate::worker::protocol::Status;
 
@@ -64,6 +66,25 @@ pub enum Command {
         /// Gets the disk as it is then.
         reply: Limited,
     },
+    /// An operation on all its data has begun, as its header says: move the data.
+    Begun {
+        /// What it is, and its keys.
+        begun: Box<Begun>,
+        /// Gets the disk as it is then.
+        reply: Limited,
+    },
+    /// Let that rest or go on, in another way or direction.
+    Orders {
+        /// What changes.
+        orders: Orders,
+        /// Gets the disk as it is then.
+        reply: Limited,
+    },
+    /// It has ended, as its header says: forget the other key.
+    Moved {
+        /// What is left.
+        ended: Ended,
+    },
 }
 
 impl Command {
@@ -75,9 +96,11 @@ impl Command {
             Command::Limit { reply, .. }
             | Command::Resize { reply, .. }
             | Command::Freeze { reply, .. }
-            | Command::Thaw { reply } => drop(reply.send(Err(failure))),
+            | Command::Thaw { reply }
+            | Command::Begun { reply, .. }
+            | Command::Orders { reply, .. } => drop(reply.send(Err(failure))),
             Command::Lend { reply } => drop(reply.send(Err(failure))),
-            Command::Rewrapped { .. } => {}
+            Command::Rewrapped { .. } | Command::Moved { .. } => {}
         }
     }
 }
@@ -463,6 +486,7 @@ fn info_of(record: &Record) -> DiskInfo {
         ephemeral: record.ephemeral.is_some(),
         denial: None,
         frozen: None,
+        rekey: None,
     }
 }
 

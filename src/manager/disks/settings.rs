@@ -22,6 +22,8 @@ pub struct Settings {
     pub keep_deks: bool,
     /// How many disks are attached at once, at most.
     pub concurrency: usize,
+    /// How many have all their data moved at once, at most.
+    pub rekey_concurrency: usize,
     /// How soon what failed for good is tried again all the same, if the disk
     /// shall be served.
     pub poll: Duration,
@@ -98,6 +100,16 @@ pub enum Step {
     HeaderResized,
     /// Its worker serves it.
     Resized,
+    /// An operation on all data of a disk has a journal.
+    JournalMade,
+    /// Its header says that the operation is under way.
+    RekeyBegun,
+    /// Its worker moves data.
+    RekeyTold,
+    /// All data was moved, and the header says so.
+    RekeyFinished,
+    /// Its worker has forgotten the other key.
+    RekeyForgotten,
 }
 
 impl Settings {
@@ -110,6 +122,7 @@ impl Settings {
             log: Log::default(),
             keep_deks: true,
             concurrency: 8,
+            rekey_concurrency: 1,
             poll: Duration::from_secs(60),
             retry: Pace {
                 first: Duration::from_secs(1),

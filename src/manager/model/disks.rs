@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::Problem;
+use super::{Problem, RekeyInfo};
 use crate::config::{Limits, Options};
 use crate::engine::hold::Mode;
 use crate::timestamp::Timestamp;
@@ -204,6 +204,9 @@ pub struct DiskInfo {
     /// Its requests wait for a snapshot.
     #[serde(default)]
     pub frozen: Option<FrozenInfo>,
+    /// All its data is being moved to another key, or out of plain or into it.
+    #[serde(default)]
+    pub rekey: Option<RekeyInfo>,
 }
 
 /// A key that is denied.

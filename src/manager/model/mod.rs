@@ -7,12 +7,14 @@
 mod disks;
 mod host;
 mod key_sets;
+mod rekey;
 mod verification;
 mod volumes;
 
 pub use disks::*;
 pub use host::*;
 pub use key_sets::*;
+pub use rekey::*;
 pub use verification::*;
 pub use volumes::*;
 

@@ -173,7 +173,9 @@ impl Supervisor {
             tracing::error!("its worker did not end well: {failure}");
         }
         self.dek = None;
+        self.moving = None;
         self.fresh = None;
+        self.moving_waits();
         self.shared.keys.forget_group_keys();
         if !replies.is_empty() {
             // Somebody detached it meanwhile.

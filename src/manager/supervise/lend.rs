@@ -32,6 +32,9 @@ impl Supervisor {
                 let _ = reply.send(self.lend(worker).await);
             }
             Command::Rewrapped { key } => self.learn(worker, *key).await,
+            Command::Begun { begun, reply } => self.begun(worker, *begun, reply).await,
+            Command::Orders { orders, reply } => self.order(worker, orders, reply).await,
+            Command::Moved { ended } => self.moved(worker, ended).await,
             other => other.refuse(super::freeze::not_served()),
         }
     }

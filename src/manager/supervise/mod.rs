@@ -12,6 +12,7 @@ mod ephemeral;
 mod freeze;
 mod lend;
 mod limit;
+mod moving;
 mod obtain;
 mod resize;
 mod stop;
@@ -19,6 +20,7 @@ mod watch;
 
 pub use lend::Loan;
 pub use limit::Limited;
+pub use moving::{ToMove, Under};
 pub use resize::Resized;
 
 use std::fs::File;
@@ -160,6 +162,10 @@ pub struct Supervisor {
     /// Its key was denied, and wiped.
     withdrawn: bool,
     freezing: Option<freeze::Freezing>,
+    /// An operation on all its data that is under way. Known where its key is.
+    moving: Option<Under>,
+    /// The worker may not know what the header says of such an operation.
+    behind: bool,
 }
 
 impl Supervisor {
@@ -195,6 +201,8 @@ impl Supervisor {
             mode: Mode::Run,
             withdrawn: false,
             freezing: None,
+            moving: None,
+            behind: false,
         }
     }
 
@@ -262,6 +270,7 @@ impl Supervisor {
         self.desired = true;
         if !self.shared.settings.keep_deks {
             self.dek = None;
+            self.moving = None;
         }
         let pid = worker.process.pid;
         self.mode = worker.status.mode;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Data, Opened, Retry, Supervisor, Trouble};
+use super::{Data, Opened, Retry, Supervisor, Trouble, Under};
 use crate::config;
 use crate::engine::hold::Mode;
 use crate::error::{Failure, Kind};
@@ -52,6 +52,7 @@ impl Supervisor {
                 let mut worker = self.take_over(found);
                 self.remind(&mut worker).await;
                 self.catch_up(&mut worker).await;
+                self.catch_up_moving(&mut worker).await;
                 Ok(Some(worker))
             }
             Ok(None) => {
@@ -90,6 +91,7 @@ impl Supervisor {
         self.contents_lost = found.contents == Contents::Lost;
         self.maybe_alive = false;
         self.lost = None;
+        self.behind = true;
         tracing::info!(pid = found.worker.process.pid, "took over a worker");
         found.worker
     }
@@ -163,7 +165,7 @@ impl Supervisor {
         self.hold(opened).map_err(later)
     }
 
-    async fn unwrap(&mut self) -> Result<(), Trouble> {
+    pub(super) async fn unwrap(&mut self) -> Result<(), Trouble> {
         let volume = match (self.fresh.take(), &self.held) {
             (Some(volume), _) => volume,
             (None, Some(held)) => {
@@ -194,13 +196,14 @@ impl Supervisor {
             })?;
         // It takes the time of a thousand hashes.
         let proven = blocking(move || {
-            volume.verify_dek(&opened.dek).map(|()| {
-                let key = KeyFacts::new(&volume.token().key_set, &opened.wraps)
-                    .opened_by(&opened.wraps, opened.wrap);
-                (opened.dek, key)
-            })
+            volume.verify_dek(&opened.dek)?;
+            let key = KeyFacts::new(&volume.token().key_set, &opened.wraps)
+                .opened_by(&opened.wraps, opened.wrap);
+            let moving = Under::of(&volume, &opened.dek)?;
+            Ok::<_, Failure>((opened.dek, key, moving))
         });
-        let (dek, key) = proven.await.map_err(later)?.map_err(later)?;
+        let (dek, key, moving) = proven.await.map_err(later)?.map_err(later)?;
+        self.moving = moving;
         self.entry.set_key(&key);
         self.entry.set_believed();
         self.key = Some(key);
@@ -231,6 +234,7 @@ impl Supervisor {
             front_ends: front_ends.clone(),
             dek: self.dek.clone(),
             contents: self.contents(),
+            to_move: self.to_move(),
             control: control_path(&self.shared.workers, &self.record),
         };
         let started = worker_process::start(plan, &self.shared.settings).await;

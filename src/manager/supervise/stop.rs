@@ -188,12 +188,14 @@ impl Supervisor {
         self.freezing = None;
         // Nobody is rewriting the header any more when the lock goes.
         self.give_back_space().await;
+        self.end_plain().await;
         let header = self.entry.header.lock().await;
         let reading = self.entry.reading.write().await;
         self.entry.forget_volume();
         self.fresh = None;
         self.held = None;
         self.dek = None;
+        self.moving = None;
         drop(reading);
         drop(header);
         let front_ends = self.front_ends.take();

@@ -38,6 +38,8 @@ impl Supervisor {
         // What was said before is heard, too.
         verdicts.mark_changed();
         let entry = self.entry.clone();
+        // At once, and then as often as what failed for good is tried again.
+        let mut look = tokio::time::interval(self.shared.settings.poll);
         // Who wants the disk away once its front end has gone.
         let mut asked: Asked = None;
         loop {
@@ -62,6 +64,9 @@ impl Supervisor {
                     }
                 }
                 () = entry.key_changed.notified(), if linked => verdicts.mark_changed(),
+                _ = look.tick(), if linked && self.behind => {
+                    self.catch_up_moving(&mut worker).await;
+                }
                 how = worker.process.ended() => {
                     while let Ok(Some(message)) = worker.link.next().await {
                         self.hear(message, &mut fault);
@@ -134,6 +139,7 @@ impl Supervisor {
             }
             Message::Answer { id, answer } => self.frozen(id, answer),
             Message::Ended { fault: why } => *fault = why,
+            Message::Moving { progress } => self.hear_progress(&progress),
             // Nothing was asked, and nothing else is known.
             Message::Hello(_) | Message::Unknown => {}
         }
@@ -164,6 +170,7 @@ impl Supervisor {
             info.takes_notices = false;
             info.restarts += 1;
         });
+        self.moving_waits();
         Fate::Again(pause)
     }
 }

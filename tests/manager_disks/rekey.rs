@@ -1,0 +1,509 @@
+//! Disks that get another key while they are served.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use sealblk::crypt::{Engine, Params, SectorCipher};
+use sealblk::error::Kind as ErrorKind;
+use sealblk::manager::disks::Disks;
+use sealblk::manager::model::{
+    DiskInfo, DiskState, PaceChange, RekeyChange, RekeyState, StartRekey,
+};
+use sealblk::plane::moving::Go;
+use sealblk::prepare::{self, Opening};
+use sealblk::rekey::{Direction, Kind};
+use sealblk::secret::Dek;
+use sealblk::units::Sector;
+use sealblk::volume::{Access, Files, Inspection, Location, Volume};
+
+use super::lab::{BY_FORCE, GENTLY, Lab, kill, run, until, until_running, us};
+use super::process::ManagerProcess;
+use super::support::home::SIZE;
+use super::support::registers::Registers;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub fn start(names: &[String]) -> StartRekey {
+    StartRekey {
+        disks: names.to_vec(),
+        key_set: None,
+        kind: Kind::Rekey,
+        confirm: None,
+        pace: PaceChange::default(),
+    }
+}
+
+/// So slow that it does not end by itself.
+pub fn slow(names: &[String]) -> StartRekey {
+    StartRekey {
+        pace: PaceChange {
+            limit: Some(64 << 10),
+            ..PaceChange::default()
+        },
+        ..start(names)
+    }
+}
+
+fn go(go: Go) -> RekeyChange {
+    RekeyChange {
+        go: Some(go),
+        pace: PaceChange::default(),
+    }
+}
+
+fn faster() -> RekeyChange {
+    RekeyChange {
+        go: None,
+        pace: PaceChange {
+            limit: Some(0),
+            ..PaceChange::default()
+        },
+    }
+}
+
+pub fn location(lab: &Lab) -> Location {
+    let header = lab.path("a.header");
+    Location {
+        data: lab.path("a.img"),
+        header: header.exists().then_some(header),
+    }
+}
+
+/// What the header says, of a volume that may be locked.
+pub fn under_way(lab: &Lab) -> Option<Kind> {
+    let inspection = Inspection::of(&location(lab)).unwrap();
+    let token = inspection.description().unwrap().token;
+    token.rekey.map(|rekey| rekey.kind)
+}
+
+/// The volume of a disk that is attached: its files are opened once more.
+fn volume(lab: &Lab) -> Volume {
+    let location = location(lab);
+    let open = |path: &PathBuf| std::fs::File::open(path).unwrap();
+    let files = Files {
+        data: open(&location.data),
+        header: location.header.as_ref().map(open),
+        location,
+    };
+    Volume::of_files(files, Access::ReadOnly).unwrap()
+}
+
+/// The main key of the volume, as its header has it.
+pub async fn dek(lab: &Lab) -> Dek {
+    let volume = volume(lab);
+    let opened = prepare::unwrap(&lab.keys(), &us(), &volume, &Opening::default()).await;
+    let dek = opened.unwrap().dek;
+    volume.verify_dek(&dek).unwrap();
+    dek
+}
+
+/// What all of the disk holds, by that key alone.
+pub fn decrypted(lab: &Lab, dek: &Dek) -> Vec<u8> {
+    let layout = volume(lab).layout();
+    let params = Params {
+        sector_size: layout.sector_size,
+        iv_tweak: layout.iv_tweak,
+        zero_units: layout.zero_units,
+    };
+    let cipher = SectorCipher::new(Engine::Portable, dek, params).unwrap();
+    let mut data = std::fs::read(lab.path("a.img")).unwrap();
+    let mut data = data.split_off(layout.data_offset as usize);
+    data.truncate(layout.size as usize);
+    cipher.decrypt_in_place(Sector(0), &mut data);
+    data
+}
+
+pub async fn until_ended(disks: &Disks, name: &str) -> DiskInfo {
+    until(disks, name, "all was moved", |info| {
+        info.rekey.is_none() && info.state == DiskState::Running
+    })
+    .await
+}
+
+async fn until_state(disks: &Disks, name: &str, state: RekeyState) -> DiskInfo {
+    until(disks, name, state.as_str(), |info| {
+        info.rekey
+            .as_ref()
+            .is_some_and(|rekey| rekey.state == state)
+    })
+    .await
+}
+
+/// A volume whose journal makes regions small.
+pub fn lab() -> Lab {
+    let lab = Lab::new();
+    lab.home
+        .create("a.img", &["--header-area", "64K", "--zero-units"]);
+    lab
+}
+
+pub fn load(lab: &Lab, seed: u64) -> Registers {
+    let mut load = Registers::new(SIZE, 1, true, seed);
+    tokio::task::block_in_place(|| load.connect(&lab.path("a.img.sock")).unwrap());
+    load
+}
+
+pub fn work(load: &mut Registers, requests: u64) {
+    tokio::task::block_in_place(|| assert!(load.run(requests, PATIENCE), "nothing is answered"));
+}
+
+#[test]
+fn a_served_disk_gets_another_key_under_load() {
+    let lab = lab();
+    let name = lab.name("a.img");
+    run(async {
+        let disks = lab.open().await;
+        disks.attach(&us(), lab.request("a.img")).await.unwrap();
+        let old = dek(&lab).await;
+        let mut load = load(&lab, 1);
+        work(&mut load, 300);
+        let started = disks.rekey(&us(), slow(&[name.clone()])).await.unwrap();
+        assert!(started.disks[0].begun, "{started:?}");
+        assert_eq!(under_way(&lab), Some(Kind::Rekey));
+        work(&mut load, 300);
+        // Once more makes no sense.
+        let again = disks
+            .rekey(&us(), start(&[name.clone()]))
+            .await
+            .unwrap_err();
+        assert_eq!(again.kind(), ErrorKind::Busy, "{again}");
+        // It rests, and goes on.
+        disks
+            .change_rekey(&us(), &name, go(Go::Pause))
+            .await
+            .unwrap();
+        let paused = until_state(&disks, &name, RekeyState::Paused).await;
+        let first = decrypted(&lab, &old);
+        work(&mut load, 200);
+        let rekey = disks.get(&name).unwrap().rekey.unwrap();
+        assert_eq!(rekey.boundary, paused.rekey.unwrap().boundary);
+        assert!(rekey.boundary < SIZE, "it was paused before its end");
+        assert!(first != decrypted(&lab, &old), "the guest went on");
+        disks.change_rekey(&us(), &name, go(Go::Run)).await.unwrap();
+        disks.change_rekey(&us(), &name, faster()).await.unwrap();
+        work(&mut load, 200);
+        until_ended(&disks, &name).await;
+        assert_eq!(under_way(&lab), None);
+        let new = dek(&lab).await;
+        assert!(new != old);
+        work(&mut load, 200);
+        tokio::task::block_in_place(|| load.check_all());
+        load.leave();
+        disks.detach(&us(), &name, GENTLY).await.unwrap();
+        load.check_bytes(&decrypted(&lab, &new));
+        assert!(!lab.path("state/rekeys").read_dir().unwrap().any(|_| true));
+        // By itself it opens as every volume does.
+        let volume = Volume::open(&location(&lab), Access::ReadOnly).unwrap();
+        volume.verify_dek(&new).unwrap();
+    });
+}
+
+#[test]
+fn a_rekey_goes_back_and_the_disk_is_as_it_was() {
+    let lab = lab();
+    let name = lab.name("a.img");
+    run(async {
+        let disks = lab.open().await;
+        disks.attach(&us(), lab.request("a.img")).await.unwrap();
+        let old = dek(&lab).await;
+        let mut load = load(&lab, 2);
+        work(&mut load, 300);
+        disks.rekey(&us(), slow(&[name.clone()])).await.unwrap();
+        until(&disks, &name, "something was moved", |info| {
+            info.rekey.as_ref().is_some_and(|rekey| rekey.boundary > 0)
+        })
+        .await;
+        work(&mut load, 100);
+        disks
+            .turn_rekey(&us(), &name, Direction::Back)
+            .await
+            .unwrap();
+        disks.change_rekey(&us(), &name, faster()).await.unwrap();
+        work(&mut load, 100);
+        until_ended(&disks, &name).await;
+        let back = dek(&lab).await;
+        assert!(back == old, "it has its old key");
+        // Its worker has it, and comes back with it.
+        kill(lab.workers()[0]);
+        load.leave();
+        until(&disks, &name, "another worker", |info| info.restarts == 1).await;
+        until_running(&disks, &name).await;
+        tokio::task::block_in_place(|| load.connect(&lab.path("a.img.sock")).unwrap());
+        tokio::task::block_in_place(|| load.check_all());
+        load.leave();
+        disks.detach(&us(), &name, GENTLY).await.unwrap();
+        load.check_bytes(&decrypted(&lab, &old));
+    });
+}
+
+/// Detached in the middle, attached again: it goes on, or rests as it was.
+#[test]
+fn what_is_wanted_of_a_rekey_outlives_detaching_and_managers() {
+    let lab = lab();
+    let name = lab.name("a.img");
+    run(async {
+        let disks = lab.open().await;
+        disks.attach(&us(), lab.request("a.img")).await.unwrap();
+        let mut load = load(&lab, 3);
+        work(&mut load, 200);
+        disks.rekey(&us(), slow(&[name.clone()])).await.unwrap();
+        disks
+            .change_rekey(&us(), &name, go(Go::Pause))
+            .await
+            .unwrap();
+        until_state(&disks, &name, RekeyState::Paused).await;
+        load.leave();
+        disks.detach(&us(), &name, GENTLY).await.unwrap();
+        disks.close().await;
+        drop(disks);
+
+        let disks = lab.open().await;
+        disks.attach(&us(), lab.request("a.img")).await.unwrap();
+        let info = until_state(&disks, &name, RekeyState::Paused).await;
+        assert_eq!(info.rekey.unwrap().pace.limit, Some(64 << 10));
+        tokio::task::block_in_place(|| load.connect(&lab.path("a.img.sock")).unwrap());
+        work(&mut load, 200);
+        // The next manager finds a worker that moves data.
+        disks.change_rekey(&us(), &name, go(Go::Run)).await.unwrap();
+        until_state(&disks, &name, RekeyState::Moving).await;
+        disks.close().await;
+        drop(disks);
+        let disks = lab.open().await;
+        until_state(&disks, &name, RekeyState::Moving).await;
+        work(&mut load, 100);
+        disks.change_rekey(&us(), &name, faster()).await.unwrap();
+        until_ended(&disks, &name).await;
+        tokio::task::block_in_place(|| load.check_all());
+        load.leave();
+        disks.detach(&us(), &name, BY_FORCE).await.unwrap();
+        let dek = dek(&lab).await;
+        load.check_bytes(&decrypted(&lab, &dek));
+    });
+}
+
+#[test]
+fn a_freeze_lets_the_moving_of_data_rest() {
+    let lab = lab();
+    let name = lab.name("a.img");
+    run(async {
+        let disks = lab.open().await;
+        disks.attach(&us(), lab.request("a.img")).await.unwrap();
+        let mut load = load(&lab, 4);
+        work(&mut load, 200);
+        disks.rekey(&us(), slow(&[name.clone()])).await.unwrap();
+        let minute = Duration::from_secs(60);
+        disks.freeze(&us(), &name, minute).await.unwrap();
+        let frozen = std::fs::read(lab.path("a.img")).unwrap();
+        let info = until_state(&disks, &name, RekeyState::Held).await;
+        assert_eq!(info.state, DiskState::Frozen);
+        disks.change_rekey(&us(), &name, faster()).await.unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(
+            frozen == std::fs::read(lab.path("a.img")).unwrap(),
+            "it is quiet"
+        );
+        // Nothing begins on a disk that is frozen.
+        disks.thaw(&us(), &name).await.unwrap();
+        work(&mut load, 100);
+        until_ended(&disks, &name).await;
+        tokio::task::block_in_place(|| load.check_all());
+        load.leave();
+        // The snapshot is a volume under way, which goes on by itself.
+        disks.detach(&us(), &name, GENTLY).await.unwrap();
+        std::fs::write(lab.path("b.img"), frozen).unwrap();
+        disks.attach(&us(), lab.request("b.img")).await.unwrap();
+        until_ended(&disks, &lab.name("b.img")).await;
+        disks
+            .detach(&us(), &lab.name("b.img"), GENTLY)
+            .await
+            .unwrap();
+    });
+}
+
+#[test]
+fn disks_wait_for_their_turn_and_one_can_be_taken_out() {
+    let lab = Lab::new();
+    let files = ["a.img", "b.img", "c.img"];
+    for file in files {
+        lab.home.create(file, &["--header-area", "64K"]);
+    }
+    let names = files.map(|file| lab.name(file));
+    run(async {
+        let disks = lab.open().await;
+        for file in files {
+            disks.attach(&us(), lab.request(file)).await.unwrap();
+        }
+        let started = disks.rekey(&us(), slow(&names)).await.unwrap();
+        let begun: Vec<bool> = started.disks.iter().map(|disk| disk.begun).collect();
+        assert_eq!(begun, [true, false, false]);
+        for name in &names[1..] {
+            until_state(&disks, name, RekeyState::Queued).await;
+        }
+        // The queue outlives the manager.
+        disks.close().await;
+        drop(disks);
+        let disks = lab.open().await;
+        for name in &names[1..] {
+            until_state(&disks, name, RekeyState::Queued).await;
+        }
+        disks
+            .turn_rekey(&us(), &names[1], Direction::Back)
+            .await
+            .unwrap();
+        assert_eq!(disks.get(&names[1]).unwrap().rekey, None);
+        // One that rests leaves its place to the next.
+        disks
+            .change_rekey(&us(), &names[0], go(Go::Pause))
+            .await
+            .unwrap();
+        until_state(&disks, &names[2], RekeyState::Moving).await;
+        for name in [&names[0], &names[2]] {
+            disks.change_rekey(&us(), name, faster()).await.unwrap();
+        }
+        until_ended(&disks, &names[2]).await;
+        disks
+            .change_rekey(&us(), &names[0], go(Go::Run))
+            .await
+            .unwrap();
+        until_ended(&disks, &names[0]).await;
+        for name in &names {
+            disks.detach(&us(), name, GENTLY).await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn what_has_no_key_of_its_own_or_cannot_be_written_is_refused() {
+    let lab = Lab::with_space();
+    lab.home.create("a.img", &[]);
+    run(async {
+        let disks = lab.open().await;
+        let scratch = super::lab::ephemeral(lab.home.directory(), "s.img", SIZE);
+        disks.attach(&us(), scratch).await.unwrap();
+        let mut request = lab.request("a.img");
+        request.options = toml::from_str("read_only = true").unwrap();
+        disks.attach(&us(), request).await.unwrap();
+        for (file, kind, said) in [
+            ("s.img", ErrorKind::Usage, "ephemeral"),
+            ("a.img", ErrorKind::Usage, "read-only"),
+            ("x.img", ErrorKind::NotFound, "no disk"),
+        ] {
+            let refused = disks
+                .rekey(&us(), start(&[lab.name(file)]))
+                .await
+                .unwrap_err();
+            assert_eq!(refused.kind(), kind, "{refused}");
+            assert!(refused.to_string().contains(said), "{refused}");
+            assert!(refused.help().is_some());
+        }
+        let name = lab.name("a.img");
+        let nothing = disks
+            .change_rekey(&us(), &name, go(Go::Pause))
+            .await
+            .unwrap_err();
+        assert_eq!(nothing.kind(), ErrorKind::Usage, "{nothing}");
+        // To decrypt takes the name once more.
+        for confirm in [None, Some("another".to_owned())] {
+            let wanted = StartRekey {
+                kind: Kind::Decrypt,
+                confirm,
+                ..start(&[name.clone()])
+            };
+            let refused = disks.rekey(&us(), wanted).await.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Refused, "{refused}");
+        }
+        let fast = StartRekey {
+            pace: PaceChange {
+                limit: Some(1000),
+                ..PaceChange::default()
+            },
+            ..start(&[name.clone()])
+        };
+        let refused = disks.rekey(&us(), fast).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Usage, "{refused}");
+    });
+}
+
+/// A manager that ends between any two steps leaves what the next one finishes.
+#[test]
+fn a_manager_that_ends_at_any_step_leaves_what_the_next_one_finishes() {
+    for (step, known) in [
+        ("JournalMade", None),
+        ("RekeyBegun", Some(Kind::Rekey)),
+        ("RekeyTold", Some(Kind::Rekey)),
+        ("RekeyFinished", None),
+        ("RekeyForgotten", None),
+    ] {
+        let lab = lab();
+        let name = lab.name("a.img");
+        let mut manager = ManagerProcess::start(lab.home.directory());
+        assert_eq!(manager.ask("attach a.img").as_deref(), Some("ok"));
+        let mut load = Registers::new(SIZE, 1, true, 5);
+        load.connect(&lab.path("a.img.sock")).unwrap();
+        assert!(load.run(100, PATIENCE));
+        manager.ask(&format!("die {step}"));
+        let _ = manager.ask("rekey a.img");
+        manager.was_killed();
+        // Its worker goes on without it.
+        assert!(load.run(100, PATIENCE), "after {step}");
+        assert_eq!(under_way(&lab), known, "after {step}");
+        run(async {
+            let before = dek(&lab).await;
+            let disks = lab.open().await;
+            // What had a place in the queue has it still.
+            until(&disks, &name, "it is done", |info| {
+                let left = lab.path("state/rekeys").read_dir().unwrap().count();
+                left == 0 && info.rekey.is_none() && info.state == DiskState::Running
+            })
+            .await;
+            let again = step == "JournalMade";
+            assert_eq!(dek(&lab).await == before, !again, "after {step}");
+            assert_eq!(under_way(&lab), None, "after {step}");
+            let new = dek(&lab).await;
+            work(&mut load, 100);
+            // And the next worker serves it, too.
+            load.leave();
+            kill(disks.get(&name).unwrap().pid.unwrap());
+            until(&disks, &name, "another worker", |info| info.restarts == 1).await;
+            until_running(&disks, &name).await;
+            tokio::task::block_in_place(|| load.connect(&lab.path("a.img.sock")).unwrap());
+            tokio::task::block_in_place(|| load.check_all());
+            load.leave();
+            disks.detach(&us(), &name, BY_FORCE).await.unwrap();
+            load.check_bytes(&decrypted(&lab, &new));
+        });
+    }
+}
+
+/// Nobody keeps keys: a worker that dies in the middle gets both from the header.
+#[test]
+fn a_rekey_goes_on_where_keys_are_not_kept() {
+    let lab = lab();
+    let name = lab.name("a.img");
+    run(async {
+        let mut settings = lab.settings();
+        settings.keep_deks = false;
+        let disks = lab.open_with(settings).await;
+        disks.attach(&us(), lab.request("a.img")).await.unwrap();
+        let mut load = load(&lab, 6);
+        work(&mut load, 200);
+        disks.rekey(&us(), slow(&[name.clone()])).await.unwrap();
+        until(&disks, &name, "something was moved", |info| {
+            info.rekey.as_ref().is_some_and(|rekey| rekey.boundary > 0)
+        })
+        .await;
+        kill(disks.get(&name).unwrap().pid.unwrap());
+        load.leave();
+        until(&disks, &name, "another worker", |info| info.restarts == 1).await;
+        until_state(&disks, &name, RekeyState::Moving).await;
+        tokio::task::block_in_place(|| load.connect(&lab.path("a.img.sock")).unwrap());
+        work(&mut load, 100);
+        disks.change_rekey(&us(), &name, faster()).await.unwrap();
+        until_ended(&disks, &name).await;
+        tokio::task::block_in_place(|| load.check_all());
+        load.leave();
+        disks.detach(&us(), &name, GENTLY).await.unwrap();
+        let dek = dek(&lab).await;
+        load.check_bytes(&decrypted(&lab, &dek));
+    });
+}
