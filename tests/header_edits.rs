@@ -101,7 +101,7 @@ fn headers_that_sealblk_cannot_serve_are_refused_with_the_reason() {
             json!(4_000_000_000u32),
             "iterations",
         ),
-        ("/tokens/0/version", json!(3), ""),
+        ("/tokens/0/version", json!(4), ""),
     ];
     let corrupt = [
         (
@@ -135,6 +135,11 @@ fn headers_that_sealblk_cannot_serve_are_refused_with_the_reason() {
             json!({"mandatory": "x"}),
             "requirements",
         ),
+        (
+            "/config/requirements",
+            json!({"mandatory": ["sealblk-rekey-v1"]}),
+            "which its token does not have",
+        ),
         ("/digests", json!({}), "digest"),
         ("/digests/0/digest", json!("AAAA"), "digest"),
         ("/digests/0/segments", json!([]), "digest"),
@@ -142,6 +147,8 @@ fn headers_that_sealblk_cannot_serve_are_refused_with_the_reason() {
         ("/tokens/0/version", json!(null), ""),
         // That of a volume whose wraps are elsewhere, and nobody says where.
         ("/tokens/0/version", json!(2), ""),
+        // That of a volume under way, and nobody says of what.
+        ("/tokens/0/version", json!(3), ""),
         ("/tokens/0/key_store", json!("elsewhere"), ""),
         ("/tokens/0/zero_units", json!(1), ""),
     ];

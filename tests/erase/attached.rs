@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use sealblk::rekey::Kind;
+use sealblk::volume::{Access, Location, Volume};
 use serde_json::{Value, json};
 
 use super::Before;
@@ -141,4 +143,43 @@ fn an_erased_volume_on_record_fails_and_says_why() {
     let message = disk["last_error"]["message"].as_str().unwrap();
     assert!(message.contains("was erased on"), "{message}");
     succeed(&mut daemon.sealblk(&["detach", &name]));
+}
+
+/// A daemon erases what is partly plain only for those who say that this part may
+/// stay, and says that it does.
+#[test]
+fn a_daemon_does_not_pretend_that_plain_data_is_gone() {
+    let (daemon, before, name) = attached();
+    succeed(&mut daemon.sealblk(&["detach", &name]));
+    let volume = daemon.home.path(VOLUME);
+    let location = Location {
+        data: volume.clone(),
+        header: None,
+    };
+    let mut opened = Volume::open(&location, Access::ReadWrite).unwrap();
+    let facts = opened.facts_to_begin(Kind::Decrypt).unwrap();
+    opened.begin_decrypt(&facts).unwrap();
+    drop(opened);
+    let header = || fs::read(&volume).unwrap()[..128 << 10].to_vec();
+    let intact = header();
+    let erase = ["volume", "erase", VOLUME, "--yes", "--force"];
+    refused(&mut daemon.sealblk(&erase)).expect(
+        6,
+        &["a part of the data", "leave that part readable"],
+        "--leave-plain",
+    );
+    assert!(header() == intact);
+    let told = succeed(daemon.sealblk(&erase).args(["--leave-plain", "--json"]));
+    let erased: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(
+        (&erased["finished"], &erased["partly_plain"]),
+        (&json!(true), &json!(true))
+    );
+    before.assert_absent(&volume);
+    let lines = audit(&daemon);
+    let begun = lines
+        .iter()
+        .filter(|line| line["event"] == "volume_erasing");
+    let left: Vec<_> = begun.map(|line| line["leave_plain"].clone()).collect();
+    assert_eq!(left.last(), Some(&json!(true)), "{lines:?}");
 }

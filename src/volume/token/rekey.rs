@@ -89,3 +89,89 @@ mod optional_base64 {
         Text::deserialize(from).map(|text| Some(text.0))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::volume::Token;
+
+    /// The last example of a section of the format page.
+    fn example(section: &str) -> Value {
+        let page = include_str!("../../../docs/format.md");
+        let (_, section) = page.split_once(&format!("\n### {section}\n")).unwrap();
+        let (section, _) = section.split_once("\n### ").unwrap();
+        let (_, block) = section.rsplit_once("```json\n").unwrap();
+        serde_json::from_str(block.split_once("```").unwrap().0).unwrap()
+    }
+
+    #[test]
+    fn the_examples_of_the_format_page_are_tokens() {
+        let value = example("Volumes under way");
+        let token = Token::from_json(&value).unwrap();
+        assert!(token.extra.is_empty());
+        let rekey = token.rekey.as_ref().unwrap();
+        assert_eq!((rekey.kind, rekey.doing()), (Kind::Rekey, "re-encrypted"));
+        let previous: Vec<u8> = (0..PREVIOUS_BYTES as u8).collect();
+        assert_eq!(rekey.previous.as_ref(), Some(&previous));
+        assert_eq!(token.to_json().unwrap(), value);
+
+        let value = example("Plain volumes");
+        let token = Token::from_json(&value).unwrap();
+        let since = token.plain.as_ref().unwrap().since;
+        assert_eq!(token.keyless_since(), Some(since));
+        assert_eq!(token.to_json().unwrap(), value);
+    }
+
+    #[test]
+    fn a_token_is_under_way_or_plain_in_one_way_only() {
+        let under_way = example("Volumes under way");
+        let plain = example("Plain volumes");
+        let since = plain["plain"].clone();
+        for (of, field, value) in [
+            (&under_way, "version", json!(1)),
+            (&under_way, "version", json!(2)),
+            (&under_way, "rekey", Value::Null),
+            (&under_way, "plain", since),
+            (&under_way, "key_store", json!("s")),
+            (&under_way, "copy_in", json!("s")),
+            (&under_way, "wraps", json!([])),
+            (&plain, "version", json!(1)),
+            (&plain, "version", json!(2)),
+            (&plain, "plain", Value::Null),
+            (
+                &plain,
+                "plain",
+                json!({"since": "2031-02-28T23:59:59Z", "how": 1}),
+            ),
+            (&plain, "wraps", under_way["wraps"].clone()),
+            (&plain, "wraps", Value::Null),
+            (&plain, "key_store", json!("s")),
+        ] {
+            let mut edited = of.clone();
+            match value {
+                Value::Null => _ = edited.as_object_mut().unwrap().remove(field),
+                value => edited[field] = value,
+            }
+            assert!(Token::from_json(&edited).is_err(), "{edited}");
+        }
+        // No operation has a previous key but a rekey, and none of another length.
+        for (kind, previous, is_good) in [
+            ("rekey", Some(PREVIOUS_BYTES), true),
+            ("rekey", Some(PREVIOUS_BYTES - 1), false),
+            ("rekey", None, false),
+            ("encrypt", None, true),
+            ("encrypt", Some(PREVIOUS_BYTES), false),
+            ("decrypt", None, true),
+            ("decrypt", Some(PREVIOUS_BYTES), false),
+        ] {
+            let mut token = Token::from_json(&under_way).unwrap();
+            let rekey = token.rekey.as_mut().unwrap();
+            rekey.kind = serde_json::from_value(kind.into()).unwrap();
+            rekey.previous = previous.map(|length| vec![1; length]);
+            let read = Token::from_json(&token.to_json().unwrap());
+            assert_eq!(read.is_ok(), is_good, "{kind} {previous:?}");
+        }
+    }
+}
