@@ -7,6 +7,8 @@
 mod front_ends;
 #[path = "serve_lifecycle/locks.rs"]
 mod locks;
+#[path = "serve_lifecycle/moving.rs"]
+mod moving;
 #[path = "serve_lifecycle/readiness.rs"]
 mod readiness;
 #[path = "serve_lifecycle/settings.rs"]

@@ -49,10 +49,25 @@ impl Sink<'_> {
     /// When they are not a number of units within the volume, or cannot be written.
     pub fn write(&self, at: u64, bytes: &mut [u8]) -> io::Result<()> {
         self.check(at, bytes.len() as u64)?;
-        self.cipher
-            .encrypt_in_place(Sector(at / SECTOR_BYTES), bytes);
-        self.file.write_all_at(bytes, self.offset + at)?;
-        self.passed(bytes.len(), bytes.len());
+        let unit = self.unit() as usize;
+        let zeroes_stay = self.cipher.params().zero_units;
+        let is_zero = |unit: &[u8]| zeroes_stay && unit.iter().all(|&byte| byte == 0);
+        let mut start = 0;
+        while start < bytes.len() {
+            let here = is_zero(&bytes[start..start + unit]);
+            let run = bytes[start..].chunks(unit);
+            let run = run.take_while(|unit| is_zero(unit) == here).count() * unit;
+            let (run, first) = (&mut bytes[start..start + run], at + start as u64);
+            start += run.len();
+            if here {
+                self.zeroes(first, run.len() as u64)?;
+                continue;
+            }
+            self.cipher
+                .encrypt_in_place(Sector(first / SECTOR_BYTES), run);
+            self.file.write_all_at(run, self.offset + first)?;
+            self.passed(run.len(), run.len());
+        }
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use std::path::Path;
 use uuid::Uuid;
 
 use super::create::{Plan, existing};
-use super::description::Description;
+use super::description::{ALIGNMENT, Description};
 use super::device::{Access, Device, sync_directory_of};
 use super::devices::{Devices, Location};
 use super::error::Error;
@@ -168,7 +168,7 @@ impl Volume {
             let extended = extended.and_then(|()| data.file().sync_all());
             extended.map_err(|error| data.error("set the length of", error))?;
         }
-        Self::of(devices, Access::ReadWrite)
+        Self::of_checked(devices, Access::ReadWrite, check_moved)
     }
 
     /// Makes a header in a file beside, which says that the data is being decrypted;
@@ -213,7 +213,7 @@ impl Volume {
                 .map_err(|error| device.error("write the header of", error))?;
         }
         undo.sync_directories()?;
-        let volume = Volume::of(devices, Access::ReadWrite)?;
+        let volume = Volume::of_checked(devices, Access::ReadWrite, check_moved)?;
         undo.disarm();
         Ok(volume)
     }
@@ -335,6 +335,25 @@ impl Volume {
     }
 }
 
+/// Checks that the data is long enough. It may have a header of its own still, or
+/// again, which says that nothing is under way: see [`Volume::has_inline_header`].
+fn check_moved(devices: &Devices, description: &Description) -> Result<u64, Error> {
+    let token = &description.token;
+    if token.rekey.is_some() && description.layout.data_offset == 0 {
+        // It was begun with a detached header, and is not moved.
+        return devices.check_data(description);
+    }
+    let (actual, needed) = (devices.data.len()?, description.layout.end());
+    match actual < needed && token.plain.is_none() {
+        true => Err(Error::Shorter {
+            path: devices.data.path().into(),
+            actual,
+            needed,
+        }),
+        false => Ok(actual),
+    }
+}
+
 /// Removes a header that does not count any more. What it had is overwritten when
 /// nobody can find it, so that at no time there is half of one.
 fn remove(beside: &Device) -> Result<(), Error> {
@@ -396,10 +415,15 @@ fn has_journal(device: &Device) -> Result<bool, Error> {
     if read(0)?.iter().any(|&byte| byte != 0) {
         return Ok(false);
     }
-    for copy in COPY_BYTES {
-        let sector = read(2 * copy)?;
-        if MAGICS.iter().any(|magic| sector.starts_with(*magic)) {
-            return Ok(true);
+    // The first record of all is in the second slot.
+    let length = device.len()?;
+    for start in COPY_BYTES.map(|copy| 2 * copy) {
+        let slot = (length.saturating_sub(start) / 2) / ALIGNMENT * ALIGNMENT;
+        for at in [start, start + ALIGNMENT, start + slot] {
+            let sector = read(at)?;
+            if MAGICS.iter().any(|magic| sector.starts_with(*magic)) {
+                return Ok(true);
+            }
         }
     }
     Ok(false)
@@ -425,6 +449,17 @@ mod tests {
         std::fs::write(&path, &bytes).unwrap();
         assert!(!clear_unfinished(&path).unwrap());
         assert!(!path.exists());
+        // The first record alone is there, of either kind.
+        for (magic, at) in [
+            (MAGICS[0], (128 << 10) + (448 << 10)),
+            (MAGICS[1], 36 << 10),
+        ] {
+            let mut bytes = vec![0; 1 << 20];
+            bytes[at..at + 8].copy_from_slice(magic);
+            std::fs::write(&path, &bytes).unwrap();
+            assert!(!clear_unfinished(&path).unwrap());
+            assert!(!path.exists(), "{at}");
+        }
         bytes[100] = 1;
         std::fs::write(&path, &bytes).unwrap();
         assert!(!clear_unfinished(&path).unwrap());

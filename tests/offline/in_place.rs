@@ -91,7 +91,7 @@ fn a_plain_disk_is_encrypted_where_it_is_and_decrypted_again() {
             "{unit}"
         );
         lab.cryptsetup_proves("h", &dek);
-        let again = lab.fails(2, &encrypt);
+        let again = lab.fails(6, &encrypt);
         assert!(again.contains("encrypted already"), "{again}");
 
         let decrypt = ["volume", "decrypt", "disk.img", "--header", "h"];
@@ -117,7 +117,7 @@ fn a_plain_disk_is_encrypted_where_it_is_and_decrypted_again() {
         // No key is left in the header.
         let header = fs::read(lab.path("h")).unwrap();
         assert!(!String::from_utf8_lossy(&header).contains("A256GCM"));
-        lab.fails(2, &[&decrypt[..], &["--confirm", uuid]].concat());
+        lab.fails(8, &[&decrypt[..], &["--confirm", uuid]].concat());
     }
 }
 
@@ -157,7 +157,7 @@ fn what_is_prepared_can_be_gone_on_with_or_taken_back() {
     assert!(lab.read("disk.img", 0, SIZE) != plain);
     let done = lab.run(&[&encrypt[..], &["--back"]].concat());
     assert_eq!(
-        done.status, 2,
+        done.status, 6,
         "it is done, and cannot be taken back: {done:?}"
     );
 
@@ -199,12 +199,11 @@ fn what_cannot_be_done_is_refused_with_the_next_step() {
     lab.ok(&["volume", "create", "volume.img", "--size", "1M"]);
     let volume = encrypt("volume.img", 6, &[]);
     assert!(volume.contains("LUKS2"), "{volume}");
-    let way = encrypt("disk.img", 2, &["--back"]);
+    let way = encrypt("disk.img", 6, &["--back"]);
     assert!(way.contains("not being re-encrypted"), "{way}");
 
-    let none = lab.fails(2, &["volume", "rekey", "volume.img", "--forward"]);
+    let none = lab.fails(6, &["volume", "rekey", "volume.img", "--forward"]);
     assert!(none.contains("not being re-encrypted"), "{none}");
-    lab.fails(2, &["volume", "rekey", "volume.img", "--limit", "0"]);
     lab.ok(&[
         "volume",
         "create",

@@ -95,7 +95,7 @@ fn check_plain(disk: &Path) -> Result<(), Failure> {
         data: disk.to_owned(),
         header: None,
     };
-    match Volume::open(&location, Access::ReadOnly) {
+    match Volume::open(&location, Access::ReadWrite) {
         Ok(volume) => check_encrypts(&volume),
         Err(error @ Error::Busy { .. }) => Err(in_use(error)),
         // Whatever it is, no volume.
