@@ -19,6 +19,8 @@ use crate::error::{Explain, Kind};
 use crate::keys::{self, KeySets, Opened};
 use crate::kms::recovery::{self, RecoveryKey};
 use crate::plane::Spec;
+use crate::rekey;
+use crate::shift;
 use crate::store::{self, DirectMode, Store};
 use crate::vhost::SocketParams;
 use crate::volume::{self, Access, Erased, Location, Volume};
@@ -57,6 +59,19 @@ pub enum Error {
     /// Queues cannot run where they shall.
     #[error("queues shall run on CPU {0}, which this process may not use")]
     NoCpu(u16),
+    /// It is being moved, so that there is no disk to be served.
+    #[error("{path} is being {doing}, and its data moved for that: it is in pieces meanwhile")]
+    InPieces {
+        /// The volume.
+        path: PathBuf,
+        /// What is done to it.
+        doing: &'static str,
+        /// The command that does it.
+        command: &'static str,
+    },
+    /// Its journal cannot be read.
+    #[error(transparent)]
+    Journal(shift::Error),
     /// The data cannot be read.
     #[error("cannot serve {path}")]
     Store {
@@ -82,6 +97,8 @@ impl Explain for Error {
             Error::Volume(source) | Error::NotWritable(source) => source.kind(),
             Error::Erased { .. } => Kind::Key,
             Error::Key { source, .. } => source.kind(),
+            Error::InPieces { .. } => Kind::Refused,
+            Error::Journal(source) => source.kind(),
             Error::Store { source, .. } => source.kind(),
         }
     }
@@ -100,6 +117,10 @@ impl Explain for Error {
             },
             Error::Key { source, .. } => return source.help(),
             Error::Store { source, .. } => return source.help(),
+            Error::InPieces { path, command, .. } => {
+                format!("finish it: sealblk volume {command} {}", path.display())
+            }
+            Error::Journal(source) => return source.help(),
             Error::NoCpu(_) => "name other CPUs with --cpus: `grep Cpus_allowed_list \
                  /proc/PID/status` has those of a process"
                 .into(),
@@ -138,6 +159,7 @@ pub fn open_volume(disk: &config::Disk, config: &config::Serve) -> Result<Volume
             erased,
         });
     }
+    check_in_one_piece(&volume)?;
     // What its header says is not what its data is, from one end to the other.
     // One that is under way is recovered first, by whoever serves it, and that
     // writes.
@@ -148,6 +170,27 @@ pub fn open_volume(disk: &config::Disk, config: &config::Serve) -> Result<Volume
         return Err(Error::NoZeroUnits(disk.volume.clone()));
     }
     Ok(volume)
+}
+
+/// Fails if the disk is in pieces, since it is being moved to make room for its
+/// header, or over the one that it had: then nobody can be served.
+fn check_in_one_piece(volume: &Volume) -> Result<(), Error> {
+    let Some(rekey) = volume.rekey() else {
+        return Ok(());
+    };
+    let area = volume.journal_area()?;
+    let is_moved = shift::is_journal(volume.journal_file(), &area);
+    match is_moved.map_err(Error::Journal)? {
+        false => Ok(()),
+        true => Err(Error::InPieces {
+            path: volume.data_path().to_owned(),
+            doing: rekey.doing(),
+            command: match rekey.kind {
+                rekey::Kind::Decrypt => "decrypt",
+                rekey::Kind::Rekey | rekey::Kind::Encrypt => "encrypt",
+            },
+        }),
+    }
 }
 
 /// Checks that queues can run where they shall.

@@ -5,16 +5,20 @@
 //! key service is asked: what is left is the data plane, until a signal ends it.
 #![forbid(unsafe_code)]
 
+mod moving;
+
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::config;
+use crate::conversion::Sides;
 use crate::engine;
 use crate::engine::stats::Stats;
 use crate::error::{Explain, Failure, Kind, io_kind};
@@ -72,29 +76,50 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {
 struct Opened {
     disk: Arc<engine::Disk>,
     volume: Volume,
+    /// What is done to all its data beside.
+    recovered: Option<moving::Recovered>,
 }
 
 /// A disk that is ready to be served.
 struct Ready {
     plane: Plane,
+    path: PathBuf,
     /// Keeps the lock.
-    volume: Volume,
+    volume: Mutex<Volume>,
+    /// What is done to all its data beside.
+    operation: Mutex<Option<moving::Operation>>,
 }
 
 impl Ready {
     /// Serves front ends until stopped, and then makes durable what they wrote.
-    fn run(&self) -> Result<(), Error> {
-        let path = self.volume.data_path();
-        let _span = tracing::error_span!("disk", path = %path.display()).entered();
-        Ok(self.plane.run()?)
+    fn run(&self, key_sets: &KeySets) -> Result<(), Error> {
+        let span = tracing::error_span!("disk", path = %self.path.display());
+        let _span = span.clone().entered();
+        let operation = locked(&self.operation).take();
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            if let Some(operation) = operation {
+                scope.spawn(|| {
+                    let _span = span.entered();
+                    operation.look_after(&mut locked(&self.volume), key_sets, &stop);
+                });
+            }
+            let result = self.plane.run();
+            stop.store(true, Ordering::Relaxed);
+            Ok(result?)
+        })
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Serves the disks until a signal ends it.
 ///
 /// # Errors
 /// When a volume, its key, or its socket cannot be had. Nothing is served then.
-pub fn run(config: &config::Serve, key_sets: &KeySets) -> Result<(), Failure> {
+pub fn run(config: &config::Serve, key_sets: KeySets) -> Result<(), Failure> {
     // Until here a signal ends the process as it always does, also while a key
     // service lets it wait: there is nothing yet that it could leave behind.
     let opening = Opening::new(
@@ -105,7 +130,7 @@ pub fn run(config: &config::Serve, key_sets: &KeySets) -> Result<(), Failure> {
     let opened = config
         .disks
         .iter()
-        .map(|disk| open(disk, config, &opening, key_sets))
+        .map(|disk| open(disk, config, &opening, &key_sets))
         .collect::<Result<Vec<_>, Failure>>()?;
     let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(system("cannot handle signals"))?;
     let disks = config
@@ -120,7 +145,7 @@ pub fn run(config: &config::Serve, key_sets: &KeySets) -> Result<(), Failure> {
     let servers = thread::Builder::new()
         .name("disks".into())
         .spawn(move || {
-            let result = run_all(disks);
+            let result = run_all(disks, &key_sets);
             handle.close();
             result
         })
@@ -155,7 +180,7 @@ pub fn run(config: &config::Serve, key_sets: &KeySets) -> Result<(), Failure> {
 }
 
 /// Serves all disks, each on a thread. When one fails, all end.
-fn run_all(disks: Vec<Ready>) -> Result<(), Error> {
+fn run_all(disks: Vec<Ready>, key_sets: &KeySets) -> Result<(), Error> {
     let stoppers: Vec<Stopper> = disks.iter().map(|disk| disk.plane.stopper()).collect();
     thread::scope(|scope| {
         let running: Vec<_> = disks
@@ -163,7 +188,7 @@ fn run_all(disks: Vec<Ready>) -> Result<(), Error> {
             .map(|disk| {
                 let stoppers = &stoppers;
                 scope.spawn(move || {
-                    let result = disk.run();
+                    let result = disk.run(key_sets);
                     if result.is_err() {
                         stoppers.iter().for_each(Stopper::stop);
                     }
@@ -191,18 +216,31 @@ fn open(
     let path = &disk.volume;
     let _span = tracing::error_span!("disk", path = %path.display()).entered();
     let volume = prepare::open_volume(disk, config)?;
-    volume.check_settled("serve")?;
     let context = Context::local(Some(volume.uuid()));
-    let opened = block_on(prepare::unwrap(key_sets, &context, &volume, opening))
-        .map_err(system("cannot start asking for the key"))??;
-    let dek = opened.dek;
-    volume.verify_dek(&dek)?;
     let spec = prepare::spec(disk, config, &volume);
+    let stats = || Stats::private(spec.queues);
+    let asking = system("cannot start asking for the key");
+    if volume.rekey().is_none() {
+        let opened = block_on(prepare::unwrap(key_sets, &context, &volume, opening));
+        let dek = opened.map_err(asking)??.dek;
+        volume.verify_dek(&dek)?;
+        let store = prepare::open_store(&spec, volume.data_file(), path)?;
+        let disk = plane::disk(&spec, store, &dek, stats()?)?;
+        return Ok(Opened {
+            disk: Arc::new(disk),
+            volume,
+            recovered: None,
+        });
+    }
+    let sides = block_on(Sides::of(key_sets, &context, &volume, opening));
+    let sides = sides.map_err(asking)??;
+    let mut recovered = moving::Recovered::of(&spec, &volume, sides, config.decrypt)?;
     let store = prepare::open_store(&spec, volume.data_file(), path)?;
-    let disk = plane::disk(&spec, store, &dek, Stats::private(spec.queues)?)?;
+    let disk = plane::disk_of(&spec, store, recovered.transform()?, stats()?);
     Ok(Opened {
         disk: Arc::new(disk),
         volume,
+        recovered: Some(recovered),
     })
 }
 
@@ -216,9 +254,14 @@ fn listen(disk: &config::Disk, config: &config::Serve, opened: Opened) -> Result
         socket = %disk.socket.display(),
         "serving"
     );
+    let operation = opened
+        .recovered
+        .map(|recovered| recovered.begin(&opened.disk));
     Ok(Ready {
         plane: Plane::new(opened.disk, server, disk.volume.clone()),
-        volume: opened.volume,
+        path: disk.volume.clone(),
+        volume: Mutex::new(opened.volume),
+        operation: Mutex::new(operation.transpose()?),
     })
 }
 

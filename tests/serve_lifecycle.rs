@@ -9,6 +9,8 @@ mod front_ends;
 mod killed;
 #[path = "serve_lifecycle/locks.rs"]
 mod locks;
+#[path = "serve_lifecycle/moving.rs"]
+mod moving;
 #[path = "serve_lifecycle/readiness.rs"]
 mod readiness;
 #[path = "serve_lifecycle/settings.rs"]

@@ -220,7 +220,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Volume(args) => volume::run(args, &config),
         Command::Serve(args) => {
             args.opening.check()?;
-            crate::serve::run(&args.resolve(&config)?, &config.key_sets())
+            crate::serve::run(&args.resolve(&config)?, config.key_sets())
         }
         Command::Keyset(args) => keyset::run(args, named, overrides, &config),
         Command::Key(args) => key::run(args, &config),

@@ -31,6 +31,10 @@ pub struct Args {
     #[arg(long, value_name = "PATH", value_parser = path_parser())]
     pub header: Vec<FilePath>,
 
+    /// Go on decrypting a volume that is being decrypted: otherwise that rests
+    #[arg(long)]
+    pub decrypt: bool,
+
     /// What to open them with.
     #[command(flatten)]
     pub opening: OpeningArgs,
@@ -58,6 +62,7 @@ impl Args {
             break_glass: self.opening.break_glass,
             even_if_denied: self.opening.even_if_denied,
             recovery_key_file: self.opening.recovery_key_file,
+            decrypt: self.decrypt,
             ..serve
         })
     }

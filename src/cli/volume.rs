@@ -4,12 +4,20 @@ mod backup;
 mod backups;
 mod clone;
 mod create;
+mod decrypt;
+mod encrypt;
 mod erase;
 mod export;
+mod import;
 mod info;
+mod making;
 mod move_keys;
+mod operation;
+mod rekey;
 mod resize;
+mod shifting;
 mod verify;
+mod watch;
 mod wraps;
 
 use std::path::PathBuf;
@@ -90,6 +98,20 @@ pub enum Action {
     AddWrap(wraps::AddArgs),
     /// Destroy a wrapped key that was for break-glass access
     RemoveWrap(wraps::RemoveArgs),
+    /// Copy a disk image onto a new volume
+    ///
+    /// Raw images, and through qemu-img all formats that it reads. Nothing of
+    /// it is on a disk unencrypted on the way. Without its header, which is
+    /// written last, an interrupted import is no volume.
+    Import(import::Args),
+    /// Re-encrypt all data of a volume that is not in use, under a new key
+    ///
+    /// In place, on all CPUs. It may be interrupted at any instant.
+    Rekey(rekey::Args),
+    /// Encrypt a plain disk that is not in use, where it is
+    Encrypt(encrypt::Args),
+    /// Make all data of a volume that is not in use plain, where it is
+    Decrypt(decrypt::Args),
 }
 
 /// The volume that a command is about.
@@ -134,5 +156,9 @@ pub fn run(args: Args, config: &Config) -> Result<(), Failure> {
         Action::Erase(args) => erase::run(args, config),
         Action::AddWrap(args) => wraps::add(args, config),
         Action::RemoveWrap(args) => wraps::remove(args, config),
+        Action::Import(args) => import::run(args, config),
+        Action::Rekey(args) => rekey::run(args, config),
+        Action::Encrypt(args) => encrypt::run(args, config),
+        Action::Decrypt(args) => decrypt::run(args, config),
     }
 }

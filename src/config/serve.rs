@@ -53,6 +53,9 @@ pub struct Serve {
     pub even_if_denied: bool,
     /// The recovery key that opens the volumes.
     pub recovery_key_file: Option<PathBuf>,
+    /// Whether decrypting a volume, which was begun, goes on. Never configured
+    /// either.
+    pub decrypt: bool,
 }
 
 /// One disk to serve.
@@ -153,6 +156,7 @@ impl Serve {
             break_glass: false,
             even_if_denied: false,
             recovery_key_file: None,
+            decrypt: false,
         })
     }
 }

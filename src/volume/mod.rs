@@ -9,6 +9,7 @@
 
 mod backup;
 pub(crate) mod base64_text;
+mod beside;
 pub mod binding;
 mod create;
 mod description;
@@ -34,6 +35,7 @@ mod traces;
 mod undo;
 
 pub use backup::{Restored, backup, description_of_backup, restore};
+pub use beside::clear_unfinished;
 pub use binding::Binding;
 pub use create::{Fill, Plan};
 pub use description::{Description, Layout};

@@ -108,9 +108,18 @@ impl Volume {
 
     /// The same with files that are open and locked already.
     pub(super) fn of(devices: Devices, access: Access) -> Result<Self, Error> {
+        Self::of_checked(devices, access, Devices::check_data)
+    }
+
+    /// The same with another check of the data.
+    pub(super) fn of_checked(
+        devices: Devices,
+        access: Access,
+        check: impl FnOnce(&Devices, &Description) -> Result<u64, Error>,
+    ) -> Result<Self, Error> {
         let mut found = devices.read_header()?;
         let mut description = Description::of(&found.header, devices.header().path())?;
-        let actual = devices.check_data(&description)?;
+        let actual = check(&devices, &description)?;
         let mut repaired = None;
         if access == Access::ReadWrite && !found.is_whole() {
             let device = devices.header();

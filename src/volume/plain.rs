@@ -32,8 +32,8 @@ use crate::units::{Bytes, SECTOR_BYTES};
 /// exists is locked and nothing is written.
 #[derive(Debug)]
 pub struct PlainPlan {
-    plan: Plan,
-    id: Uuid,
+    pub(super) plan: Plan,
+    pub(super) id: Uuid,
 }
 
 impl PlainPlan {
@@ -169,6 +169,9 @@ impl PlainPlan {
             copies::create(&mut device.file(), &header)
                 .map_err(|error| device.error("write the header of", error))?;
         }
+        // Not before the header says so: a crash would make the disk longer.
+        let end = plan.data_offset + plan.size;
+        undo.prepare(&devices.data, end, &CreateOptions::default())?;
         undo.sync_directories()?;
         let volume = Volume::of(devices, Access::ReadWrite)?;
         undo.disarm();

@@ -138,7 +138,7 @@ impl Volume {
         self.write_token(begun, None, Requirement::Rekey)
     }
 
-    fn check_begins(&self, facts: &Facts, kind: Kind) -> Result<(), Error> {
+    pub(super) fn check_begins(&self, facts: &Facts, kind: Kind) -> Result<(), Error> {
         self.check_may_begin(kind)?;
         match *facts == self.description().facts_of(facts.id, kind) {
             true => Ok(()),
@@ -197,7 +197,7 @@ impl Volume {
     }
 
     /// Fails unless one of `kinds` is under way.
-    fn under_way(&self, kinds: &[Kind]) -> Result<(), Error> {
+    pub(super) fn under_way(&self, kinds: &[Kind]) -> Result<(), Error> {
         match self.rekey() {
             Some(rekey) if kinds.contains(&rekey.kind) => Ok(()),
             Some(rekey) => Err(Error::UnderWay {

@@ -42,6 +42,7 @@ fn the_defaults_are_the_documented_ones() {
         break_glass: false,
         even_if_denied: false,
         recovery_key_file: None,
+        decrypt: false,
         disks: vec![config::Disk {
             volume: "/v".into(),
             header: None,

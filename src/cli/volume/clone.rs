@@ -1,14 +1,14 @@
 //! `sealblk volume clone`.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::create::{absolute, no_secret_memory, note, undone};
+use super::making::make_filled;
+use super::watch::watched;
 use crate::audit::{Event, Outcome};
 use crate::cli::opening::OpeningArgs;
 use crate::cli::{ask, print, print_json, record};
@@ -16,16 +16,10 @@ use crate::clone::{self, Progress, Side};
 use crate::config::Config;
 use crate::crypt::{Engine, Params, SectorCipher};
 use crate::error::{Explain as _, Failure, Kind};
-use crate::key_store::Entry;
 use crate::keys::Context;
-use crate::keys::ledger::Known;
 use crate::prepare;
-use crate::secret::Dek;
 use crate::units::Bytes;
 use crate::volume::{Access, CreateOptions, Error, Location, Plan, Volume};
-
-/// How often somebody who watches is told how far it is.
-const TICK: Duration = Duration::from_millis(500);
 
 /// What follows `sealblk volume clone`.
 #[derive(Debug, clap::Args)]
@@ -116,36 +110,14 @@ pub fn run(args: Args, config: &Config) -> Result<(), Failure> {
     let context = Context::local(Some(source.uuid()));
     let old = ask(prepare::unwrap(&keys, &context, &source, &opening))?.dek;
     source.verify_dek(&old)?;
-    let dek = Dek::generate().map_err(no_secret_memory)?;
-    let binding = plan.binding();
-    let uuid = binding.uuid;
-    let context = Context::local(Some(uuid));
-    let key_store = keys.store_for(&key_set)?.map(|name| name.to_string());
-    let wraps = ask(keys.wrap(&context, &key_set, &dek, &binding.bytes()))?;
-    let known = Known::new(uuid, absolute(&to), &key_set, &wraps);
-    let wraps = match &key_store {
-        None => wraps,
-        Some(name) => {
-            keys.stores().place(name, uuid)?;
-            let entry = Entry::new(uuid, &key_set, wraps);
-            ask(keys.store(&context, name, &entry, None))?;
-            Vec::new()
-        }
-    };
     let params = Params {
         sector_size: layout.sector_size,
-        iv_tweak: 0,
+        iv_tweak: layout.iv_tweak,
         zero_units: layout.zero_units,
     };
-    let engine = Engine::best();
-    let old_params = Params {
-        iv_tweak: layout.iv_tweak,
-        ..params
-    };
-    let old = SectorCipher::new(engine, &old, old_params)?;
-    let new = SectorCipher::new(engine, &dek, params)?;
+    let old = SectorCipher::new(Engine::best(), &old, params)?;
     let progress = Progress::default();
-    let mut fill = |file: &std::fs::File, offset: u64| {
+    let mut fill = |cipher: &SectorCipher, file: &File, offset: u64| {
         let sides = [
             Side {
                 file: source.data_file(),
@@ -157,19 +129,16 @@ pub fn run(args: Args, config: &Config) -> Result<(), Failure> {
                 file,
                 offset,
                 path: &to.data,
-                cipher: &new,
+                cipher,
             },
         ];
-        watched(&progress, layout.size, || {
+        let far = || (progress.passed.load(Ordering::Relaxed), layout.size);
+        watched(far, || {
             clone::copy(&layout, &sides[0], &sides[1], &progress)
         })
     };
-    let made = plan.write_filled(&dek, &key_set, (wraps, key_store.as_deref()), &mut fill);
-    let made = made.map_err(|error| match &key_store {
-        Some(name) => undone(&keys, &context, name, uuid, error),
-        None => error.into(),
-    })?;
-    note(config, &known);
+    let made = make_filled(config, plan, &to, (&key_set, None), &mut fill)?;
+    let uuid = made.uuid();
     let event = Event::VolumeCloned {
         volume: source.uuid(),
         clone: uuid,
@@ -196,36 +165,6 @@ pub fn run(args: Args, config: &Config) -> Result<(), Failure> {
         Bytes(done.written),
         done.key_set,
     ))
-}
-
-/// Does `work`, and shows a person how far it is.
-fn watched<T: Send>(
-    progress: &Progress,
-    size: u64,
-    work: impl FnOnce() -> Result<T, Error> + Send,
-) -> Result<T, Error> {
-    if !std::io::stderr().is_terminal() {
-        return work();
-    }
-    let start = Instant::now();
-    std::thread::scope(|scope| {
-        let worker = scope.spawn(work);
-        while !worker.is_finished() {
-            std::thread::park_timeout(TICK);
-            let passed = progress.passed.load(Ordering::Relaxed);
-            let written = progress.written.load(Ordering::Relaxed);
-            let percent = passed as f64 * 100.0 / size.max(1) as f64;
-            let speed = written as f64 / start.elapsed().as_secs_f64() / f64::from(1 << 20);
-            // Whether it can be shown makes no difference.
-            let _ = write!(
-                std::io::stderr(),
-                "\r{percent:5.1} %, {speed:.0} MiB/s written "
-            );
-        }
-        let _ = writeln!(std::io::stderr());
-        let panicked = |_| Err(Error::Options("the copy ended early".into()));
-        worker.join().unwrap_or_else(panicked)
-    })
 }
 
 fn in_use(error: Error) -> Failure {
