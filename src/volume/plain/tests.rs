@@ -267,14 +267,17 @@ fn a_journal_that_cannot_be_written_leaves_a_plain_disk() {
     assert!(failed.is_err());
     disk.assert_untouched(&data);
     // A header file that was there is zero again.
-    fs::write(disk.header(), vec![0; 4096]).unwrap();
-    let plan = disk.plan().unwrap();
-    let failed = plan.write(&dek, "k", vec![wrap()], |file, area| {
-        file.write_all_at(b"SBLKJRNL", area.start).unwrap();
-        Err(Error::Options("no".into()))
-    });
-    assert!(failed.is_err());
-    assert_eq!(fs::read(disk.header()).unwrap(), vec![0; 4096]);
+    for length in [4096, 128 << 10] {
+        let zeroes = vec![0; length];
+        fs::write(disk.header(), &zeroes).unwrap();
+        let plan = disk.plan().unwrap();
+        let failed = plan.write(&dek, "k", vec![wrap()], |file, area| {
+            file.write_all_at(b"SBLKJRNL", area.start).unwrap();
+            Err(Error::Options("no".into()))
+        });
+        assert!(failed.is_err());
+        assert!(fs::read(disk.header()).unwrap() == zeroes, "{length}");
+    }
 }
 
 /// As it is when something moved the data to make room for a header.
