@@ -91,9 +91,7 @@ impl Guest {
     fn tracked(mut self) -> Self {
         let memory = MmapRegion::new(stride(RING_SIZE)).unwrap();
         let part = Part::new(Arc::new(memory), 0, RING_SIZE).unwrap();
-        let found = part
-            .recover(RING_SIZE, 0)
-            .unwrap_or_else(|fault| panic!("{fault}"));
+        let found = part.recover(RING_SIZE, 0).unwrap();
         self.tracker = Some(found.tracker);
         self
     }

@@ -38,6 +38,40 @@ fn what_was_in_flight_is_done_by_the_next_server() {
     assert!(server.terminate().success(), "{}", server.messages());
 }
 
+/// What a thread of the ring is doing, the process does not outlive.
+#[test]
+fn a_call_of_a_killed_server_ends_before_its_process() {
+    let home = Home::new();
+    home.create("below.img", &[]);
+    let slow = SlowDisk::mount(&home.path("below.img"), &home.path("slow"));
+    let volume = slow.file();
+    let arguments = [volume.to_str().unwrap(), "--direct", "never"];
+    let mut server = home.serve(&arguments);
+    let options = RawOptions {
+        inflight: true,
+        ..RawOptions::default()
+    };
+    let mut front_end = RawFrontEnd::connect(server.socket(), &options).unwrap();
+    slow.keep_writes();
+    let submitted = front_end.submit(0, Request::write(8, &NEW), Form::Direct);
+    slow.await_writes(1);
+    server.signal(rustix::process::Signal::KILL);
+    let stat = format!("/proc/{}/stat", server.pid());
+    eventually("its first thread has ended", || {
+        let stat = std::fs::read_to_string(&stat).unwrap();
+        stat.contains(") Z ").then_some(())
+    });
+    assert!(server.is_running(), "with a write that has not ended");
+    slow.release();
+    server.wait();
+    server.restart(home.serve_command(&arguments));
+    front_end.reconnect(server.socket()).unwrap();
+    let used = front_end.used(0);
+    assert_eq!(front_end.outcome(submitted, used).status, S_OK);
+    let read = front_end.succeed(0, Request::read(8, NEW.len()), Form::Direct);
+    assert!(read.data == NEW);
+}
+
 const OLD: [u8; 4096] = [1; 4096];
 const NEW: [u8; 4096] = [2; 4096];
 
