@@ -24,7 +24,7 @@ fn a_guest_verifies_all_it_wrote_while_its_disk_gets_other_keys() {
     succeed(&mut manager.attach());
     let guest = Guest::new("fio-verify")
         .on(&manager.path("disk.sock"))
-        .env("SIZE_MIB", "6");
+        .env("SIZE_MIB", "2");
     let guest = std::thread::spawn(move || guest.succeed());
     let name = manager.name("vm");
     let begin = ["rekey", &name, "--start", "--latency", "5ms"];
@@ -57,6 +57,6 @@ fn a_guest_verifies_all_it_wrote_while_its_disk_gets_other_keys() {
         (manager.disk()["front_end"] == Value::Bool(false)).then_some(())
     });
     manager.detach();
-    manager.succeed(&["volume", "inspect", "disk.img"]);
+    manager.succeed(&["volume", "info", "disk.img"]);
     manager.succeed(&["audit", "verify"]);
 }

@@ -98,7 +98,7 @@ fn a_disk_gets_another_key_while_that_of_its_key_set_comes_and_goes() {
     load.check_all();
     load.leave();
     succeed(&mut lab.daemon.sealblk(&["detach", &disk]));
-    let shown = succeed(&mut lab.daemon.sealblk(&["volume", "inspect", "a"]));
+    let shown = succeed(&mut lab.daemon.sealblk(&["volume", "info", "a"]));
     assert!(!shown.contains("under way"), "{shown}");
     // It opens by what is in its header.
     assert_eq!(lab.attach("a").status, 201);
