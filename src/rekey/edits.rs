@@ -60,8 +60,12 @@ fn keys(facts: &Facts) -> Keys {
 }
 
 fn journal(memory: &Memory, facts: &Facts) -> Journal<Memory> {
+    journal_of(memory, facts, &keys(facts).into())
+}
+
+fn journal_of(memory: &Memory, facts: &Facts, keys: &Arc<Keys>) -> Journal<Memory> {
     let geometry = Geometry::new(facts, SectorSize::B512).unwrap();
-    Journal::new(memory.clone(), 0..2 * SLOT as u64, keys(facts), geometry).unwrap()
+    Journal::new(memory.clone(), 0..2 * SLOT as u64, keys.clone(), geometry).unwrap()
 }
 
 fn at(direction: Direction, boundary: u64) -> Position {
@@ -115,26 +119,28 @@ fn a_record_is_as_the_page_has_it() {
 #[test]
 fn any_bit_of_one_record_costs_nothing_and_of_both_the_journal() {
     let memory = under_way();
+    let keys = keys(&facts()).into();
+    let read = || journal_of(&memory, &facts(), &keys).read();
     let whole = memory.0.lock().unwrap().clone();
-    let newest = journal(&memory, &facts()).read().unwrap();
+    let newest = read().unwrap();
     assert_eq!((newest.sequence, newest.covered), (4, 8192));
     let lengths = [record::length(8192), record::length(4096)];
     for (slot, length) in lengths.into_iter().enumerate() {
         for bit in 0..8 * length {
             memory.0.lock().unwrap()[slot * SLOT + bit / 8] ^= 1 << (bit % 8);
-            let found = journal(&memory, &facts()).read().unwrap();
+            let found = read().unwrap();
             // The other record is there; and it is enough (the simulator's part).
             assert_eq!(found.sequence, [3, 4][slot], "bit {bit} of slot {slot}");
             let other = (1 - slot) * SLOT;
             memory.0.lock().unwrap()[other + bit / 8 % 96] ^= 1 << (bit % 8);
-            let both = journal(&memory, &facts()).read();
+            let both = read();
             assert!(matches!(both, Err(Error::Unauthentic)), "bit {bit}");
             memory.0.lock().unwrap().copy_from_slice(&whole);
         }
     }
     // Behind a record nothing is read.
     memory.0.lock().unwrap()[lengths[0]] ^= 1;
-    assert_eq!(journal(&memory, &facts()).read().unwrap(), newest);
+    assert_eq!(read().unwrap(), newest);
 }
 
 #[test]

@@ -1,21 +1,21 @@
 //! The loop that moves the data, region after region (`docs/rekey.md`).
 
+mod plan;
+mod steps;
+
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::handle::{Handle, Pace, Phase, Progress};
-use super::keys::SectorTag;
-use super::pace::{Lengths, Meter};
-use super::region::{Data, Region};
-use super::rules::{Rule, Rules};
-use super::{Direction, Error, Fence, Geometry, Journal, Medium, Position, Transforms};
+use crate::rekey::handle::{Handle, Pace, Phase, Progress};
+use crate::rekey::keys::SectorTag;
+use crate::rekey::pace::{Lengths, Meter};
+use crate::rekey::region::{Data, Region};
+use crate::rekey::rules::{Rule, Rules};
+use crate::rekey::{Direction, Error, Fence, Geometry, Journal, Medium, Position, Transforms};
 
 /// It may be so far ahead of its limit before it waits. It rests then, since what
 /// is closed is closed to guests; and to rest costs syncs, so not after each region.
 const AHEAD: Duration = Duration::from_millis(50);
-/// A hole is stepped over, instead of moved, if it is so many regions long.
-const JUMP: u64 = 4;
-
 /// How a mover goes about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -55,7 +55,7 @@ pub enum Outcome {
 /// Moves the data of one operation.
 pub struct Mover<J, D, F> {
     journal: Journal<J>,
-    pub(super) data: Data<D>,
+    pub(in crate::rekey) data: Data<D>,
     fence: F,
     handle: Handle,
     position: Position,
@@ -71,14 +71,6 @@ pub struct Mover<J, D, F> {
     writing: bool,
     /// The data could not be made durable: nothing is certain any more.
     lost: bool,
-}
-
-/// What came of a step.
-enum Step {
-    /// The region was moved; the next one is closed for writing and covered.
-    Moved(Option<Region>),
-    /// The fence did not let it.
-    Held,
 }
 
 impl<J: Medium, D: Medium, F: Fence> Mover<J, D, F> {
@@ -212,138 +204,6 @@ impl<J: Medium, D: Medium, F: Fence> Mover<J, D, F> {
         }
     }
 
-    /// One region further, if the fence lets it.
-    fn step(&mut self, pace: &Pace) -> Result<bool, Error> {
-        let Some(mut region) = self.current.take() else {
-            return self.begin();
-        };
-        let length = region.length();
-        let step = if self.data.transforms.distinct(self.position.direction)
-            || !self.data.rules.keep(Rule::RecordPlain)
-        {
-            self.overlapped(&mut region)
-        } else {
-            self.recorded(&mut region)
-        };
-        match step {
-            Ok(Step::Moved(next)) => {
-                self.current = next;
-                self.spare = Some(region);
-                self.account(length, pace);
-                Ok(true)
-            }
-            Ok(Step::Held) => Ok(false),
-            Err(error) => {
-                // Its tags are what it takes to find out how far it was written.
-                self.current = Some(region);
-                Err(error)
-            }
-        }
-    }
-
-    /// From rest: covers the first region, or steps over a hole.
-    fn begin(&mut self) -> Result<bool, Error> {
-        let hole = self.hole(0)?;
-        if hole > 0 {
-            return self.jump(hole);
-        }
-        let length = self.length(0)?;
-        let direction = self.position.direction;
-        if !self.fence.close_for_writing(direction, length) {
-            return Ok(false);
-        }
-        self.at_rest = false;
-        let Some(region) = self.load_and_sync(0, length)? else {
-            return Ok(false);
-        };
-        self.record(self.position, Some(&region), None)?;
-        if !self.data.transforms.distinct(direction) {
-            // Here no other record follows before it is written.
-            self.record(self.position, Some(&region), None)?;
-        }
-        self.current = Some(region);
-        Ok(true)
-    }
-
-    /// Moves a region and opens it at once, the next one being covered as well:
-    /// what a guest writes there is told from what was there by its tag.
-    fn overlapped(&mut self, region: &mut Region) -> Result<Step, Error> {
-        let (direction, length) = (self.position.direction, region.length());
-        let ahead = self.length(length)?;
-        if ahead > 0 && !self.fence.close_for_writing(direction, length + ahead) {
-            return Ok(Step::Held);
-        }
-        let next = self.load_and_sync(length, ahead)?;
-        let covered = next
-            .as_ref()
-            .filter(|_| self.data.rules.keep(Rule::CoverTwo));
-        if self.data.rules.keep(Rule::RecordFirst) {
-            self.record(self.position, Some(region), covered)?;
-        }
-        if !self.fence.close_for_reading(direction, length) {
-            return Ok(Step::Held);
-        }
-        self.writing = true;
-        self.data.store(region, direction)?;
-        if !self.data.rules.keep(Rule::RecordFirst) {
-            self.record(self.position, Some(region), covered)?;
-        }
-        self.writing = false;
-        self.position = self.position.beyond(length);
-        self.fence.advance(direction, length);
-        Ok(Step::Moved(next))
-    }
-
-    /// Moves a region, and opens it when it is recorded that it was moved.
-    fn recorded(&mut self, region: &mut Region) -> Result<Step, Error> {
-        let (direction, length) = (self.position.direction, region.length());
-        if !self.fence.close_for_reading(direction, length) {
-            return Ok(Step::Held);
-        }
-        self.writing = true;
-        self.data.store(region, direction)?;
-        let mut ahead = self.length(length)?;
-        if ahead > 0 && !self.fence.close_for_writing(direction, length + ahead) {
-            ahead = 0;
-        }
-        let next = self.load_and_sync(length, ahead)?;
-        let beyond = self.position.beyond(length);
-        self.record(beyond, next.as_ref(), None)?;
-        self.record(beyond, next.as_ref(), None)?;
-        self.writing = false;
-        self.position = beyond;
-        self.fence.advance(direction, length);
-        if next.is_none() {
-            self.fence.open();
-            self.at_rest = true;
-        }
-        Ok(Step::Moved(next))
-    }
-
-    /// From rest: a hole is zeroes with both keys, and nothing is to be moved.
-    fn jump(&mut self, hole: u64) -> Result<bool, Error> {
-        let direction = self.position.direction;
-        self.at_rest = false;
-        if !self.fence.close_for_writing(direction, hole)
-            || !self.fence.close_for_reading(direction, hole)
-        {
-            return Ok(false);
-        }
-        // Before it was closed, a guest may have written there.
-        if self.hole(0)? < hole {
-            return Ok(true);
-        }
-        self.data.sync()?;
-        let beyond = self.position.beyond(hole);
-        self.journal.rest(beyond)?;
-        self.position = beyond;
-        self.fence.advance(direction, hole);
-        self.fence.open();
-        self.at_rest = true;
-        self.report(hole, None);
-        Ok(true)
-    }
-
     /// Comes to rest, in the direction that it has.
     fn rest(&mut self) -> Result<(), Error> {
         if self.at_rest {
@@ -374,28 +234,6 @@ impl<J: Medium, D: Medium, F: Fence> Mover<J, D, F> {
         self.at_rest = true;
         self.fence.open();
         self.report(0, None);
-        Ok(())
-    }
-
-    /// Finishes a region that was being written when something failed.
-    fn mend(&mut self) -> Result<(), Error> {
-        let Some(region) = &self.current else {
-            self.writing = false;
-            return Ok(());
-        };
-        let (direction, length) = (self.position.direction, region.length());
-        self.data
-            .mend(self.journal.keys(), region.start, &region.tags, direction)?;
-        self.data.sync()?;
-        let beyond = self.position.beyond(length);
-        self.journal.rest(beyond)?;
-        self.writing = false;
-        self.position = beyond;
-        self.spare = self.current.take();
-        self.fence.advance(direction, length);
-        self.fence.open();
-        self.at_rest = true;
-        self.report(length, None);
         Ok(())
     }
 
@@ -446,70 +284,6 @@ impl<J: Medium, D: Medium, F: Fence> Mover<J, D, F> {
             sync.join().unwrap_or(Err(Error::Panicked))?;
             region
         })
-    }
-
-    /// How long the region is that follows `skip` bytes next to the boundary: 0
-    /// if there is none, or a hole that is better stepped over.
-    fn length(&self, skip: u64) -> Result<u64, Error> {
-        let left = self.data.geometry.left(self.position) - skip;
-        if left == 0 || self.hole(skip)? > 0 {
-            return Ok(0);
-        }
-        let length = self.lengths.now();
-        if length >= left {
-            return Ok(left);
-        }
-        // Up to a whole block of the disk, from wherever this starts.
-        let odd = match self.position.direction {
-            Direction::Forward => (self.position.boundary + skip + length) % 4096,
-            Direction::Back => (4096 - (self.position.boundary - skip - length) % 4096) % 4096,
-        };
-        Ok(if odd < length { length - odd } else { length })
-    }
-
-    /// How long the hole is that follows `skip` bytes next to the boundary, if
-    /// stepping over it is better than moving it; else 0.
-    fn hole(&self, skip: u64) -> Result<u64, Error> {
-        if !self.data.transforms.zero_stays() {
-            return Ok(0);
-        }
-        let geometry = self.data.geometry;
-        let left = geometry.left(self.position) - skip;
-        let least = JUMP * self.lengths.now();
-        if left < least {
-            return Ok(0);
-        }
-        let data_from = |position: u64| -> Result<u64, Error> {
-            let (from, end) = (
-                geometry.in_file(position),
-                geometry.in_file(geometry.size()),
-            );
-            let data = self.data.medium.data_from(from, end);
-            data.map(|data| data - geometry.in_file(0))
-                .map_err(Error::io("look for holes"))
-        };
-        let from = self.position.next(skip, 0);
-        let hole = match self.position.direction {
-            Direction::Forward => match data_from(from)? - from {
-                hole if hole == left => left,
-                hole => hole & !4095,
-            },
-            Direction::Back => {
-                // Files are asked upwards only: so ever larger pieces are tried.
-                let mut hole = 0;
-                let mut tried = least & !4095;
-                while tried <= left && data_from(from - tried)? >= from {
-                    hole = tried;
-                    tried = if tried < left {
-                        (tried * 2).min(left)
-                    } else {
-                        break;
-                    };
-                }
-                hole
-            }
-        };
-        Ok(if hole >= least { hole } else { 0 })
     }
 
     /// A region was moved: how long may the next one be, and when.
