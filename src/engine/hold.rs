@@ -19,6 +19,7 @@
 //! [`fence`]: super::fence
 #![forbid(unsafe_code)]
 
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -92,6 +93,11 @@ pub(super) struct QueueState {
     /// The number of the last plan in which nothing of it was in flight that
     /// touches what is closed.
     clear: u64,
+    /// It sleeps with nothing in flight, and takes the newest plan before it
+    /// begins anything.
+    dozes: bool,
+    /// What wakes it.
+    wake: Option<Arc<OwnedFd>>,
 }
 
 impl State {
@@ -100,13 +106,42 @@ impl State {
         self.gate() == OPEN
     }
 
-    /// A queue follows the plan of that number, and is clear of it or not.
+    fn queue(&mut self, number: u64) -> Option<&mut QueueState> {
+        self.queues.iter_mut().find(|queue| queue.number == number)
+    }
+
+    /// A queue is awake, and follows the plan of that number; and is clear of it
+    /// or not.
     pub(super) fn note(&mut self, number: u64, era: u64, clear: bool) {
-        for queue in self.queues.iter_mut().filter(|it| it.number == number) {
+        if let Some(queue) = self.queue(number) {
+            queue.dozes = false;
             queue.seen = era;
             if clear {
                 queue.clear = era;
             }
+        }
+    }
+
+    /// A queue can be woken by this.
+    pub(super) fn note_wake(&mut self, number: u64, wake: Arc<OwnedFd>) {
+        if let Some(queue) = self.queue(number) {
+            queue.wake = Some(wake);
+        }
+    }
+
+    /// A queue begins nothing before it has said which plan it follows then.
+    pub(super) fn doze(&mut self, number: u64) {
+        if let Some(queue) = self.queue(number) {
+            queue.dozes = true;
+        }
+    }
+
+    /// Wakes the queues that are to follow another plan at once.
+    pub(super) fn wake(&self) {
+        let awake = self.queues.iter().filter(|queue| !queue.dozes);
+        for wake in awake.filter_map(|queue| queue.wake.as_ref()) {
+            // An eventfd that is full wakes as well.
+            let _ = rustix::io::write(&**wake, &1u64.to_ne_bytes());
         }
     }
 
@@ -118,7 +153,8 @@ impl State {
     /// Whether no queue has anything in flight that touches what that plan, or
     /// a newer one, closes.
     pub(super) fn all_are_clear(&self, era: u64) -> bool {
-        self.queues.iter().all(|queue| queue.clear >= era)
+        let is_clear = |queue: &QueueState| queue.dozes || queue.clear >= era;
+        self.queues.iter().all(is_clear)
     }
 
     fn gate(&self) -> u8 {
@@ -260,6 +296,8 @@ impl Hold {
             quiet: false,
             seen: 0,
             clear: 0,
+            dozes: false,
+            wake: None,
         });
         Member {
             hold: self.clone(),
@@ -300,7 +338,7 @@ impl Member {
         }
         let mut state = self.hold.state();
         let number = self.number;
-        for queue in state.queues.iter_mut().filter(|it| it.number == number) {
+        if let Some(queue) = state.queue(number) {
             queue.quiet = true;
         }
         self.told = Some(state.era);

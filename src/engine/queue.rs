@@ -180,7 +180,7 @@ fn run(
                 meter: Meter::new(disk.stats().clone(), index),
                 gate: Gate::new(slots),
                 _watch: disk.throttle().wakers().add(wake.clone()),
-                fence: fence::Local::new(disk.fence().clone(), &member),
+                fence: fence::Local::new(disk.fence().clone(), &member, wake.clone()),
                 member,
                 disk,
                 vring,
@@ -489,6 +489,11 @@ impl QueueThread {
             return Ok(());
         }
         self.meter.sleeps();
+        // Nothing of it is in flight, so that nobody has to wake it in each step.
+        let dozes = self.fence.view().is_moving() && self.slots.all_free();
+        if dozes {
+            self.fence.doze(&self.member);
+        }
         let due = self.gate.due().map(|due| {
             let left = due.0.saturating_sub(self.disk.throttle().now().0);
             Duration::from_nanos(left)
@@ -501,6 +506,9 @@ impl QueueThread {
         } else {
             self.ring.wait(due)?;
             self.meter.expire();
+        }
+        if dozes {
+            self.fence.follow(&self.member, std::iter::empty());
         }
         if takes {
             self.vring.disable_kicks();

@@ -1,5 +1,6 @@
 //! The fence as one queue thread has it.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -20,9 +21,10 @@ pub struct Local {
 }
 
 impl Local {
-    /// For a queue that has nothing in flight.
-    pub fn new(fence: Arc<Fence>, member: &Member) -> Self {
+    /// For a queue that has nothing in flight, and is woken by this.
+    pub fn new(fence: Arc<Fence>, member: &Member, wake: Arc<OwnedFd>) -> Self {
         let mut state = fence.hold.state();
+        state.note_wake(member.number(), wake);
         let view = View::new(&state.plan, &fence.transforms());
         state.note(member.number(), view.era(), true);
         drop(state);
@@ -73,6 +75,14 @@ impl Local {
         drop(state);
         self.fence.hold.announce_to_waiters();
         newer
+    }
+
+    /// The queue is going to sleep with nothing in flight: nobody has to wait for
+    /// it, nor wake it. It [follows](Local::follow) when it is awake again, before
+    /// anything else.
+    pub fn doze(&self, member: &Member) {
+        self.fence.hold.state().doze(member.number());
+        self.fence.hold.announce_to_waiters();
     }
 
     /// A request went on that had waited for so long.

@@ -21,6 +21,8 @@
 //!   unit is stored never changes while an operation on it is in flight, and a
 //!   view that is late differs from the newest one only in regions that it
 //!   holds to be closed.
+//! - A queue that sleeps with nothing in flight is not waited for, nor woken: it
+//!   takes the newest view before it begins anything.
 //! - A second way, or the loss of one, changes the way of no unit.
 #![forbid(unsafe_code)]
 
@@ -80,14 +82,15 @@ impl Fence {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets the queues, and who waits, know that the plan has changed. The
-    /// number of the new one.
+    /// Lets the queues that are awake, and who waits, know that the plan has
+    /// changed. The number of the new one.
     fn tell(&self, mut state: MutexGuard<'_, State>) -> u64 {
         state.plan.era += 1;
         let era = state.plan.era;
         self.era.store(era, Ordering::SeqCst);
+        state.wake();
         drop(state);
-        self.hold.announce();
+        self.hold.announce_to_waiters();
         era
     }
 
@@ -125,7 +128,7 @@ impl Fence {
 
     fn set_halted(&self, halted: bool) {
         self.hold.state().plan.halted = halted;
-        self.hold.announce();
+        self.hold.announce_to_waiters();
     }
 
     /// Whether nothing is closed: all data is in the way that it is said to be.
@@ -212,6 +215,8 @@ impl Fence {
         state.plan = state.plan.none();
         let era = self.tell(state);
         drop(gone);
+        // Also those who sleep.
+        self.hold.announce();
         drop(self.hold.wait(|state| state.all_have_seen(era)));
         Ok(())
     }

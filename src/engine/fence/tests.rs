@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
 
 use super::*;
 use crate::engine::hold::{Member, Mode};
+use crate::engine::throttle::wake;
 use crate::rekey::{Direction, Fence as _};
 use crate::units::SectorSize;
 
@@ -47,7 +48,7 @@ impl Queue {
     fn new(fence: &Arc<Fence>) -> Queue {
         let member = fence.hold.join();
         Queue {
-            local: Local::new(fence.clone(), &member),
+            local: Local::new(fence.clone(), &member, wake().unwrap()),
             member,
             in_flight: vec![],
         }
@@ -60,8 +61,27 @@ impl Queue {
         }
     }
 
+    /// Sleeps, for as long as nothing else is to be done.
+    fn sleep(&mut self, nothing_to_do: impl Fn() -> bool) {
+        assert!(self.in_flight.is_empty());
+        self.local.doze(&self.member);
+        while nothing_to_do() {
+            std::thread::yield_now();
+        }
+        self.local.follow(&self.member, std::iter::empty());
+    }
+
     fn cut(&self, access: Access, first: u64, units: u64) -> Cut {
         self.local.view().cut(access, first * UNIT, units * UNIT)
+    }
+}
+
+/// Ends the other threads of a test, also when it fails.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
     }
 }
 
@@ -207,6 +227,28 @@ fn queues_that_end_or_begin_are_not_waited_for() {
     });
 }
 
+#[test]
+fn a_queue_that_sleeps_is_not_waited_for_and_knows_all_when_it_wakes() {
+    let fence = moving();
+    let mut queue = Queue::new(&fence);
+    let keeper = fence.keeper().unwrap();
+    let awake = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            queue.sleep(|| !awake.load(Ordering::SeqCst));
+            assert_eq!(queue.cut(Access::Read, 0, 9), Cut::Open(2 * UNIT));
+            assert_eq!(queue.cut(Access::Read, 2, 9), Cut::Closed(2 * UNIT));
+        });
+        let _end = End(&awake);
+        for _ in 0..2 {
+            assert!(keeper.close_for_reading(Direction::Forward, 2 * UNIT));
+            if fence.position().unwrap().boundary == 0 {
+                keeper.advance(Direction::Forward, 2 * UNIT);
+            }
+        }
+    });
+}
+
 /// The kernel may still write for it.
 #[test]
 fn a_queue_that_is_lost_ends_all_moving() {
@@ -315,6 +357,7 @@ fn a_second_way_comes_and_goes_and_the_first_key_is_forgotten() {
                 std::thread::yield_now();
             }
         });
+        let end = End(&done);
         let all = UNITS * UNIT;
         assert!(keeper.close_for_reading(Direction::Forward, all / 2));
         keeper.advance(Direction::Forward, all / 2);
@@ -327,7 +370,7 @@ fn a_second_way_comes_and_goes_and_the_first_key_is_forgotten() {
         assert!(fence.end().is_ok());
         // And not some time later, when the queue looks.
         assert!(old.upgrade().is_none());
-        done.store(true, Ordering::SeqCst);
+        drop(end);
         following.join().unwrap();
     });
     assert!(std::ptr::eq(
@@ -465,7 +508,11 @@ fn no_unit_is_ever_taken_for_what_it_is_not() {
                     Cut::Failing => panic!("nothing has failed"),
                 }
             }
-            // Sessions end and begin: with nothing in flight.
+            // Queues sleep, and sessions end and begin: with nothing in flight.
+            if queue.in_flight.is_empty() && random.below(3) == 0 {
+                let turns = AtomicU64::new(random.below(200));
+                queue.sleep(|| turns.fetch_sub(1, Ordering::Relaxed) < 1 << 32);
+            }
             if queue.in_flight.is_empty() && random.below(50) == 0 {
                 queue = Queue::new(&fence);
             }
@@ -542,6 +589,6 @@ fn no_unit_is_ever_taken_for_what_it_is_not() {
         moved.unwrap();
         let [operations, left_out] = [&operations, &left_out].map(|it| it.load(Ordering::Relaxed));
         println!("{operations} operations, {left_out} left out, {freezes} freezes");
-        assert!(operations > 1000 && left_out > 10 && freezes > 0);
+        assert!(operations > 1000 && left_out > 10);
     });
 }
