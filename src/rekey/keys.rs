@@ -216,3 +216,149 @@ fn mac_key(bytes: &[u8]) -> Result<SecretBox<hmac::Key>, Error> {
 fn gcm_key(key: &Secret) -> Result<&Key<Aes256Gcm>, Error> {
     <&Key<Aes256Gcm>>::try_from(&key[..]).map_err(|_| Error::Unfit("its key has another length"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use openssl::hash::MessageDigest;
+    use openssl::pkey::PKey;
+    use openssl::sign::Signer;
+
+    fn facts() -> Facts {
+        Facts {
+            id: Uuid::from_u128(0x00112233_4455_6677_8899_aabbccddeeff),
+            kind: Kind::Rekey,
+            binding: b"what the wraps are bound to".to_vec(),
+            data_offset: 1 << 24,
+            size: 1 << 30,
+        }
+    }
+
+    fn dek(seed: u8) -> Dek {
+        let bytes: Vec<u8> = (0..64).map(|i| seed.wrapping_add(i)).collect();
+        Dek::try_from(Secret::copy_of(&bytes).unwrap()).unwrap()
+    }
+
+    /// HMAC-SHA-256 by OpenSSL.
+    fn mac(key: &[u8], parts: &[&[u8]]) -> Vec<u8> {
+        let key = PKey::hmac(key).unwrap();
+        let mut signer = Signer::new(MessageDigest::sha256(), &key).unwrap();
+        for part in parts {
+            signer.update(part).unwrap();
+        }
+        signer.sign_to_vec().unwrap()
+    }
+
+    /// Fields as the page has them, each behind its length.
+    fn fields(fields: &[&[u8]]) -> Vec<u8> {
+        let with_length = |field: &&[u8]| [&(field.len() as u32).to_be_bytes(), *field].concat();
+        fields.iter().flat_map(with_length).collect()
+    }
+
+    fn info_of(purpose: &[u8]) -> Vec<u8> {
+        fields(&[
+            purpose,
+            b"what the wraps are bound to",
+            &[1],
+            &[0, 0, 0, 0, 1, 0, 0, 0],
+            &[0, 0, 0, 0, 0x40, 0, 0, 0],
+        ])
+    }
+
+    #[test]
+    fn keys_and_tags_are_those_of_the_page() {
+        let (old, new) = (dek(1), dek(101));
+        let keys = Keys::derive(&facts(), Some(&old), Some(&new)).unwrap();
+        // RFC 5869, by hand.
+        let input = fields(&[old.bytes(), new.bytes()]);
+        let prk = mac(facts().id.as_bytes(), &[&input]);
+        let info = info_of(b"sealblk rekey v1");
+        let records = mac(&prk, &[&info, &[1]]);
+        let tags = mac(&prk, &[&records, &info, &[2]]);
+        assert_eq!(keys.record(b"bytes").as_ref(), mac(&records, &[b"bytes"]));
+        assert!(keys.proves(b"bytes", &mac(&records, &[b"bytes"])));
+        assert!(!keys.proves(b"Bytes", &mac(&records, &[b"bytes"])));
+        let stored: Vec<u8> = (0..1536).map(|i| (i / 7) as u8).collect();
+        let mut found = [[0; TAG_BYTES]; 3];
+        keys.tag(4096, &stored, &mut found);
+        for (number, (sector, tag)) in (8u64..).zip(stored.chunks(512).zip(found)) {
+            let expected = mac(&tags, &[&number.to_be_bytes(), sector]);
+            assert_eq!(tag[..], expected[..TAG_BYTES]);
+        }
+    }
+
+    #[test]
+    fn the_previous_key_opens_with_the_main_one_and_these_facts_alone() {
+        let (main, old) = (dek(1), dek(101));
+        let sealed = seal_previous(&facts(), &main, &old).unwrap();
+        assert_eq!(sealed.len(), PREVIOUS_BYTES);
+        assert_ne!(sealed, seal_previous(&facts(), &main, &old).unwrap());
+        assert_eq!(open_previous(&facts(), &main, &sealed).unwrap(), old);
+        let refused = |facts: &Facts, main: &Dek, sealed: &[u8]| {
+            matches!(open_previous(facts, main, sealed), Err(Error::Previous))
+        };
+        assert!(refused(&facts(), &old, &sealed));
+        for bit in 0..8 * sealed.len() {
+            let mut edited = sealed.clone();
+            edited[bit / 8] ^= 1 << (bit % 8);
+            assert!(refused(&facts(), &main, &edited), "bit {bit}");
+        }
+        for length in 0..sealed.len() {
+            assert!(refused(&facts(), &main, &sealed[..length]));
+        }
+        for edited in edited_facts() {
+            assert!(refused(&edited, &main, &sealed), "{edited:?}");
+        }
+    }
+
+    fn edited_facts() -> Vec<Facts> {
+        let mut all = vec![facts(); 5];
+        all[0].id = Uuid::nil();
+        all[1].kind = Kind::Decrypt;
+        all[2].binding.push(0);
+        all[3].data_offset += 512;
+        all[4].size -= 512;
+        all
+    }
+
+    #[test]
+    fn each_fact_and_key_changes_the_keys() {
+        let (old, new) = (dek(1), dek(101));
+        let derive = |facts: &Facts, old: Option<&Dek>, new: Option<&Dek>| {
+            let keys = Keys::derive(facts, old, new).unwrap();
+            let mut tag = [[0; TAG_BYTES]];
+            keys.tag(0, &[0; 512], &mut tag);
+            (keys.record(b"").as_ref().to_vec(), tag)
+        };
+        let mut all = vec![derive(&facts(), Some(&old), Some(&new))];
+        all.push(derive(&facts(), Some(&new), Some(&old)));
+        all.push(derive(&facts(), Some(&old), Some(&dek(102))));
+        all.push(derive(&facts(), Some(&dek(2)), Some(&new)));
+        for edited in edited_facts() {
+            let new = Some(&new).filter(|_| edited.kind != Kind::Decrypt);
+            all.push(derive(&edited, Some(&old), new));
+        }
+        let encrypt = Facts {
+            kind: Kind::Encrypt,
+            ..facts()
+        };
+        all.push(derive(&encrypt, None, Some(&old)));
+        for (index, one) in all.iter().enumerate() {
+            for other in &all[..index] {
+                assert!(one.0 != other.0 && one.1 != other.1);
+            }
+        }
+        // And a kind has its own keys.
+        for (facts, old, new) in [
+            (facts(), Some(&old), None),
+            (facts(), None, Some(&new)),
+            (encrypt.clone(), Some(&old), Some(&new)),
+            (encrypt, Some(&old), None),
+        ] {
+            assert!(matches!(
+                Keys::derive(&facts, old, new),
+                Err(Error::Unfit(_))
+            ));
+        }
+    }
+}

@@ -9,8 +9,12 @@
 #![forbid(unsafe_code)]
 
 mod buffer;
+#[cfg(test)]
+mod edits;
 mod error;
 mod fence;
+#[cfg(test)]
+mod files;
 mod geometry;
 mod handle;
 mod journal;

@@ -1,5 +1,6 @@
 //! The loop that moves the data, region after region (`docs/rekey.md`).
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::handle::{Handle, Pace, Phase, Progress};
@@ -9,9 +10,9 @@ use super::region::{Data, Region};
 use super::rules::{Rule, Rules};
 use super::{Direction, Error, Fence, Geometry, Journal, Medium, Position, Transforms};
 
-/// It rests while it waits for its limit, if that takes longer than this: what is
-/// closed meanwhile is closed to guests.
-const SHORT: Duration = Duration::from_millis(2);
+/// It may be so far ahead of its limit before it waits. It rests then, since what
+/// is closed is closed to guests; and to rest costs syncs, so not after each region.
+const AHEAD: Duration = Duration::from_millis(50);
 /// A hole is stepped over, instead of moved, if it is so many regions long.
 const JUMP: u64 = 4;
 
@@ -190,10 +191,10 @@ impl<J: Medium, D: Medium, F: Fence> Mover<J, D, F> {
                 return Ok(if done { Outcome::Done } else { Outcome::Rested });
             }
             let now = Instant::now();
-            if let Some(due) = self.meter.wait(now, &orders.pace) {
-                if due - now > SHORT {
-                    self.rest()?;
-                }
+            if let Some(due) = self.meter.wait(now, &orders.pace)
+                && due - now > AHEAD
+            {
+                self.rest()?;
                 self.handle
                     .update(|progress| progress.phase = Phase::Waiting);
                 self.handle.wait_until(due, &orders);
@@ -252,10 +253,9 @@ impl<J: Medium, D: Medium, F: Fence> Mover<J, D, F> {
             return Ok(false);
         }
         self.at_rest = false;
-        let region = self.load(0, length)?;
-        if self.data.rules.keep(Rule::SyncFirst) {
-            self.data.sync()?;
-        }
+        let Some(region) = self.load_and_sync(0, length)? else {
+            return Ok(false);
+        };
         self.record(self.position, Some(&region), None)?;
         if !self.data.transforms.distinct(direction) {
             // Here no other record follows before it is written.
@@ -273,10 +273,7 @@ impl<J: Medium, D: Medium, F: Fence> Mover<J, D, F> {
         if ahead > 0 && !self.fence.close_for_writing(direction, length + ahead) {
             return Ok(Step::Held);
         }
-        let next = self.load_next(length, ahead)?;
-        if self.data.rules.keep(Rule::SyncFirst) {
-            self.data.sync()?;
-        }
+        let next = self.load_and_sync(length, ahead)?;
         let covered = next
             .as_ref()
             .filter(|_| self.data.rules.keep(Rule::CoverTwo));
@@ -309,8 +306,7 @@ impl<J: Medium, D: Medium, F: Fence> Mover<J, D, F> {
         if ahead > 0 && !self.fence.close_for_writing(direction, length + ahead) {
             ahead = 0;
         }
-        let next = self.load_next(length, ahead)?;
-        self.data.sync()?;
+        let next = self.load_and_sync(length, ahead)?;
         let beyond = self.position.beyond(length);
         self.record(beyond, next.as_ref(), None)?;
         self.record(beyond, next.as_ref(), None)?;
@@ -423,17 +419,33 @@ impl<J: Medium, D: Medium, F: Fence> Mover<J, D, F> {
         Ok(())
     }
 
-    fn load_next(&mut self, skip: u64, length: u64) -> Result<Option<Region>, Error> {
-        if length == 0 {
-            return Ok(None);
-        }
-        self.load(skip, length).map(Some)
-    }
-
-    fn load(&mut self, skip: u64, length: u64) -> Result<Region, Error> {
+    /// Loads the region that follows `skip` bytes next to the boundary, which is
+    /// closed for writing, if there is one; and makes durable what is in it, and
+    /// what was moved before.
+    fn load_and_sync(&mut self, skip: u64, length: u64) -> Result<Option<Region>, Error> {
+        let spare = self.spare.take();
         let start = self.position.next(skip, length);
-        let keys = self.journal.keys();
-        self.data.load(keys, start, length, self.spare.take())
+        let (data, keys) = (&self.data, self.journal.keys());
+        let load = || {
+            (length > 0)
+                .then(|| data.load(keys, start, length, spare))
+                .transpose()
+        };
+        if !data.rules.keep(Rule::SyncFirst) {
+            return load();
+        }
+        if data.threads == 1 {
+            let region = load()?;
+            data.sync()?;
+            return Ok(region);
+        }
+        // What is read does not change meanwhile: so at once.
+        thread::scope(|scope| {
+            let sync = scope.spawn(|| data.sync());
+            let region = load();
+            sync.join().unwrap_or(Err(Error::Panicked))?;
+            region
+        })
     }
 
     /// How long the region is that follows `skip` bytes next to the boundary: 0

@@ -165,7 +165,7 @@ pub(super) fn decode(
     if !rest.is_empty() || tags.len() as u64 != covered / SECTOR as u64 {
         return Err(Error::Inconsistent("it has not a tag for each sector"));
     }
-    if sequence == 0 || sequence % 2 != slot {
+    if sequence == 0 || sequence % 2 != slot || sequence >> 62 != 0 {
         return Err(Error::Inconsistent("it is not in its place"));
     }
     Ok(Some(Record {

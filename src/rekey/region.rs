@@ -4,6 +4,7 @@ use super::buffer::{ALIGNMENT, Buffer};
 use super::keys::{Keys, SectorTag};
 use super::rules::{Rule, Rules};
 use super::{Direction, Error, Geometry, Medium, SECTOR, Transforms, parts};
+use crate::units::{SECTOR_BYTES, Sector};
 
 /// How much a thread does at a time, in bytes: what its cache holds, and a
 /// device does not mind.
@@ -103,29 +104,66 @@ impl<D: Medium> Data<D> {
         self.read(&mut stored, at)?;
         let mut tags = vec![SectorTag::default(); expected.len()];
         keys.tag(at, &stored, &mut tags);
+        let unit = self.geometry.unit().bytes();
+        let per_unit = unit / SECTOR;
+        // Units of zeroes that are zeroes in both states stay so, whatever their
+        // tags say: of a plain unit that was not all zeroes, and has been
+        // discarded since, some sectors are as they were.
+        let stay = self.transforms.zero_stays() && self.rules.keep(Rule::ZeroesStay);
+        let same = tags
+            .iter()
+            .zip(expected)
+            .map(|(tag, expected)| tag == expected);
+        let same: Vec<bool> = same.collect();
+        let old: Vec<bool> = same
+            .chunks(per_unit)
+            .zip(stored.chunks(unit))
+            .map(|(same, stored)| same.contains(&true) && !(stay && is_zero(stored)))
+            .collect();
+        if !old.contains(&true) {
+            return Ok(());
+        }
         let mut turned = Buffer::zeroed(stored.len());
         turned.copy_from_slice(&stored);
-        // A unit of which a part was moved opens with neither key as a whole;
-        // each sector of it does, since XTS knows no neighbours. Units of zeroes
-        // that are zeroes in both states stay so, whatever their tags say: of a
-        // plain unit that was not all zeroes, and has been discarded since,
-        // some sectors are as they were.
-        let mut changed = self.turn(at, &mut turned, direction);
-        if !self.rules.keep(Rule::ZeroesStay) {
-            turned.copy_from_slice(&stored);
-            self.transforms.turn(direction, at, &mut turned);
-            changed.fill(true);
+        self.turn_runs(at, &mut turned, direction, &old);
+        if stay && per_unit > 1 {
+            self.complete_zeroes(keys, at, expected, direction, (&old, &mut turned));
         }
-        let per_unit = self.geometry.unit().bytes() / SECTOR;
-        let mut written = vec![false; changed.len()];
+        // A unit of which a part was moved opens with neither key as a whole;
+        // each sector of it does, since XTS knows no neighbours.
         let sectors = stored.chunks_mut(SECTOR).zip(turned.chunks(SECTOR));
-        for (index, (stored, turned)) in sectors.enumerate() {
-            if tags[index] == expected[index] && changed[index / per_unit] {
+        for ((stored, turned), same) in sectors.zip(same) {
+            if same {
                 stored.copy_from_slice(turned);
-                written[index / per_unit] = true;
             }
         }
-        self.write_blocks(at, &stored, &written)
+        self.write_blocks(at, &stored, &old)
+    }
+
+    /// Units that were zeroes, and of which a part was written since: what is left
+    /// of the zeroes becomes encrypted zeroes, as the other sectors make it be
+    /// decrypted from now on.
+    fn complete_zeroes(
+        &self,
+        keys: &Keys,
+        at: u64,
+        expected: &[SectorTag],
+        direction: Direction,
+        (old, turned): (&[bool], &mut [u8]),
+    ) {
+        let unit = self.geometry.unit().bytes();
+        let (_, to) = self.transforms.along(direction);
+        let mut tags = vec![SectorTag::default(); unit / SECTOR];
+        for (index, turned) in turned.chunks_mut(unit).enumerate() {
+            if !old[index] {
+                continue;
+            }
+            let start = at + (index * unit) as u64;
+            keys.tag(start, &ZEROES[..unit], &mut tags);
+            if expected[index * tags.len()..].starts_with(&tags) {
+                to.encrypt_zeroes(Sector(start / SECTOR_BYTES), turned);
+            }
+        }
     }
 
     /// Makes everything durable that was written to the data.
@@ -148,12 +186,18 @@ impl<D: Medium> Data<D> {
             .chunks(unit)
             .map(|unit| !(stay && is_zero(unit)))
             .collect();
-        for (start, end) in runs(&changed) {
+        self.turn_runs(at, stored, direction, &changed);
+        changed
+    }
+
+    /// Turns the units that have `true`.
+    fn turn_runs(&self, at: u64, stored: &mut [u8], direction: Direction, units: &[bool]) {
+        let unit = self.geometry.unit().bytes();
+        for (start, end) in runs(units) {
             let (start, end) = (start * unit, end * unit);
             self.transforms
                 .turn(direction, at + start as u64, &mut stored[start..end]);
         }
-        changed
     }
 
     /// Writes the blocks of which a unit has changed.
@@ -172,6 +216,8 @@ impl<D: Medium> Data<D> {
     }
 }
 
+static ZEROES: [u8; 4096] = [0; 4096];
+
 /// Where runs of `true` start and end.
 fn runs(flags: &[bool]) -> impl Iterator<Item = (usize, usize)> {
     let mut at = 0;
@@ -183,9 +229,6 @@ fn runs(flags: &[bool]) -> impl Iterator<Item = (usize, usize)> {
     })
 }
 
-fn is_zero(bytes: &[u8]) -> bool {
-    // In steps that a compiler makes vectors of.
-    let (steps, rest) = bytes.as_chunks::<64>();
-    let or = |bytes: &[u8]| bytes.iter().fold(0, |all, byte| all | byte);
-    steps.iter().all(|step| or(step) == 0) && or(rest) == 0
+fn is_zero(unit: &[u8]) -> bool {
+    unit == &ZEROES[..unit.len()]
 }

@@ -61,7 +61,7 @@ impl Case {
             };
             Arc::new(match dek {
                 Some(dek) => {
-                    Transform::Cipher(SectorCipher::new(Engine::Portable, dek, params).unwrap())
+                    Transform::Cipher(SectorCipher::new(Engine::best(), dek, params).unwrap())
                 }
                 None => Transform::Plain(unit),
             })

@@ -4,6 +4,9 @@
 //! everything written since: after a power loss it may have any of these, and
 //! nothing else. Requests are carried out at once, or wait at the fence.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
 use super::case::Case;
 use super::disk::{Bytes, Disk, SECTOR};
 use super::random::Random;
@@ -53,7 +56,11 @@ pub struct Guest {
     never: Vec<Bytes>,
     waiting: Vec<Write>,
     next: Value,
+    stored: Stored,
 }
+
+/// How values are stored: in the new state or not, in which sector, which value.
+type Stored = Arc<Mutex<HashMap<(bool, usize, Value), Bytes>>>;
 
 impl Guest {
     /// A disk that was in use, all in its old state, and everything durable.
@@ -63,10 +70,14 @@ impl Guest {
             never: vec![[0; SECTOR]; case.sectors],
             waiting: Vec::new(),
             next: NEVER + 1,
+            stored: Stored::default(),
         };
         for sector in 0..case.sectors {
             let value = plain_unit(case, disk, sector, &case.transforms.old);
             guest.never[sector] = value;
+            if value == [0; SECTOR] {
+                guest.history[sector] = vec![ZERO];
+            }
         }
         let per_unit = case.unit.sectors() as usize;
         for first in (0..case.sectors).step_by(per_unit) {
@@ -131,11 +142,6 @@ impl Guest {
         }
     }
 
-    /// What waits was never acknowledged, and the guest is gone.
-    pub fn forget_waiting(&mut self) {
-        self.waiting.clear();
-    }
-
     pub fn flushed(&mut self) {
         for history in &mut self.history {
             let last = history.len() - 1;
@@ -144,26 +150,22 @@ impl Guest {
     }
 
     /// Whether each sector has what it may have. After a power loss that is
-    /// anything of its history; else the last. What it has is its history then.
+    /// anything of its history; else the last. Says what each has; none if it is
+    /// a part of a unit that was torn.
     pub fn judge(
         &self,
         case: &Case,
         disk: &Disk,
         boundary: u64,
         power_lost: bool,
-    ) -> Result<Guest, String> {
-        let mut found = self.clone();
+    ) -> Result<Vec<Option<Value>>, String> {
+        let mut found = Vec::with_capacity(case.sectors);
         for sector in 0..case.sectors {
-            let plain = plain_unit(case, disk, sector, case.state(sector, boundary));
             let history = &self.history[sector];
-            let value = self.value_of(sector, &plain);
-            let allowed = match value {
-                None => false,
-                Some(value) if power_lost => history.contains(&value),
-                Some(value) => history.last() == Some(&value),
-            };
-            if let (true, Some(value)) = (allowed, value) {
-                found.history[sector] = vec![value];
+            let from = if power_lost { 0 } else { history.len() - 1 };
+            let has = |value: &&Value| self.has(case, disk, boundary, sector, **value);
+            if let Some(value) = history[from..].iter().find(has) {
+                found.push(Some(*value));
             } else if power_lost
                 && self.may_be_torn(case, sector)
                 && history.contains(&ZERO)
@@ -172,9 +174,9 @@ impl Guest {
                 // A unit of eight sectors of which some are stored as zeroes: what
                 // a power loss makes of a discard or of a first write that was not
                 // flushed, with this format, whether anything is being moved or not.
-                found.history[sector] = vec![];
+                found.push(None);
             } else {
-                let what = value.map_or("garbage".into(), |value| format!("value {value}"));
+                let what = self.describe(case, disk, boundary, sector);
                 return Err(format!(
                     "sector {sector} has {what}, and may have {history:?} ({}; boundary at sector {})",
                     if power_lost { "any" } else { "the last" },
@@ -193,8 +195,22 @@ impl Guest {
         per_unit > 1 && unit.iter().any(|history| history.len() > 1)
     }
 
-    /// After a power loss: gives every unit that was torn a value again.
-    pub fn repair(&mut self, case: &Case, disk: &mut Disk, boundary: u64) {
+    /// What waited was never acknowledged, and the guest is gone.
+    pub fn forget_waiting(&mut self) {
+        self.waiting.clear();
+    }
+
+    /// A new start after a power loss, with what was found. Units that were
+    /// torn get a value again.
+    pub fn start_again(
+        &mut self,
+        case: &Case,
+        disk: &mut Disk,
+        boundary: u64,
+        found: Vec<Option<Value>>,
+    ) {
+        self.forget_waiting();
+        self.history = found.iter().map(|value| Vec::from_iter(*value)).collect();
         let per_unit = case.unit.sectors() as usize;
         for first in (0..case.sectors).step_by(per_unit) {
             if (first..first + per_unit).any(|sector| self.history[sector].is_empty()) {
@@ -205,12 +221,6 @@ impl Guest {
         }
         disk.sync();
         self.flushed();
-    }
-
-    /// How many sectors are zeroes.
-    pub fn zeroes(&self) -> usize {
-        let is_zero = |history: &&Vec<Value>| history.last() == Some(&ZERO);
-        self.history.iter().filter(is_zero).count()
     }
 
     /// New values; some sectors are zeroes in between.
@@ -249,16 +259,15 @@ impl Guest {
         for (index, values) in write.values.chunks(per_unit).enumerate() {
             let first = write.first + index * per_unit;
             let state = case.state(first, boundary);
-            let mut bytes: Vec<u8> = Vec::new();
-            for (at, value) in values.iter().enumerate() {
-                bytes.extend_from_slice(&self.content(*value, first + at));
-                self.history[first + at].push(*value);
+            let zero = values.iter().all(|value| *value == ZERO) && state.params().zero_units;
+            for (sector, value) in (first..).zip(values) {
+                let bytes = match zero {
+                    true => [0; SECTOR],
+                    false => self.stored(case, boundary, sector, *value),
+                };
+                disk.put(case.in_file(sector), &bytes);
+                self.history[sector].push(*value);
             }
-            let zero = values.iter().all(|value| *value == ZERO);
-            if !(zero && state.params().zero_units) {
-                state.encrypt_in_place(Sector(first as u64), &mut bytes);
-            }
-            disk.write(&bytes, (case.in_file(first) * SECTOR) as u64);
         }
     }
 
@@ -274,16 +283,65 @@ impl Guest {
             return Ok(());
         }
         for sector in first..first + count {
-            let plain = plain_unit(case, disk, sector, case.state(sector, gate.boundary));
-            let value = self.value_of(sector, &plain);
-            let last = self.history[sector].last();
-            if value.as_ref() != last {
+            let last = self.history[sector].last().copied().unwrap_or(ZERO);
+            if !self.has(case, disk, gate.boundary, sector, last) {
+                let what = self.describe(case, disk, gate.boundary, sector);
                 return Err(format!(
-                    "sector {sector} reads as value {value:?}, and {last:?} was written last; {gate:?}"
+                    "sector {sector} reads as {what}, and {last} was written last; {gate:?}"
                 ));
             }
         }
         Ok(())
+    }
+
+    /// Whether the guest would find that value in a sector.
+    fn has(&self, case: &Case, disk: &Disk, boundary: u64, sector: usize, value: Value) -> bool {
+        let stored = disk.sector(case.in_file(sector));
+        if *stored == [0; SECTOR] && case.state(sector, boundary).params().zero_units {
+            let per_unit = case.unit.sectors() as usize;
+            let first = sector / per_unit * per_unit;
+            let mut unit = first..first + per_unit;
+            if unit.all(|sector| *disk.sector(case.in_file(sector)) == [0; SECTOR]) {
+                return value == ZERO;
+            }
+        }
+        *stored == self.stored(case, boundary, sector, value)
+    }
+
+    /// What is stored in a sector that has that value, if not all of its unit is zeroes.
+    fn stored(&self, case: &Case, boundary: u64, sector: usize, value: Value) -> Bytes {
+        let new = ((sector * SECTOR) as u64) < boundary;
+        let mut memory = self.stored.lock().unwrap();
+        *memory.entry((new, sector, value)).or_insert_with(|| {
+            let per_unit = case.unit.sectors() as usize;
+            let first = sector / per_unit * per_unit;
+            // The other sectors of the unit do not matter: XTS knows no neighbours.
+            let mut unit = [1; SECTOR].repeat(per_unit);
+            let at = (sector - first) * SECTOR;
+            unit[at..at + SECTOR].copy_from_slice(&self.content(value, sector));
+            let state = case.state(sector, boundary);
+            state.encrypt_in_place(Sector(first as u64), &mut unit);
+            unit[at..at + SECTOR].try_into().unwrap()
+        })
+    }
+
+    /// For people: what a sector has.
+    fn describe(&self, case: &Case, disk: &Disk, boundary: u64, sector: usize) -> String {
+        let other = if ((sector * SECTOR) as u64) < boundary {
+            &case.transforms.old
+        } else {
+            &case.transforms.new
+        };
+        for (state, what) in [
+            (case.state(sector, boundary), ""),
+            (other, " in the other state"),
+        ] {
+            let plain = plain_unit(case, disk, sector, state);
+            if let Some(value) = self.value_of(sector, &plain) {
+                return format!("value {value}{what}");
+            }
+        }
+        "garbage".into()
     }
 
     fn content(&self, value: Value, sector: usize) -> Bytes {

@@ -4,14 +4,12 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use super::case::Case;
-use super::disk::SECTOR;
 use super::guest::Guest;
 use super::machine::{Crash, Machine};
 use super::random::Random;
-use super::world::{Care, Order, Port, Ports, World, recovered};
+use super::world::{Care, Order, Port, Ports, Survived, World, recovered};
 use crate::rekey::rules::{Rule, Rules};
 use crate::rekey::{Direction, Error, Kind, Mover, Options, Outcome, Pace, Position};
-use crate::units::SectorSize;
 
 const START: Position = Position {
     direction: Direction::Forward,
@@ -197,4 +195,138 @@ fn encrypting_survives_a_crash_at_every_write_and_sync() {
 #[test]
 fn decrypting_survives_a_crash_at_every_write_and_sync() {
     examine_all(Kind::Decrypt);
+}
+
+/// A whole operation that crashes again and again, and goes on each time.
+fn campaign(case: &Case, seed: u64) -> Result<u64, String> {
+    let mut random = Random(seed);
+    let mut world = begun(case, random.next());
+    for crashes in 0.. {
+        let count = world.machine.count;
+        // In the end it may finish.
+        world.machine.fuse = (crashes < 12).then(|| random.below(18));
+        if random.once_in(3) {
+            world.error_at = Some(count + random.below(30));
+        }
+        if random.once_in(3) {
+            let direction = match random.below(3) {
+                0 => Direction::Back,
+                _ => Direction::Forward,
+            };
+            world.orders = vec![(count + random.below(20), Order::Turn(direction))];
+        }
+        if random.once_in(3) {
+            world
+                .orders
+                .push((count + 20 + random.below(9), Order::Hold));
+        }
+        let (mut left, done) = drive(world);
+        if let Some(why) = left.wrong {
+            return Err(why);
+        }
+        if done {
+            let direction = left.gate.direction;
+            finished(&mut left, direction)?;
+            return Ok(crashes);
+        }
+        // After a failed sync, too, all that helps is a new process.
+        let crash = Crash::any(&mut random);
+        left.machine.crash(crash, &mut random);
+        let fuses = (0..random.below(3)).map(|_| random.below(9)).collect();
+        let Survived {
+            mut machine,
+            position,
+            found,
+            power_lost,
+        } = recovered(
+            case,
+            &left.guest,
+            Rules::default(),
+            left.machine,
+            crash != Crash::Kill,
+            fuses,
+            &mut random,
+        )
+        .map_err(|why| format!("crash {crashes}, {crash:?}: {why}"))?;
+        let mut guest = left.guest;
+        guest.forget_waiting();
+        if power_lost {
+            let disk = &mut machine.disks[case.data_disk()];
+            guest.start_again(case, disk, position.boundary, found);
+        }
+        world = World::new(case, machine, guest, position, random.next());
+    }
+    Ok(0)
+}
+
+#[test]
+fn an_operation_that_crashes_again_and_again_comes_to_its_end() {
+    let (mut runs, mut crashes) = (0, 0);
+    for seed in first_seed()..first_seed() + count("SEALBLK_REKEY_RUNS", 1) * 8 {
+        for case in Case::all() {
+            match campaign(&case, seed) {
+                Ok(survived) => (runs, crashes) = (runs + 1, crashes + survived),
+                Err(why) => panic!("{case:?}, seed {seed}: {why}"),
+            }
+        }
+    }
+    println!("{runs} operations came to their end over {crashes} crashes");
+}
+
+/// Recovery is cut off at each of its writes and syncs, after a crash at each of
+/// the mover's.
+#[test]
+fn recovery_survives_a_crash_at_every_write_and_sync_of_its_own() {
+    let care = Care {
+        random: 0,
+        again: 0,
+        every: true,
+    };
+    let mut crashes = 0;
+    for (index, case) in Case::all().iter().enumerate() {
+        // The header here and there, in turn.
+        if case.inline != (index / 2).is_multiple_of(2) {
+            continue;
+        }
+        let seeds = count("SEALBLK_REKEY_RUNS", 1);
+        for seed in first_seed()..first_seed() + seeds {
+            match examine(case, seed * 4 + index as u64 % 4, care, None) {
+                Ok(survived) => crashes += survived,
+                Err(why) => panic!("{case:?}, seed {seed}: {why}"),
+            }
+        }
+    }
+    println!("{crashes} crashes survived, and some ten of each one's recovery");
+}
+
+/// The simulator finds what goes wrong when a rule is broken: each of them is needed.
+#[test]
+fn no_rule_can_be_left_out() {
+    let care = Care {
+        random: 3,
+        again: 3,
+        every: false,
+    };
+    for rule in [
+        Rule::SyncFirst,
+        Rule::CoverTwo,
+        Rule::RecordFirst,
+        Rule::RestFirst,
+        Rule::RestTwice,
+        Rule::SyncBeforeRest,
+        Rule::RecordPlain,
+        Rule::SecureFirst,
+        Rule::ZeroesStay,
+    ] {
+        let mut tries = 0;
+        let found = (1..40).find_map(|seed| {
+            Case::all().iter().find_map(|case| {
+                tries += 1;
+                let why = examine(case, seed, care, Some(rule)).err()?;
+                Some(format!("{case:?}, seed {seed}: {why}"))
+            })
+        });
+        let found = found.unwrap_or_else(|| panic!("{rule:?} was broken, and nothing was found"));
+        println!("{rule:?} broken: found after {tries} operations: {found}");
+    }
 }

@@ -195,6 +195,15 @@ impl World {
     }
 }
 
+/// What is left of a crash, at rest again.
+pub struct Survived {
+    pub machine: Machine,
+    pub position: Position,
+    /// What each sector has.
+    pub found: Vec<Option<u32>>,
+    pub power_lost: bool,
+}
+
 /// Recovers what is left of a crash, with more crashes at these writes and syncs
 /// of it, and judges what the guest finds then.
 pub fn recovered(
@@ -205,7 +214,7 @@ pub fn recovered(
     mut power_lost: bool,
     mut fuses: Vec<u64>,
     random: &mut Random,
-) -> Result<(Machine, Guest, Position), String> {
+) -> Result<Survived, String> {
     loop {
         machine.fuse = fuses.pop();
         let (found, result) = machine.recover(case, rules);
@@ -214,13 +223,17 @@ pub fn recovered(
             Ok(position) => {
                 machine.fuse = None;
                 let disk = &machine.disks[case.data_disk()];
-                let mut guest = guest.judge(case, disk, position.boundary, power_lost)?;
-                guest.forget_waiting();
+                let found = guest.judge(case, disk, position.boundary, power_lost)?;
                 let state = machine.state(case)?;
                 if state.position != position || state.covered != 0 {
                     return Err(format!("recovered to {position:?}, and recorded {state:?}"));
                 }
-                return Ok((machine, guest, position));
+                return Ok(Survived {
+                    machine,
+                    position,
+                    found,
+                    power_lost,
+                });
             }
             Err(_) if machine.blown => {
                 let crash = Crash::any(random);
