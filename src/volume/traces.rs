@@ -68,6 +68,45 @@ mod tests {
         assert_eq!(operations(&device, &area).unwrap(), [two, one]);
     }
 
+    /// As the room that keeps it writes it.
+    #[test]
+    fn a_journal_is_found_from_its_first_record_on() {
+        use crate::rekey::{Facts, Geometry, Journal, Keys, Kind};
+        let named = tempfile::NamedTempFile::new().unwrap();
+        named.as_file().set_len(64 << 10).unwrap();
+        let device = Device::open(named.path(), Access::ReadOnly).unwrap();
+        let facts = Facts {
+            id: Uuid::new_v4(),
+            kind: Kind::Encrypt,
+            binding: vec![1, 2, 3],
+            data_offset: 0,
+            size: 1 << 20,
+        };
+        let dek = crate::secret::Dek::generate().unwrap();
+        // Also where the slots do not fill it.
+        for end in [40 << 10, 60 << 10, 64 << 10] {
+            let area = 32 << 10..end;
+            let keys = Keys::derive(&facts, None, Some(&dek)).unwrap();
+            let geometry = Geometry::new(&facts, crate::units::SectorSize::B512).unwrap();
+            let file = named.reopen().unwrap();
+            let mut journal = Journal::new(file, area.clone(), keys, geometry).unwrap();
+            assert!(operations(&device, &area).unwrap().is_empty());
+            journal.create().unwrap();
+            assert_eq!(operations(&device, &area).unwrap(), [facts.id]);
+            // Either slot is enough.
+            let slot = (area.end - area.start) / 2 / ALIGNMENT * ALIGNMENT;
+            for at in [area.start, area.start + slot] {
+                let mut kept = vec![0; 4096];
+                named.as_file().read_exact_at(&mut kept, at).unwrap();
+                named.as_file().write_all_at(&[0; 4096], at).unwrap();
+                assert_eq!(operations(&device, &area).unwrap(), [facts.id]);
+                named.as_file().write_all_at(&kept, at).unwrap();
+            }
+            journal.wipe().unwrap();
+            assert!(operations(&device, &area).unwrap().is_empty());
+        }
+    }
+
     #[test]
     fn the_magic_is_that_of_the_page() {
         let page = include_str!("../../docs/rekey.md");

@@ -4,6 +4,8 @@
 use std::fs;
 use std::os::unix::fs::FileExt as _;
 
+use sealblk::config::{Config, Overrides};
+use sealblk::keys::Context;
 use sealblk::rekey::Kind;
 use sealblk::secret::Dek;
 use sealblk::volume::{Volume, token};
@@ -261,4 +263,63 @@ fn a_volume_that_was_decrypted_says_what_to_do_with_it() {
 fn base64(bytes: &[u8]) -> String {
     use ::base64::Engine as _;
     ::base64::engine::general_purpose::STANDARD.encode(bytes)
+}
+
+/// With both keys somebody who has to can read all of the data by hand.
+#[test]
+fn both_keys_of_a_volume_that_is_re_encrypted_can_be_had() {
+    let host = Host::new();
+    host.ok(&["volume", "create", "--size", "1M", DISK]);
+    let overrides = Overrides {
+        key_file: Some(host.place.path("platform.key")),
+        ..Overrides::default()
+    };
+    let config = Config::load(Some(&host.place.path("sealblk.toml")), overrides).unwrap();
+    let keys = config.key_sets();
+    let mut volume = open(&host);
+    let context = Context::local(Some(volume.uuid()));
+    let binding = volume.binding();
+    let (old, new) = (
+        sealblk::runtime::block_on(keys.unwrap(
+            &context,
+            volume.token(),
+            &binding,
+            sealblk::keys::Access::OwnKeySet,
+        )),
+        Dek::generate().unwrap(),
+    );
+    let old = old.unwrap().unwrap().dek;
+    let wraps = sealblk::runtime::block_on(keys.wrap(&context, "default", &new, &binding));
+    let facts = volume.facts_to_begin(Kind::Rekey).unwrap();
+    let previous = sealblk::rekey::seal_previous(&facts, &new, &old).unwrap();
+    let wraps = wraps.unwrap().unwrap();
+    volume.begin_rekey(&facts, &new, wraps, previous).unwrap();
+    drop(volume);
+
+    let export = |to: &str, more: &[&str]| {
+        let export = ["volume", "export-dek", DISK, "--to", to];
+        let sure = ["--i-understand-that-this-key-decrypts-the-disk"];
+        let told = host.ok(&[&export[..], &sure, more].concat());
+        (told, fs::read(host.place.path(to)).unwrap())
+    };
+    let (told, main) = export("main", &[]);
+    assert!(told.contains("the main key"), "{told}");
+    let (told, previous) = export("previous", &["--previous"]);
+    assert!(told.contains("the previous key"), "{told}");
+    assert!(main == new.bytes() && previous == old.bytes());
+    open(&host).finish_rekey().unwrap();
+    let errors = host.fails(
+        2,
+        &[
+            "volume",
+            "export-dek",
+            DISK,
+            "--to",
+            "none",
+            "--previous",
+            "--i-understand-that-this-key-decrypts-the-disk",
+        ],
+    );
+    assert!(errors.contains("no previous key"), "{errors}");
+    assert!(!host.place.path("none").exists());
 }

@@ -12,8 +12,9 @@ use crate::cli::{ask, print, record};
 use crate::config::Config;
 use crate::error::{Failure, Kind, io_kind};
 use crate::keys::Context;
+use crate::rekey;
 use crate::secret::Dek;
-use crate::volume::{Inspection, Location};
+use crate::volume::{Description, Inspection, Location};
 
 const CONFIRMATION: &str = "--i-understand-that-this-key-decrypts-the-disk";
 
@@ -31,6 +32,11 @@ pub struct Args {
     /// File to write, with mode 0600; it must not exist yet
     #[arg(long, value_name = "FILE")]
     to: PathBuf,
+
+    /// While the volume is re-encrypted: the previous key in place of the new one.
+    /// It opens what has not been moved yet
+    #[arg(long)]
+    previous: bool,
 
     #[command(flatten)]
     opening: OpeningArgs,
@@ -59,6 +65,10 @@ pub fn run(args: Args, config: &Config) -> Result<(), Failure> {
     let keys = config.key_sets();
     let dek = ask(keys.unwrap_with(&context, token, &binding.bytes(), opening.means()))?.dek;
     inspection.verify_dek(&description, &dek)?;
+    let dek = match args.previous {
+        true => previous(&description, &dek)?,
+        false => dek,
+    };
     // Before it is there: what cannot be recorded is not handed out.
     let event = Event::KeyExported {
         volume: binding.uuid,
@@ -72,9 +82,13 @@ pub fn run(args: Args, config: &Config) -> Result<(), Failure> {
     };
     if let Some(rekey) = &description.token.rekey {
         return print(format_args!(
-            "wrote the main key of volume {uuid} to {file}\nnote: the volume is being {doing} since \
+            "wrote the {which} key of volume {uuid} to {file}\nnote: the volume is being {doing} since \
              {since}: this key opens a part of its data alone, and cryptsetup does not open it until \
              that has ended\n",
+            which = match args.previous {
+                true => "previous",
+                false => "main",
+            },
             uuid = description.uuid,
             file = args.to.display(),
             doing = rekey.doing(),
@@ -88,6 +102,23 @@ pub fn run(args: Args, config: &Config) -> Result<(), Failure> {
         file = args.to.display(),
         volume = location.data.display(),
     ))
+}
+
+/// The key that the data is being moved away from.
+fn previous(description: &Description, main: &Dek) -> Result<Dek, Failure> {
+    let sealed = description
+        .token
+        .rekey
+        .as_ref()
+        .and_then(|rekey| rekey.previous.as_ref());
+    let (Some(sealed), Some(facts)) = (sealed, description.rekey_facts()) else {
+        return Err(Failure::new(
+            Kind::Usage,
+            "the volume has no previous key: it is not being re-encrypted",
+            Some("leave --previous out".into()),
+        ));
+    };
+    Ok(rekey::open_previous(&facts, main, sealed)?)
 }
 
 /// Writes the key to a new file that only its owner can read.

@@ -1,9 +1,8 @@
-use std::os::unix::fs::FileExt as _;
-
 use serde_json::{Value, json};
 
 use super::*;
 use crate::error::Explain as _;
+use crate::rekey::{self, Geometry, Journal, Keys};
 use crate::units::Bytes;
 use crate::volume::luks2::{Metadata, copies};
 use crate::volume::token::PREVIOUS_BYTES;
@@ -68,10 +67,10 @@ impl Case {
     fn begin(&self) -> Volume {
         let mut volume = self.open();
         let facts = volume.facts_to_begin(Kind::Rekey).unwrap();
-        let area = volume.journal_area().unwrap();
-        let journal = volume.journal_file();
-        journal.write_all_at(b"SBLKJRNL", area.start).unwrap();
-        let previous = vec![9; PREVIOUS_BYTES];
+        journal(&volume, &facts, [Some(&self.old), Some(&self.new)])
+            .create()
+            .unwrap();
+        let previous = rekey::seal_previous(&facts, &self.new, &self.old).unwrap();
         volume
             .begin_rekey(&facts, &self.new, vec![wrap(NEW)], previous)
             .unwrap();
@@ -105,6 +104,20 @@ impl Case {
         header.metadata = Metadata::parse(&text).unwrap();
         copies::replace(&mut &file, &found, &mut header).unwrap();
     }
+}
+
+/// The journal of an operation with these facts, where the header says it is.
+fn journal(volume: &Volume, facts: &Facts, deks: [Option<&Dek>; 2]) -> Journal<File> {
+    let unit = volume.layout().sector_size;
+    let [old, new] = match facts.kind {
+        Kind::Rekey => deks,
+        Kind::Encrypt => [None, deks[1]],
+        Kind::Decrypt => [deks[0], None],
+    };
+    let keys = Keys::derive(facts, old, new).unwrap();
+    let geometry = Geometry::new(facts, unit).unwrap();
+    let file = volume.journal_file().try_clone().unwrap();
+    Journal::new(file, volume.journal_area().unwrap(), keys, geometry).unwrap()
 }
 
 #[test]
@@ -449,6 +462,30 @@ fn effect(case: &Case, edits: &[Edit]) -> Effect {
         let rekey = of.token.rekey.clone();
         (rekey.and_then(|it| it.previous), of.token.wraps.clone())
     };
+    if let Some(facts) = after.rekey_facts() {
+        // Whatever the header says now: either its journal is authentic, or nobody
+        // goes on with it.
+        let volume = case.open();
+        let deks = [Some(&case.old), Some(&case.new)];
+        let read = journal(&volume, &facts, deks).read();
+        let same = Some(&facts) == before.rekey_facts().as_ref();
+        assert_eq!(read.is_ok(), same, "{read:?} of {facts:?}");
+        assert!(
+            same || matches!(read, Err(rekey::Error::Unauthentic)),
+            "{read:?}"
+        );
+        if let Some(previous) = after
+            .token
+            .rekey
+            .as_ref()
+            .and_then(|it| it.previous.as_ref())
+        {
+            let opened = rekey::open_previous(&facts, &case.new, previous);
+            let same = same && key_of(&after).0 == key_of(&before).0;
+            assert_eq!(opened.is_ok(), same, "{opened:?}");
+            assert!(opened.is_err() || opened.unwrap() == case.old);
+        }
+    }
     match () {
         () if after.rekey_facts() != before.rekey_facts() => Effect::OtherKeys,
         () if key_of(&after) != key_of(&before) => Effect::NoKey,

@@ -5,12 +5,11 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use crate::rekey::PREVIOUS_BYTES;
+
 use crate::rekey::Kind;
 use crate::timestamp::Timestamp;
 use crate::volume::base64_text;
-
-/// Length of [`Rekey::previous`]: nonce, the key, tag.
-pub const PREVIOUS_BYTES: usize = 12 + crate::secret::DEK_BYTES + 16;
 
 /// The operation that is under way. A field that is not known is none that may
 /// be passed over: what is here decides how data is decrypted.
