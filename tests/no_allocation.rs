@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 
-use sealblk::crypt::Params;
+use sealblk::crypt::{Engine, Params, SectorCipher, Transform};
+use sealblk::engine::throttle::{Lane, Limits};
+use sealblk::rekey::{Direction, Fence as _, Position};
 
 mod support;
 
@@ -45,8 +47,8 @@ static ALLOCATOR: Counting = Counting;
 fn requests_cost_no_heap_allocation() {
     let served = Served::new(Params::default(), false);
     let mut front = served.connect(1);
-    let work = |front: &mut FrontEnd| {
-        for round in 0..50u64 {
+    let work = |front: &mut FrontEnd, rounds: u64| {
+        for round in 0..rounds {
             for (sector, len) in [(round * 8, 4096), (round * 16, 512), (4096, 768 << 10)] {
                 front
                     .submit(0, Request::write(sector, &vec![round as u8; len]))
@@ -65,7 +67,7 @@ fn requests_cost_no_heap_allocation() {
             }
         }
     };
-    work(&mut front);
+    work(&mut front, 50);
     let queue_thread = eventually("the queue thread", || {
         std::fs::read_dir("/proc/self/task")
             .unwrap()
@@ -77,12 +79,48 @@ fn requests_cost_no_heap_allocation() {
             })
     });
     WATCHED.store(queue_thread, Ordering::SeqCst);
-    work(&mut front);
+    work(&mut front, 50);
     // And with limits, behind which many have to wait.
     let limits: sealblk::config::Limits = toml::from_str("iops_total = 5000").unwrap();
     let limits = limits.resolve().unwrap();
     served.disk.throttle().set(&limits);
-    work(&mut front);
+    work(&mut front, 50);
+    served.disk.throttle().set(&Limits::default());
+    // And while regions are closed before them and opened again. The keys are the
+    // same, so that nothing has to be moved.
+    let same = SectorCipher::new(Engine::Portable, served.dek(), Params::default()).unwrap();
+    let position = Position {
+        direction: Direction::Forward,
+        boundary: 0,
+    };
+    let same = Transform::Cipher(same);
+    served.disk.begin_move(same, position).unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let keeper = served.disk.fence().keeper().unwrap();
+            for direction in [Direction::Forward, Direction::Back].into_iter().cycle() {
+                while !done.load(Ordering::SeqCst) {
+                    let closed = keeper.close_for_writing(direction, 512 << 10)
+                        && keeper.close_for_reading(direction, 256 << 10);
+                    assert!(closed);
+                    let before = served.disk.fence().position().unwrap().boundary;
+                    keeper.advance(direction, 256 << 10);
+                    if served.disk.fence().position().unwrap().boundary == before {
+                        break;
+                    }
+                }
+                keeper.open();
+                if done.load(Ordering::SeqCst) {
+                    return;
+                }
+            }
+        });
+        work(&mut front, 10);
+        done.store(true, Ordering::SeqCst);
+    });
     WATCHED.store(0, Ordering::SeqCst);
+    let parked = |lane| served.stats().snapshot().parked(lane).requests;
+    assert!(parked(Lane::Read) > 0 && parked(Lane::Write) > 0);
     assert_eq!(ALLOCATIONS.load(Ordering::SeqCst), 0);
 }

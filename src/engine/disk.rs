@@ -160,11 +160,16 @@ impl Disk {
     /// From now on the data below the boundary of `position` is stored as `new`
     /// says, and the rest as it was until now; somebody will [move](Disk::fence)
     /// the boundary. Requests may be in flight, if the boundary is 0: nothing
-    /// changes for any of them.
+    /// changes for any of them. `new` may be shared with who moves the data.
     ///
     /// # Errors
     /// See [`fence::Error`]; nothing has changed then.
-    pub fn begin_move(&self, new: Transform, position: Position) -> Result<(), fence::Error> {
+    pub fn begin_move(
+        &self,
+        new: impl Into<Arc<Transform>>,
+        position: Position,
+    ) -> Result<(), fence::Error> {
+        let new = new.into();
         if self.lost {
             return Err(fence::Error::Lost);
         }
@@ -179,7 +184,8 @@ impl Disk {
 
     /// All data has been moved, one way or back: the boundary is at an end of
     /// the disk. The way that no unit is stored in any more is forgotten, and
-    /// its keys are wiped when this returns: no queue has them.
+    /// its keys are wiped when this returns, if nobody else shares them: no queue
+    /// has them.
     ///
     /// # Errors
     /// When the boundary is elsewhere, or something is closed.
@@ -386,6 +392,7 @@ mod tests {
     use crate::crypt::{Engine, Params, SectorCipher};
     use crate::secret::Dek;
     use crate::store::DirectMode;
+    use crate::units::SectorSize;
     use std::os::fd::AsFd;
     use std::sync::Arc;
 
@@ -482,5 +489,56 @@ mod tests {
         assert!(disk(false, true).limits().discard);
         assert!(!disk(false, false).limits().discard);
         assert!(!disk(true, true).limits().discard);
+    }
+
+    #[test]
+    fn a_disk_is_given_another_key_only_if_its_guest_sees_no_difference() {
+        let position = Position {
+            direction: crate::rekey::Direction::Forward,
+            boundary: 0,
+        };
+        let cipher = |sector_size, zero_units| {
+            let params = Params {
+                sector_size,
+                zero_units,
+                ..Params::default()
+            };
+            let dek = Dek::generate().unwrap();
+            Transform::Cipher(SectorCipher::new(Engine::Portable, &dek, params).unwrap())
+        };
+        let unit = Params::default().sector_size;
+        let other = match unit {
+            SectorSize::B512 => SectorSize::B4096,
+            SectorSize::B4096 => SectorSize::B512,
+        };
+        let discards = disk(false, true);
+        assert!(discards.limits().discard);
+        let refused = discards.begin_move(cipher(unit, false), position);
+        assert_eq!(refused, Err(fence::Error::Discard));
+        let refused = discards.begin_move(cipher(other, true), position);
+        assert!(matches!(refused, Err(fence::Error::SectorSize { .. })));
+        let lost = disk(false, true).without_contents();
+        let refused = lost.begin_move(cipher(unit, true), position);
+        assert_eq!(refused, Err(fence::Error::Lost));
+
+        // A size is relied on from here on.
+        discards.begin_move(cipher(unit, true), position).unwrap();
+        let refused = discards.grow(2 * BYTES).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ResourceBusy);
+        assert!(discards.grow(BYTES).is_ok(), "it is so large already");
+        discards.end_move().unwrap();
+        // Now it is the file that is too small.
+        let refused = discards.grow(2 * BYTES).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
+
+        // Both keys are needed to read it, and nothing is moved.
+        let read_only = disk(true, true);
+        read_only.begin_move(cipher(unit, false), position).unwrap();
+        let keeper = read_only.fence().keeper().unwrap();
+        assert!(!crate::rekey::Fence::close_for_writing(
+            &keeper,
+            position.direction,
+            4096
+        ));
     }
 }

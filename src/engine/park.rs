@@ -65,6 +65,11 @@ impl QueueThread {
                 slot.leave_out(piece, len, view.era());
                 false
             }
+            // By a view that is late, it is as well to wait for the newest.
+            Cut::Failing if !self.fence.is_settled() => {
+                slot.leave_out(piece, piece.len, view.era());
+                false
+            }
             Cut::Failing => {
                 slot.failed = Some(Reject::IoError);
                 false

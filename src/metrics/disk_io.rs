@@ -11,7 +11,7 @@ use prometheus_client::metrics::MetricType;
 
 use super::disks::Labels;
 use super::encode::About;
-use crate::engine::stats::{Direction, Kind, Latency, Operation, Requests, Snapshot};
+use crate::engine::stats::{Direction, HeldBack, Kind, Latency, Operation, Requests, Snapshot};
 use crate::engine::throttle::Lane;
 
 /// Latencies up to this bound are in the first bucket: 8 µs. No disk is faster
@@ -27,6 +27,7 @@ pub fn encode(encoder: &mut DescriptorEncoder<'_>, disks: &[(Labels, Snapshot)])
     cipher(encoder, disks)?;
     device(encoder, disks)?;
     throttled(encoder, disks)?;
+    parked(encoder, disks)?;
     let of_disk = |value: fn(&Snapshot) -> u64| {
         disks
             .iter()
@@ -176,7 +177,13 @@ fn cipher(encoder: &mut DescriptorEncoder<'_>, disks: &[(Labels, Snapshot)]) -> 
     .seconds(encoder, seconds)
 }
 
-fn throttled(encoder: &mut DescriptorEncoder<'_>, disks: &[(Labels, Snapshot)]) -> fmt::Result {
+fn held_back(
+    encoder: &mut DescriptorEncoder<'_>,
+    disks: &[(Labels, Snapshot)],
+    of: fn(&Snapshot, Lane) -> &HeldBack,
+    requests: About,
+    time: About,
+) -> fmt::Result {
     let of_lane = disks.iter().flat_map(|(labels, seen)| {
         Lane::ALL.map(|lane| {
             let name = match lane {
@@ -184,25 +191,51 @@ fn throttled(encoder: &mut DescriptorEncoder<'_>, disks: &[(Labels, Snapshot)]) 
                 Lane::Write => "write",
             };
             let labels = (labels.as_slice(), [("direction", name)]);
-            (labels, seen.throttled(lane))
+            (labels, of(seen, lane))
         })
     });
-    let requests = of_lane
+    let counts = of_lane
         .clone()
-        .map(|(labels, throttled)| (labels, throttled.requests));
-    About(
-        "disk_throttled_requests",
-        "Requests that the limits of the disk held back, and that have gone on.",
-        None,
+        .map(|(labels, held)| (labels, held.requests));
+    requests.counters(encoder, counts)?;
+    let seconds = of_lane.map(|(labels, held)| (labels, held.time.as_secs_f64()));
+    time.seconds(encoder, seconds)
+}
+
+fn throttled(encoder: &mut DescriptorEncoder<'_>, disks: &[(Labels, Snapshot)]) -> fmt::Result {
+    held_back(
+        encoder,
+        disks,
+        Snapshot::throttled,
+        About(
+            "disk_throttled_requests",
+            "Requests that the limits of the disk held back, and that have gone on.",
+            None,
+        ),
+        About(
+            "disk_throttled",
+            "Time that the limits of the disk held requests back, added up.",
+            Some("seconds"),
+        ),
     )
-    .counters(encoder, requests)?;
-    let seconds = of_lane.map(|(labels, throttled)| (labels, throttled.time.as_secs_f64()));
-    About(
-        "disk_throttled",
-        "Time that the limits of the disk held requests back, added up.",
-        Some("seconds"),
+}
+
+fn parked(encoder: &mut DescriptorEncoder<'_>, disks: &[(Labels, Snapshot)]) -> fmt::Result {
+    held_back(
+        encoder,
+        disks,
+        Snapshot::parked,
+        About(
+            "disk_parked_requests",
+            "Requests that waited while what they touch was moved to another key, and that have gone on.",
+            None,
+        ),
+        About(
+            "disk_parked",
+            "Time that requests waited while what they touch was moved to another key, added up.",
+            Some("seconds"),
+        ),
     )
-    .seconds(encoder, seconds)
 }
 
 fn device(encoder: &mut DescriptorEncoder<'_>, disks: &[(Labels, Snapshot)]) -> fmt::Result {

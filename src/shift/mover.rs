@@ -237,7 +237,7 @@ impl Shift<'_> {
             return work();
         }
         thread::scope(|scope| {
-            let started: Vec<_> = (0..threads).map(|_| scope.spawn(&work)).collect();
+            let started: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
             let ended = started.into_iter().map(|thread| {
                 let panicked = |_| Err(Error::Impossible("a thread panicked"));
                 thread.join().unwrap_or_else(panicked)

@@ -137,13 +137,30 @@ impl Served {
         Reader::open(self.stats.as_fd()).unwrap()
     }
 
+    /// The key that it was made with.
+    pub fn dek(&self) -> &Dek {
+        &self.dek
+    }
+
     /// The disk, decrypted without the data path.
     pub fn plaintext(&self) -> Vec<u8> {
-        let mut bytes = std::fs::read(self.path("disk")).unwrap();
-        let data = &mut bytes[OFFSET as usize..];
-        let oracle = SectorCipher::new(Engine::Portable, &self.dek, self.params).unwrap();
-        oracle.decrypt_in_place(Sector(0), data);
-        data.to_vec()
+        self.decrypted(&[(BYTES, Some(&self.dek))])
+    }
+
+    /// The same where it has other keys, each up to that byte, or none.
+    pub fn decrypted(&self, parts: &[(u64, Option<&Dek>)]) -> Vec<u8> {
+        let bytes = std::fs::read(self.path("disk")).unwrap();
+        let mut data = bytes[OFFSET as usize..].to_vec();
+        let mut start = 0;
+        for (end, dek) in parts {
+            if let Some(dek) = dek {
+                let oracle = SectorCipher::new(Engine::Portable, dek, self.params).unwrap();
+                let part = &mut data[start as usize..*end as usize];
+                oracle.decrypt_in_place(Sector(start / 512), part);
+            }
+            start = *end;
+        }
+        data
     }
 }
 

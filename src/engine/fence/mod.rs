@@ -142,7 +142,7 @@ impl Fence {
     /// Below the boundary units are stored as `new` says, from it on as before.
     pub(super) fn begin(
         &self,
-        new: Transform,
+        new: Arc<Transform>,
         position: Position,
         (size, read_only): (u64, bool),
     ) -> Result<(), Error> {
@@ -166,7 +166,7 @@ impl Fence {
         if boundary != 0 && !state.queues.is_empty() {
             return Err(Error::Served);
         }
-        transforms[1] = Arc::new(new);
+        transforms[1] = new;
         drop(transforms);
         let before = &state.plan;
         state.plan = Plan {

@@ -33,7 +33,7 @@ fn moving() -> Arc<Fence> {
 }
 
 fn begin(fence: &Fence, boundary: u64) -> Result<(), Error> {
-    fence.begin(plain(), forward(boundary), (UNITS * UNIT, false))
+    fence.begin(Arc::new(plain()), forward(boundary), (UNITS * UNIT, false))
 }
 
 /// A queue, with what it has in flight.
@@ -286,7 +286,7 @@ fn a_second_way_comes_and_goes_and_the_first_key_is_forgotten() {
     );
     assert!(begin(&fence, UNITS * UNIT + UNIT).is_err());
     let large = Transform::Plain(SectorSize::B4096);
-    let refused = fence.begin(large, forward(0), (UNITS * UNIT, false));
+    let refused = fence.begin(Arc::new(large), forward(0), (UNITS * UNIT, false));
     assert!(
         matches!(refused, Err(Error::SectorSize { .. })),
         "{refused:?}"
