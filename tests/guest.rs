@@ -44,6 +44,8 @@ mod openbao;
 #[path = "support/pykmip.rs"]
 #[allow(dead_code)]
 mod pykmip;
+#[path = "guest/rekey.rs"]
+mod rekey;
 #[path = "guest/rescue.rs"]
 mod rescue;
 #[path = "guest/resize.rs"]

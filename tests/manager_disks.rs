@@ -27,6 +27,8 @@ mod process;
 mod rekey;
 #[path = "manager_disks/rekey_kills.rs"]
 mod rekey_kills;
+#[path = "manager_disks/rekey_plain.rs"]
+mod rekey_plain;
 #[path = "manager_disks/resize.rs"]
 mod resize;
 #[path = "manager_disks/rewrap.rs"]

@@ -17,6 +17,7 @@ use sealblk::units::Sector;
 use sealblk::volume::{Access, Files, Inspection, Location, Volume};
 
 use super::lab::{BY_FORCE, GENTLY, Lab, kill, run, until, until_running, us};
+use super::memory_search::{Sample, process_has_key, without_secret_memory};
 use super::process::ManagerProcess;
 use super::support::home::SIZE;
 use super::support::registers::Registers;
@@ -120,7 +121,7 @@ pub async fn until_ended(disks: &Disks, name: &str) -> DiskInfo {
     .await
 }
 
-async fn until_state(disks: &Disks, name: &str, state: RekeyState) -> DiskInfo {
+pub async fn until_state(disks: &Disks, name: &str, state: RekeyState) -> DiskInfo {
     until(disks, name, state.as_str(), |info| {
         info.rekey
             .as_ref()
@@ -505,5 +506,120 @@ fn a_rekey_goes_on_where_keys_are_not_kept() {
         disks.detach(&us(), &name, GENTLY).await.unwrap();
         let dek = dek(&lab).await;
         load.check_bytes(&decrypted(&lab, &dek));
+    });
+}
+
+/// The first block of the disk as it is stored now, and as the guest has it.
+fn sample(lab: &Lab, plain: &[u8]) -> Sample {
+    let stored = std::fs::read(lab.path("a.img")).unwrap();
+    let at = volume(lab).layout().data_offset as usize;
+    Sample {
+        plain: plain[..16].try_into().unwrap(),
+        stored: stored[at..at + 16].try_into().unwrap(),
+    }
+}
+
+/// When it is done the old key is nowhere: not in the worker, nor in the manager,
+/// nor in the header and its journal.
+#[test]
+fn the_old_key_is_nowhere_when_a_rekey_is_done() {
+    let lab = lab();
+    let directory = lab.home.directory();
+    let mut manager = ManagerProcess::start_changed(directory, without_secret_memory);
+    assert_eq!(manager.ask("attach a.img").as_deref(), Some("ok"));
+    let worker = lab.workers()[0];
+    let plain = [0x5a; 4096];
+    let socket = lab.path("a.img.sock");
+    let options = super::support::front_end::Options::default();
+    let mut front = super::support::front_end::FrontEnd::connect(&socket, &options).unwrap();
+    front.write(0, &plain);
+    front.flush();
+    let old = sample(&lab, &plain);
+    assert!(
+        process_has_key(manager.pid(), &old),
+        "the search finds nothing"
+    );
+    assert_eq!(manager.ask("slow a.img").as_deref(), Some("ok"));
+    assert_eq!(manager.ask("pause a.img").as_deref(), Some("ok"));
+    assert_eq!(under_way(&lab), Some(Kind::Rekey));
+    assert_eq!(manager.ask("resume a.img").as_deref(), Some("ok"));
+    super::support::server::eventually("it is done", || {
+        (manager.ask("is a.img").as_deref() == Some("none")).then_some(())
+    });
+    let new = sample(&lab, &plain);
+    assert!(new.stored != old.stored);
+    assert!(process_has_key(manager.pid(), &new), "it has the new one");
+    assert!(!process_has_key(manager.pid(), &old), "the manager");
+    assert!(!process_has_key(worker, &old), "the worker");
+    let file = std::fs::read(lab.path("a.img")).unwrap();
+    assert!(!super::memory_search::has_key(&file, &old), "the volume");
+    let layout = volume(&lab).layout();
+    let area = &file[..layout.data_offset as usize];
+    assert!(
+        area[32 << 10..].iter().all(|byte| *byte == 0),
+        "the journal"
+    );
+    assert_eq!(front.read(0, 4096), plain);
+}
+
+/// Who puts an older header back is told so, and so is who has put back a snapshot
+/// of all of it.
+#[test]
+fn an_older_header_is_refused_and_a_whole_snapshot_needs_a_word() {
+    let lab = lab();
+    let name = lab.name("a.img");
+    run(async {
+        let disks = lab.open().await;
+        let before = std::fs::read(lab.path("a.img")).unwrap();
+        disks.attach(&us(), lab.request("a.img")).await.unwrap();
+        let mut load = load(&lab, 8);
+        work(&mut load, 100);
+        disks.rekey(&us(), slow(&[name.clone()])).await.unwrap();
+        disks
+            .change_rekey(&us(), &name, go(Go::Pause))
+            .await
+            .unwrap();
+        until_state(&disks, &name, RekeyState::Paused).await;
+        let middle = std::fs::read(lab.path("a.img")).unwrap();
+        disks.change_rekey(&us(), &name, go(Go::Run)).await.unwrap();
+        work(&mut load, 100);
+        load.leave();
+        until(&disks, &name, "more was moved", |info| {
+            info.rekey
+                .as_ref()
+                .is_some_and(|rekey| rekey.boundary > 1 << 20)
+        })
+        .await;
+        disks.detach(&us(), &name, GENTLY).await.unwrap();
+        // The journal from its middle, with a header that is the same.
+        let last = std::fs::read(lab.path("a.img")).unwrap();
+        let area = 64 << 10;
+        let mut mixed = last.clone();
+        mixed[..area].copy_from_slice(&middle[..area]);
+        std::fs::write(lab.path("a.img"), &mixed).unwrap();
+        let refused = disks.attach(&us(), lab.request("a.img")).await.unwrap_err();
+        assert!(refused.to_string().contains("older header"), "{refused}");
+        std::fs::write(lab.path("a.img"), &last).unwrap();
+        disks.attach(&us(), lab.request("a.img")).await.unwrap();
+        until(&disks, &name, "it is known", |info| info.rekey.is_some()).await;
+        disks.change_rekey(&us(), &name, faster()).await.unwrap();
+        until_ended(&disks, &name).await;
+        disks.detach(&us(), &name, GENTLY).await.unwrap();
+        // The headers from before its end, and from before its beginning.
+        let done = std::fs::read(lab.path("a.img")).unwrap();
+        for old in [&last, &before] {
+            let mut mixed = done.clone();
+            mixed[..area].copy_from_slice(&old[..area]);
+            std::fs::write(lab.path("a.img"), &mixed).unwrap();
+            let refused = disks.attach(&us(), lab.request("a.img")).await.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Refused, "{refused}");
+            assert!(
+                refused.help().unwrap().contains("forget-volume"),
+                "{refused}"
+            );
+        }
+        std::fs::write(lab.path("a.img"), &done).unwrap();
+        disks.attach(&us(), lab.request("a.img")).await.unwrap();
+        disks.detach(&us(), &name, GENTLY).await.unwrap();
     });
 }

@@ -33,14 +33,16 @@ fn ask(manager: &mut ManagerProcess, command: &str) -> String {
     manager.ask(command).unwrap_or_else(|| panic!("{command}"))
 }
 
-/// Starts what is to be killed: an operation, or its way back.
-fn stir(manager: &mut ManagerProcess, dice: &mut Dice) {
-    let command = match dice.below(10) {
-        0..4 => "rekey a.img",
-        4 => "pause a.img",
-        5 => "turn a.img",
-        6 => "slow a.img",
-        _ => "resume a.img",
+/// Starts what is to be killed: an operation, or its way back; slowly, so that it
+/// rests between regions, or as fast as can be.
+fn stir(manager: &mut ManagerProcess, dice: &mut Dice, moving: &str) {
+    let command = match (moving, dice.below(12)) {
+        ("none", 0..4) => "rekey a.img",
+        ("none", _) => "slow a.img",
+        (_, 0) => "pause a.img",
+        ("moving" | "paused" | "held" | "waiting", 1..3) => "turn a.img",
+        ("moving" | "paused" | "held" | "waiting", 3..6) => "resume a.img",
+        _ => return,
     };
     // It may make no sense now.
     let _ = ask(manager, command);
@@ -63,8 +65,8 @@ fn no_kill_loses_what_a_guest_was_told_while_its_disk_gets_another_key() {
     for _ in 0..kills {
         let moving = ask(&mut manager, "is a.img");
         seen[usize::from(moving != "none")] += 1;
-        stir(&mut manager, &mut dice);
-        let requests = dice.below(150);
+        stir(&mut manager, &mut dice, &moving);
+        let requests = dice.below(100);
         assert!(load.run(1 + requests, PATIENCE), "nothing is answered");
         let worker = dice.below(3) > 0;
         let both = dice.below(8) == 0;

@@ -140,6 +140,7 @@ impl Disks for World {
             ephemeral: attach.ephemeral.is_some(),
             denial: None,
             frozen: None,
+            rekey: None,
         };
         self.disks.lock().unwrap().push(disk.clone());
         self.bump();

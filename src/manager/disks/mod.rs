@@ -13,7 +13,9 @@ mod settings;
 mod take_over;
 
 pub(in crate::manager) use registry::{Command, Entry, Registry, identities};
-pub(in crate::manager) use rekey::{Begun, Ended, Job, Jobs, mover_files, position, previous_key};
+pub(in crate::manager) use rekey::{
+    Begun, Ended, Job, Jobs, Marks, mover_files, position, previous_key,
+};
 pub(in crate::manager) use request::resolve;
 pub use rewrap::replaced;
 pub use settings::{Pace, Settings, Step};
@@ -68,6 +70,8 @@ pub(in crate::manager) struct Shared {
     pub rewriting: rewrap::Rewriting,
     /// What is wanted of operations on all data of volumes.
     pub jobs: Jobs,
+    /// What was seen of their headers.
+    pub marks: Arc<Marks>,
     /// How many disks may have one at once.
     pub rekey_concurrency: AtomicUsize,
     /// Who begins one has this.
@@ -148,6 +152,7 @@ impl Disks {
             permits: Arc::new(Semaphore::new(settings.concurrency.max(1))),
             workers,
             jobs,
+            marks: Arc::new(Marks::below(&settings.state_dir)),
             rekey_concurrency: AtomicUsize::new(settings.rekey_concurrency.max(1)),
             turns: tokio::sync::Mutex::default(),
             settings,

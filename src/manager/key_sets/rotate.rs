@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::{Admin, Error, file_error, settings_of, shown};
 use crate::error::Failure;
 use crate::keys::{Context, Name};
+use crate::manager::disks::Marks;
 use crate::manager::model::KeySetRotation;
 use crate::manager::services::Rotations;
 use crate::rotation::{KeySetLedger, Work};
@@ -63,7 +64,12 @@ impl Admin {
         if let Some(disk) = self.rotation.volumes().disk(&known) {
             return Err(Error::Attached { volume, disk }.into());
         }
-        ledger.forget(volume).map_err(file_error(directory))?;
+        let marks = Marks::below(&directory);
+        ledger
+            .forget(volume)
+            .map_err(file_error(directory.clone()))?;
+        // Whatever header it comes back with is the one that it has.
+        marks.forget(volume).map_err(file_error(directory))?;
         Ok(())
     }
 

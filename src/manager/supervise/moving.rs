@@ -20,7 +20,7 @@ use crate::manager::disks::{
 };
 use crate::manager::model::{Problem, RekeyInfo, RekeyState};
 use crate::manager::worker_process::Worker;
-use crate::plane::moving::{Orders, Progress, Task};
+use crate::plane::moving::{Orders, Phase, Progress, Task};
 use crate::rekey::{Direction, Facts, Kind};
 use crate::secret::Dek;
 use crate::volume::Volume;
@@ -70,14 +70,14 @@ impl Under {
     }
 
     /// As a worker is told.
-    fn task(&self, job: &Job) -> Task {
+    fn task(&self, job: &Job, at_least: u64) -> Task {
         Task {
             facts: self.facts.clone(),
             journal: self.journal.clone(),
             pace: job.pace,
             go: job.go,
             direction: job.direction,
-            at_least: 0,
+            at_least,
         }
     }
 }
@@ -104,8 +104,15 @@ impl Supervisor {
     pub(super) fn to_move(&self) -> Option<ToMove> {
         let under = self.moving.as_ref()?;
         Some(ToMove {
-            task: under.task(&self.job(under)),
+            task: under.task(&self.job(under), self.least_record(under)),
             old: under.old.clone(),
+        })
+    }
+
+    fn least_record(&self, under: &Under) -> u64 {
+        let volume = self.held.as_ref().map(|held| held.spec.uuid);
+        volume.map_or(0, |volume| {
+            self.shared.marks.least_record(volume, under.facts.id)
         })
     }
 
@@ -150,7 +157,7 @@ impl Supervisor {
         if let Some(old) = old {
             parcel.add(Role::OldDek, old.pass().map_err(lost())?);
         }
-        let task = Box::new(under.task(&self.job(under)));
+        let task = Box::new(under.task(&self.job(under), 0));
         match worker.link.call(Request::Move { task }, parcel).await {
             Ok((Answer::Moving { progress }, _)) => {
                 if let Some(progress) = progress {
@@ -207,6 +214,15 @@ impl Supervisor {
 
     /// Takes note of how far it is.
     pub(super) fn hear_progress(&self, progress: &Progress) {
+        if let Some(held) = &self.held {
+            let (marks, volume) = (self.shared.marks.clone(), held.spec.uuid);
+            let (id, record) = (progress.id, progress.sequence);
+            let rests = progress.phase != Phase::Moving;
+            // Nobody waits for it: it lags behind as it is.
+            drop(tokio::task::spawn_blocking(move || {
+                marks.note_record(volume, id, record, rests);
+            }));
+        }
         self.entry.update(|info| {
             let problem = info.rekey.as_ref().and_then(|rekey| rekey.problem.clone());
             let mut rekey = RekeyInfo::from(progress);
@@ -435,11 +451,21 @@ impl Supervisor {
         match done {
             Ok(()) => {
                 self.note_plain();
+                self.forget_mark();
                 self.moving = None;
                 self.dek = None;
                 self.forget_job(true).await;
             }
             Err(failure) => tracing::error!("its data is plain, and its header stays: {failure}"),
+        }
+    }
+
+    /// Its header says that it is plain, and is not one of a volume any more.
+    fn forget_mark(&self) {
+        if let Some(held) = &self.held
+            && let Err(error) = self.shared.marks.forget(held.spec.uuid)
+        {
+            tracing::warn!(%error, "what was seen of its header stays on record");
         }
     }
 

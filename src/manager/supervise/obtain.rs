@@ -101,6 +101,7 @@ impl Supervisor {
         let Opened { data, spec, socket } = opened;
         let (held, key, fresh) = match data {
             Data::Volume(volume) => {
+                self.shared.marks.check(&volume)?;
                 let held = Held::of(&volume, spec);
                 (held, KeyFacts::of(&volume), Some(*volume))
             }

@@ -78,7 +78,7 @@ impl Explain for Error {
             Error::Cipher(source) => return source.help(),
             Error::Fence(source) => return source.help(),
             Error::OtherDisk => {
-                "detach the disk, and look at its header: `sealblk volume inspect`".into()
+                "detach the disk, and look at its header: `sealblk volume info`".into()
             }
             Error::Begun => "detach the disk, and attach it again: it is recovered then".into(),
             Error::Over => "wait until that is done, and begin anew".into(),
@@ -240,3 +240,6 @@ fn is_over(position: Position, size: u64) -> bool {
         Direction::Back => position.boundary == 0,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,7 @@
 
 mod memory;
 mod policies;
+mod rekey;
 mod services;
 
 use std::sync::Arc;

@@ -39,6 +39,7 @@ fn every_operation_says_what_it_takes_and_gives() {
             || what.ends_with("/switch")
             || what.starts_with("POST /v1/volumes/")
             || what == "POST /v1/verifications"
+            || what == "POST /v1/rekeys"
             || what.starts_with("PATCH");
         assert_eq!(operation.get("requestBody").is_some(), takes, "{what}");
         let named = operation["parameters"].as_array().into_iter().flatten();

@@ -142,9 +142,9 @@ async fn each_role_may_do_what_it_is_for_and_nothing_else() {
         let refused = records.iter().filter(|record| record.outcome == "refused");
         assert_eq!(refused.count(), refusals);
         let expected = match role {
-            None => 25,
-            Some(Role::Reader) => 15,
-            Some(Role::Operator) => 9,
+            None => 28,
+            Some(Role::Reader) => 18,
+            Some(Role::Operator) => 11,
             Some(Role::KeyAdmin) => 5,
         };
         assert_eq!(refusals, expected, "{role:?}");

@@ -44,12 +44,15 @@ impl Disks {
     ) -> Result<Begun, Failure> {
         let context = context.clone();
         let (keys, settings) = (self.shared.keys.clone(), self.shared.settings.clone());
+        let marks = self.shared.marks.clone();
         self.on_volume(name, async move |volume, key| {
             let context = Context {
                 volume: Some(volume.uuid()),
                 ..context
             };
-            begin(&keys, &context, &settings, volume, key, kind).await
+            let begun = begin(&keys, &context, &settings, volume, key, kind).await?;
+            marks.note(volume, begun.under.facts().id, false);
+            Ok(begun)
         })
         .await
     }

@@ -47,6 +47,7 @@ impl Disks {
                     ..context
                 };
                 let (ended, direction) = finish(&keys, &context, &settings, volume, key).await?;
+                shared.marks.note(volume, rekey.id, true);
                 shared.record(Event::Rekey(RekeyEvent {
                     severity: RekeyEvent::severity_of(rekey.kind),
                     kind: rekey.kind,

@@ -13,11 +13,13 @@ mod begin;
 mod files;
 mod finish;
 mod jobs;
+mod marks;
 
 pub(in crate::manager) use begin::Begun;
 pub(in crate::manager) use files::mover_files;
 pub(in crate::manager) use finish::{Ended, position, previous_key};
 pub use jobs::{Job, Jobs};
+pub use marks::Marks;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;

@@ -1,0 +1,269 @@
+//! Plain disks that are encrypted while they are served, and encrypted ones that
+//! become plain.
+
+use std::time::Duration;
+
+use sealblk::manager::disks::Disks;
+use sealblk::manager::model::{Attach, PaceChange, RekeyChange, RekeyState, StartRekey};
+use sealblk::plane::moving::Go;
+use sealblk::rekey::{Direction, Geometry, Journal, Keys, Kind};
+use sealblk::secret::Dek;
+use sealblk::units::Bytes;
+use sealblk::volume::{CreateOptions, Inspection, Location, PlainPlan, Volume};
+
+use super::lab::{GENTLY, Lab, kill, run, until, us};
+use super::rekey::{
+    decrypted, dek, load, location, start, under_way, until_ended, until_state, work,
+};
+use super::support::home::SIZE;
+use super::support::registers::{Registers, stored};
+
+/// A plain disk that holds something everywhere.
+fn plain() -> Vec<u8> {
+    (0..SIZE / 512)
+        .flat_map(|sector| stored(sector, 1))
+        .collect()
+}
+
+/// Makes a header for it, as a disk that is being encrypted and of which nothing
+/// is yet.
+async fn prepare(lab: &Lab) {
+    let location = Location {
+        data: lab.path("a.img"),
+        header: Some(lab.path("a.header")),
+    };
+    let options = CreateOptions {
+        header_area: Bytes(64 << 10),
+        zero_units: true,
+        ..CreateOptions::default()
+    };
+    let unit = options.sector_size;
+    let plan = PlainPlan::new(&location, options, 0).unwrap();
+    let dek = Dek::generate().unwrap();
+    let binding = plan.binding().bytes();
+    let wraps = lab
+        .keys()
+        .wrap(&us(), "default", &dek, &binding)
+        .await
+        .unwrap();
+    let facts = plan.facts();
+    plan.write(
+        &dek,
+        "default",
+        wraps,
+        |file, area| -> Result<(), sealblk::error::Failure> {
+            let keys = Keys::derive(&facts, None, Some(&dek))?;
+            let geometry = Geometry::new(&facts, unit)?;
+            Journal::new(file, area, keys, geometry)?.create()?;
+            Ok(())
+        },
+    )
+    .unwrap();
+}
+
+fn request(lab: &Lab) -> Attach {
+    Attach {
+        header: Some(lab.path("a.header")),
+        ..lab.request("a.img")
+    }
+}
+
+fn pace(limit: u64) -> RekeyChange {
+    RekeyChange {
+        go: Some(Go::Run),
+        pace: PaceChange {
+            limit: Some(limit),
+            ..PaceChange::default()
+        },
+    }
+}
+
+fn loaded(lab: &Lab, seed: u64) -> Registers {
+    let mut load = load(lab, seed);
+    load.assume(0, 1, SIZE / 512);
+    load
+}
+
+/// Attaches the plain disk with its header, and has it go slowly.
+async fn attach_slowly(disks: &Disks, lab: &Lab, name: &str) {
+    disks.attach(&us(), request(lab)).await.unwrap();
+    until(disks, name, "it is known", |info| info.rekey.is_some()).await;
+    disks
+        .change_rekey(&us(), name, pace(64 << 10))
+        .await
+        .unwrap();
+}
+
+#[test]
+fn a_plain_disk_is_encrypted_under_load_whatever_dies() {
+    let lab = Lab::new();
+    let name = lab.name("a.img");
+    std::fs::write(lab.path("a.img"), plain()).unwrap();
+    run(async {
+        prepare(&lab).await;
+        let disks = lab.open().await;
+        attach_slowly(&disks, &lab, &name).await;
+        let mut load = loaded(&lab, 11);
+        work(&mut load, 100);
+        for round in 1..4 {
+            if under_way(&lab).is_none() {
+                break;
+            }
+            load.fill();
+            kill(disks.get(&name).unwrap().pid.unwrap());
+            load.leave();
+            until(&disks, &name, "another worker", |info| {
+                info.restarts == round && info.pid.is_some()
+            })
+            .await;
+            super::support::server::eventually("a front end connects", || {
+                load.connect(&lab.path("a.img.sock")).ok()
+            });
+            work(&mut load, 100);
+        }
+        disks.change_rekey(&us(), &name, pace(0)).await.unwrap();
+        until_ended(&disks, &name).await;
+        assert_eq!(under_way(&lab), None);
+        work(&mut load, 100);
+        tokio::task::block_in_place(|| load.check_all());
+        load.leave();
+        disks.detach(&us(), &name, GENTLY).await.unwrap();
+        let dek = dek(&lab).await;
+        load.check_bytes(&decrypted(&lab, &dek));
+        // Nothing of it is as it was.
+        let raw = std::fs::read(lab.path("a.img")).unwrap();
+        assert_eq!(raw.len() as u64, SIZE);
+        let was = plain();
+        let same = raw.chunks(512).zip(was.chunks(512)).filter(|(a, b)| a == b);
+        assert_eq!(same.count(), 0);
+    });
+}
+
+#[test]
+fn an_encryption_goes_back_and_the_disk_is_plain() {
+    let lab = Lab::new();
+    let name = lab.name("a.img");
+    std::fs::write(lab.path("a.img"), plain()).unwrap();
+    run(async {
+        prepare(&lab).await;
+        let disks = lab.open().await;
+        attach_slowly(&disks, &lab, &name).await;
+        let mut load = loaded(&lab, 12);
+        work(&mut load, 150);
+        disks
+            .turn_rekey(&us(), &name, Direction::Back)
+            .await
+            .unwrap();
+        disks.change_rekey(&us(), &name, pace(0)).await.unwrap();
+        until_state(&disks, &name, RekeyState::Plain).await;
+        work(&mut load, 100);
+        tokio::task::block_in_place(|| load.check_all());
+        load.leave();
+        disks.detach(&us(), &name, GENTLY).await.unwrap();
+        load.check_bytes(&std::fs::read(lab.path("a.img")).unwrap());
+        assert_plain_header(&lab);
+    });
+}
+
+fn assert_plain_header(lab: &Lab) {
+    let inspection = Inspection::of(&location(lab)).unwrap();
+    let token = inspection.description().unwrap().token;
+    assert!(token.plain.is_some() && token.wraps.is_empty(), "{token:?}");
+    assert!(!lab.path("state/rekeys").read_dir().unwrap().any(|_| true));
+}
+
+#[test]
+fn a_disk_is_decrypted_when_somebody_says_so_twice() {
+    let lab = Lab::new();
+    let header = [
+        "--header",
+        "a.header",
+        "--header-area",
+        "64K",
+        "--zero-units",
+    ];
+    lab.home.create("a.img", &header);
+    let name = lab.name("a.img");
+    run(async {
+        let disks = lab.open().await;
+        disks.attach(&us(), request(&lab)).await.unwrap();
+        let mut load = load(&lab, 13);
+        work(&mut load, 200);
+        let wanted = StartRekey {
+            kind: Kind::Decrypt,
+            confirm: Some(name.clone()),
+            pace: PaceChange {
+                limit: Some(64 << 10),
+                ..PaceChange::default()
+            },
+            ..start(&[name.clone()])
+        };
+        disks.rekey(&us(), wanted).await.unwrap();
+        assert_eq!(under_way(&lab), Some(Kind::Decrypt));
+        work(&mut load, 50);
+        kill(disks.get(&name).unwrap().pid.unwrap());
+        load.leave();
+        until(&disks, &name, "another worker", |info| {
+            info.restarts == 1 && info.pid.is_some()
+        })
+        .await;
+        tokio::task::block_in_place(|| load.connect(&lab.path("a.img.sock")).unwrap());
+        disks.change_rekey(&us(), &name, pace(0)).await.unwrap();
+        until_state(&disks, &name, RekeyState::Plain).await;
+        // It is served on, and a next worker serves it, too.
+        work(&mut load, 100);
+        kill(disks.get(&name).unwrap().pid.unwrap());
+        load.leave();
+        until(&disks, &name, "another worker", |info| {
+            info.restarts == 2 && info.pid.is_some()
+        })
+        .await;
+        until_state(&disks, &name, RekeyState::Plain).await;
+        tokio::task::block_in_place(|| load.connect(&lab.path("a.img.sock")).unwrap());
+        tokio::task::block_in_place(|| load.check_all());
+        load.leave();
+        disks.detach(&us(), &name, GENTLY).await.unwrap();
+        load.check_bytes(&std::fs::read(lab.path("a.img")).unwrap());
+        assert_plain_header(&lab);
+        let gone = disks.attach(&us(), request(&lab)).await.unwrap_err();
+        assert!(gone.to_string().contains("plain"), "{gone}");
+    });
+}
+
+/// Found on this host for the first time: it rests until somebody says so here.
+#[test]
+fn a_decryption_that_was_begun_elsewhere_rests() {
+    let lab = Lab::new();
+    let header = ["--header", "a.header", "--header-area", "64K"];
+    lab.home.create("a.img", &header);
+    let name = lab.name("a.img");
+    run(async {
+        let dek = dek(&lab).await;
+        let at = sealblk::volume::Access::ReadWrite;
+        let mut volume = Volume::open(&location(&lab), at).unwrap();
+        let facts = volume.facts_to_begin(Kind::Decrypt).unwrap();
+        let keys = Keys::derive(&facts, Some(&dek), None).unwrap();
+        let geometry = Geometry::new(&facts, volume.layout().sector_size).unwrap();
+        let area = volume.journal_area().unwrap();
+        let mut journal = Journal::new(volume.journal_file(), area, keys, geometry).unwrap();
+        journal.create().unwrap();
+        drop(journal);
+        volume.begin_decrypt(&facts).unwrap();
+        drop(volume);
+        let disks = lab.open().await;
+        disks.attach(&us(), request(&lab)).await.unwrap();
+        let info = until_state(&disks, &name, RekeyState::Paused).await;
+        assert_eq!(info.rekey.unwrap().boundary, 0);
+        std::thread::sleep(Duration::from_millis(200));
+        assert_eq!(disks.get(&name).unwrap().rekey.unwrap().boundary, 0);
+        // It can be taken back as well, though nothing was moved.
+        disks
+            .turn_rekey(&us(), &name, Direction::Back)
+            .await
+            .unwrap();
+        disks.change_rekey(&us(), &name, pace(0)).await.unwrap();
+        until_ended(&disks, &name).await;
+        assert_eq!(under_way(&lab), None);
+        disks.detach(&us(), &name, GENTLY).await.unwrap();
+    });
+}
