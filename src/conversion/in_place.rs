@@ -5,6 +5,7 @@ use std::fs::File;
 use std::num::NonZeroU64;
 use std::thread;
 
+use super::eager::Eager;
 use super::{Error, Sides, wraps_like};
 use crate::keys::{Context, KeySets};
 use crate::rekey::{
@@ -47,7 +48,7 @@ impl Speed {
 
 /// An operation that is under way on a volume that nobody uses, at rest.
 pub struct InPlace {
-    mover: Mover<File, File, Alone>,
+    mover: Mover<File, Eager, Alone>,
 }
 
 impl InPlace {
@@ -59,9 +60,9 @@ impl InPlace {
         let layout = volume.layout();
         let geometry = Geometry::new(&sides.facts, layout.sector_size)?;
         let transforms = sides.transforms(&layout)?;
-        let copy = |file: &File| file.try_clone().map_err(Error::system("duplicate a file"));
-        let data = copy(volume.data_file())?;
-        let journal = copy(volume.journal_file())?;
+        let data = Eager::of(volume.data_file())?;
+        let journal = volume.journal_file().try_clone();
+        let journal = journal.map_err(Error::system("duplicate a file"))?;
         let area = volume.journal_area()?;
         let mut journal = Journal::new(journal, area, sides.derive()?, geometry)?;
         let options = speed.options();

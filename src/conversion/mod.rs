@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod begin;
+mod eager;
 mod in_place;
 mod loops;
 mod shifting;

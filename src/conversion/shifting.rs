@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use super::begin::{new_key, own_key};
+use super::eager::Eager;
 use super::{Error, Sides, Speed};
 use crate::error::Kind as ErrorKind;
 use crate::keys::{Context, KeySets};
 use crate::prepare::Opening;
 use crate::rekey::Kind;
-use crate::shift::{AREA_BYTES, Ended, Journal, Key, Pace, Progress, Shift, Way};
+use crate::shift::{AREA_BYTES, Ended, Journal, Key, Pace, Progress, Shift, Way, has_moved};
 use crate::units::Bytes;
 use crate::volume::{Access, Location, PlainPlan, Volume};
 
@@ -127,6 +128,31 @@ impl Shifting {
         Ok(Shifting { volume, sides })
     }
 
+    /// Whether what is beside was cut off before anything was moved, so that the
+    /// header with the data counts; that one may have been rewritten since.
+    ///
+    /// # Errors
+    /// When there is a header with the data though something was moved.
+    pub fn is_unbegun(volume: &Volume) -> Result<bool, Error> {
+        if !volume.has_inline_header() {
+            return Ok(false);
+        }
+        let area = volume.journal_area()?;
+        match has_moved(volume.journal_file(), &area, 0)? {
+            false => Ok(true),
+            true => Err(Error::refused(
+                ErrorKind::Corrupt,
+                format!(
+                    "{} has a header again, though a part of it was decrypted and moved over the \
+                     one that it had",
+                    volume.data_path().display()
+                ),
+                "somebody has restored it: what it has overwritten is lost. Find a copy of the \
+                 disk from before",
+            )),
+        }
+    }
+
     /// One that is under way.
     ///
     /// # Errors
@@ -150,7 +176,7 @@ impl Shifting {
         let Some(way) = Way::of(facts.kind) else {
             return Err(crate::shift::Error::Impossible("a rekey moves no disk").into());
         };
-        if way == Way::Down && volume.has_inline_header()? {
+        if way == Way::Down && volume.has_inline_header() {
             // Until now that was the one that counts. Nothing was moved.
             volume.destroy_inline_header()?;
         }
@@ -158,8 +184,9 @@ impl Shifting {
         let area = volume.journal_area()?;
         let (mut journal, boundary) = Journal::open(volume.journal_file(), &area, &key)?;
         let cipher = self.sides.cipher(&volume.layout())?;
+        let disk = Eager::of(volume.data_file())?;
         let shift = Shift {
-            disk: volume.data_file(),
+            disk: &disk,
             id: facts.id,
             way,
             by: facts.data_offset,
@@ -181,7 +208,7 @@ impl Shifting {
     /// # Errors
     /// When writing fails. Called again, it ends.
     pub fn settle(self) -> Result<(Volume, Sides), Error> {
-        if !self.volume.has_inline_header()? {
+        if !self.volume.has_inline_header() {
             return Ok((self.volume.settle_inline()?, self.sides));
         }
         // It is there already, and may have been rewritten since.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::{Error, qemu_img};
+use crate::shift::BEGINNING;
 use crate::units::SECTOR_BYTES;
 use crate::volume::Bare;
 
@@ -89,6 +90,18 @@ impl Image {
             return Err(Error::Busy { path });
         }
         let length = bare.length()?;
+        let mut start = [0; BEGINNING.len()];
+        if length >= start.len() as u64 {
+            let found = bare.file().read_exact_at(&mut start, 0);
+            found.map_err(|error| read(&path, error))?;
+        }
+        if start == BEGINNING {
+            return Err(Error::Unusable {
+                path,
+                why: "is in pieces: it is being encrypted or decrypted".into(),
+                next: "finish that first: its first bytes say with which command".into(),
+            });
+        }
         let format = match format {
             Some(format) => format,
             None => match looks_like(bare.file(), length).map_err(|error| read(&path, error))? {

@@ -9,7 +9,7 @@
 
 use std::ops::Range;
 
-use super::record::{Key, RECORD_BYTES, Record, looks_like_one};
+use super::record::{Key, RECORD_BYTES, Record, boundary_in, looks_like_one};
 use super::{Error, Land};
 
 const SLOT: u64 = 4096;
@@ -30,6 +30,23 @@ pub fn is_journal(medium: &dyn Land, area: &Range<u64>) -> Result<bool, Error> {
         let read = medium.read(&mut bytes, area.start + slot * SLOT);
         read.map_err(Error::io("read the file beside"))?;
         if looks_like_one(&bytes) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether records say, authentic or not, that something was moved by an operation
+/// that began at `start`.
+///
+/// # Errors
+/// When they cannot be read.
+pub fn has_moved(medium: &dyn Land, area: &Range<u64>, start: u64) -> Result<bool, Error> {
+    for slot in 0..2 {
+        let mut bytes = [0; RECORD_BYTES];
+        let read = medium.read(&mut bytes, area.start + slot * SLOT);
+        read.map_err(Error::io("read the file beside"))?;
+        if boundary_in(&bytes).is_some_and(|boundary| boundary != start) {
             return Ok(true);
         }
     }

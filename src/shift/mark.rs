@@ -8,6 +8,9 @@ use uuid::Uuid;
 use super::{Error, Land, Way};
 use crate::units::SECTOR_BYTES;
 
+/// What the mark begins with.
+pub const BEGINNING: [u8; 15] = *b"SEALBLK MOVING ";
+
 const BYTES: usize = SECTOR_BYTES as usize;
 
 /// The first sector of a disk in pieces.
@@ -22,6 +25,7 @@ fn sector(id: Uuid, way: Way) -> [u8; BYTES] {
          go on with `sealblk volume {command}`, as it was begun. Until it is done,\n\
          the header of the disk is in a file beside, without which its data is lost.\n"
     );
+    debug_assert!(text.as_bytes().starts_with(&BEGINNING));
     let mut sector = [0; BYTES];
     let length = text.len().min(BYTES);
     sector[..length].copy_from_slice(&text.as_bytes()[..length]);

@@ -23,8 +23,9 @@ mod record;
 #[cfg(test)]
 mod simulation;
 
-pub use journal::{AREA_BYTES, HEAD_BYTES, Journal, is_journal};
+pub use journal::{AREA_BYTES, HEAD_BYTES, Journal, has_moved, is_journal};
 pub use land::Land;
+pub use mark::BEGINNING;
 pub use mover::{Ended, Pace, Progress, Shift};
 pub use record::{Key, RECORD_BYTES};
 

@@ -135,7 +135,9 @@ impl Shift<'_> {
             wait(begun, passed, pace);
         }
         self.told(boundary);
-        if self.way == Way::Down {
+        if self.way == Way::Up {
+            self.wipe_room()?;
+        } else {
             let mut head = Zeroizing::new(journal.head(self.head_bytes())?);
             self.cipher.decrypt_in_place(Sector(0), &mut head);
             mark::replace(self.disk, &head)?;
@@ -171,6 +173,22 @@ impl Shift<'_> {
             mark::put(self.disk, self.id, self.way, length)?;
         }
         Ok(true)
+    }
+
+    /// Overwrites what is before the disk: it was there in plain. The mark stays
+    /// until there is a header.
+    fn wipe_room(&self) -> Result<(), Error> {
+        let zeroes = vec![0; PIECE.min(self.by) as usize];
+        let mut at = self.head_bytes() as u64;
+        while at < self.by {
+            let length = PIECE.min(self.by - at);
+            let written = self.disk.write(&zeroes[..length as usize], at);
+            written.map_err(Error::io("write to the disk"))?;
+            at += length;
+        }
+        self.disk
+            .sync()
+            .map_err(Error::io("write to the disk durably"))
     }
 
     /// How much of the beginning is kept elsewhere.
@@ -219,7 +237,7 @@ impl Shift<'_> {
             return work();
         }
         thread::scope(|scope| {
-            let started: Vec<_> = (0..threads).map(|_| scope.spawn(&work)).collect();
+            let started: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
             let ended = started.into_iter().map(|thread| {
                 let panicked = |_| Err(Error::Impossible("a thread panicked"));
                 thread.join().unwrap_or_else(panicked)

@@ -89,6 +89,12 @@ impl Key {
     }
 }
 
+/// The boundary that a record says, authentic or not.
+pub fn boundary_in(bytes: &[u8; RECORD_BYTES]) -> Option<u64> {
+    let field = bytes[40..48].try_into().ok()?;
+    looks_like_one(bytes).then(|| u64::from_be_bytes(field))
+}
+
 /// Whether bytes begin as a record does, authentic or not.
 pub fn looks_like_one(bytes: &[u8]) -> bool {
     bytes.starts_with(MAGIC)

@@ -168,7 +168,11 @@ impl Case {
 
     fn assert_done(&self, file: &[u8], what: &str) {
         match self.way {
-            Way::Up => assert!(file[BY as usize..] == self.stored(), "{what}"),
+            Way::Up => {
+                assert!(file[BY as usize..] == self.stored(), "{what}");
+                let room = &file[SECTOR..BY as usize];
+                assert!(room.iter().all(|&byte| byte == 0), "{what}: left in plain");
+            }
             Way::Down => assert!(file[..SIZE as usize] == self.plain, "{what}"),
         }
     }

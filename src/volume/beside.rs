@@ -219,34 +219,12 @@ impl Volume {
     }
 
     /// Whether the data has a header of its own still, or again, which is that of
-    /// this volume.
-    ///
-    /// # Errors
-    /// [`Error::ChangedUnderneath`] if that one says another key or layout: the
-    /// header beside is out of date then.
-    pub fn has_inline_header(&self) -> Result<bool, Error> {
-        let data = &self.devices.data;
-        if self.devices.header.is_none() {
-            return Ok(true);
-        }
-        let Ok(found) = copies::read(&data.file()) else {
-            return Ok(false);
-        };
-        if text(&found.header.binary.uuid) != self.uuid().to_string() {
-            return Ok(false);
-        }
-        let inline = Description::of(&found.header, data.path())?;
-        let is_same = inline.digest.same_key(&self.description().digest)
-            && inline.layout == self.layout()
-            && inline.token.rekey.is_none();
-        match is_same {
-            true => Ok(true),
-            false => Err(Error::ChangedUnderneath {
-                path: self.header_path().into(),
-                what: "the volume was changed after this header had been copied from it, which \
-                       is of no use any more",
-            }),
-        }
+    /// this volume. As long as it is there, nothing was moved that is decrypted;
+    /// and it is there when everything was that is encrypted.
+    pub fn has_inline_header(&self) -> bool {
+        let found = copies::read(&self.devices.data.file());
+        let uuid = self.uuid().to_string();
+        found.is_ok_and(|found| text(&found.header.binary.uuid) == uuid)
     }
 
     /// Overwrites both copies of the header that is with the data, durably, one
@@ -469,5 +447,130 @@ mod tests {
             header: None,
         };
         assert!(crate::volume::Volume::open(&location, Access::ReadOnly).is_err());
+    }
+
+    const AREA: u64 = 64 << 10;
+    const SIZE: u64 = 128 << 10;
+
+    fn wrap() -> crate::volume::Wrap {
+        serde_json::from_value(serde_json::json!({
+            "key_set": "default", "provider": "file", "key_id": "k", "key_version": "v",
+            "alg": "A256GCM", "bound": "aad:1", "bytes": "AAAA",
+        }))
+        .unwrap()
+    }
+
+    fn no_journal(_: &File, _: Range<u64>) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn length(path: &Path) -> u64 {
+        std::fs::metadata(path).unwrap().len()
+    }
+
+    fn options() -> CreateOptions {
+        CreateOptions {
+            header_area: Bytes(AREA),
+            ..CreateOptions::default()
+        }
+    }
+
+    #[test]
+    fn a_disk_gets_room_once_and_then_its_header() {
+        let home = tempfile::tempdir().unwrap();
+        let location = Location {
+            data: home.path().join("disk"),
+            header: Some(home.path().join("beside")),
+        };
+        std::fs::write(&location.data, vec![7; SIZE as usize]).unwrap();
+        let plan = PlainPlan::to_be_moved(&location, options()).unwrap();
+        let facts = plan.facts();
+        assert_eq!((facts.data_offset, facts.size), (AREA, SIZE));
+        let dek = crate::secret::Dek::generate().unwrap();
+        drop(
+            plan.write(&dek, "default", vec![wrap()], no_journal)
+                .unwrap(),
+        );
+        assert_eq!(length(&location.data), AREA + SIZE);
+        // A crash after the header and before there was room; or room that was
+        // taken twice, if it came first.
+        for cut in [SIZE, SIZE + 4096] {
+            let data = File::options().write(true).open(&location.data).unwrap();
+            data.set_len(cut).unwrap();
+            drop(Volume::open_beside(&location).unwrap());
+            assert_eq!(length(&location.data), AREA + SIZE);
+        }
+        let volume = Volume::open_beside(&location).unwrap();
+        assert!(!volume.has_inline_header());
+        let settled = volume.settle_inline().unwrap();
+        assert!(settled.rekey().is_none() && !location.header.as_ref().unwrap().exists());
+        settled.verify_dek(&dek).unwrap();
+        assert_eq!(settled.layout().data_offset, AREA);
+
+        // And back: the header with the data counts until it is destroyed.
+        let facts = settled.facts_to_begin(Kind::Decrypt).unwrap();
+        let beside = location.header.clone().unwrap();
+        let volume = settled
+            .begin_decrypt_beside(&beside, &facts, no_journal)
+            .unwrap();
+        assert!(volume.has_inline_header());
+        assert_eq!(volume.rekey_facts(), Some(facts));
+        drop(volume);
+        let inline = Location {
+            header: None,
+            ..location.clone()
+        };
+        assert!(
+            Volume::open(&inline, Access::ReadWrite)
+                .unwrap()
+                .rekey()
+                .is_none()
+        );
+        let mut volume = Volume::open_beside(&location).unwrap();
+        volume.destroy_inline_header().unwrap();
+        assert!(!volume.has_inline_header());
+        volume.cut_to_disk().unwrap();
+        assert_eq!(length(&location.data), SIZE);
+        // A crash here: it is made longer once more, and cut again.
+        drop(volume);
+        volume = Volume::open_beside(&location).unwrap();
+        volume.cut_to_disk().unwrap();
+        volume.finish_decrypt().unwrap();
+        drop(volume);
+        let volume = Volume::open_beside(&location).unwrap();
+        assert_eq!(
+            length(&location.data),
+            SIZE,
+            "it is plain, and stays as long as it is"
+        );
+        volume.remove_header_file().unwrap();
+        assert!(!beside.exists());
+    }
+
+    #[test]
+    fn what_is_there_is_not_taken_for_room() {
+        let home = tempfile::tempdir().unwrap();
+        let location = Location {
+            data: home.path().join("disk"),
+            header: Some(home.path().join("beside")),
+        };
+        let plan = |size: usize, options: CreateOptions| {
+            std::fs::write(&location.data, vec![7; size]).unwrap();
+            PlainPlan::to_be_moved(&location, options)
+                .map(drop)
+                .unwrap_err()
+        };
+        let sized = |size| CreateOptions {
+            size: Some(Bytes(size)),
+            ..options()
+        };
+        for (size, options) in [(0, options()), (1000, options()), (8192, sized(4096))] {
+            let error = plan(size, options);
+            assert!(matches!(error, Error::Size { .. }), "{size}: {error}");
+        }
+        std::fs::write(location.header.as_ref().unwrap(), b"something").unwrap();
+        let error = plan(4096, options());
+        assert!(matches!(error, Error::Occupied { .. }), "{error}");
+        assert_eq!(length(&location.data), 4096);
     }
 }

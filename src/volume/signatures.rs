@@ -63,6 +63,11 @@ const GPT_BACKUP: &str = "the backup of a GPT partition table";
 /// The signatures, the more telling ones first: an MBR signature is also in
 /// FAT and NTFS file systems, and before every GPT.
 pub const SIGNATURES: &[Signature] = &[
+    around(
+        "a disk in pieces, which sealblk is moving",
+        0,
+        &crate::shift::BEGINNING,
+    ),
     around("a LUKS1 header", 0, b"LUKS\xba\xbe\x00\x01"),
     around("a LUKS2 header", 0, b"LUKS\xba\xbe\x00\x02"),
     start(LUKS2_SECOND, 0x4000, b"SKUL\xba\xbe"),

@@ -5,6 +5,7 @@
 //! Needs cryptsetup and qemu-img (Debian: cryptsetup-bin, qemu-utils).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod devices;
 mod images;
 mod in_place;
 mod kills;

@@ -1,6 +1,7 @@
 //! Commands that move a disk, to make room for its header or over the one that it
 //! had.
 
+use std::collections::HashSet;
 use std::fs;
 use std::time::Duration;
 
@@ -43,8 +44,12 @@ fn a_disk_gets_a_header_before_it_and_loses_it_again() {
         );
         // Nothing of it is left as it was, wherever.
         let file = fs::read(lab.path("disk.img")).unwrap();
-        let first = &plain[512..1024];
-        assert!(!file.windows(512).step_by(512).any(|part| part == first));
+        let found: HashSet<&[u8]> = file.chunks(512).collect();
+        let mut sectors = plain.chunks(512).filter(|sector| *sector != [0; 512]);
+        assert!(
+            !sectors.any(|sector| found.contains(sector)),
+            "left in plain"
+        );
         lab.fails(6, &encrypt);
         assert_eq!(
             lab.json(&["volume", "verify-header", "--json", "disk.img"])["usable"],
@@ -87,7 +92,16 @@ fn while_a_disk_is_in_pieces_nobody_takes_it_for_one() {
     assert!(child.wait().unwrap().success(), "it is paused");
 
     let refused = lab.fails(11, &["volume", "info", "disk.img"]);
-    assert!(refused.contains("not a volume"), "{refused}");
+    assert!(refused.contains("a disk in pieces"), "{refused}");
+    for command in [
+        &["volume", "import", "disk.img", "v.img"][..],
+        &["volume", "encrypt", "disk.img", "--header", "h"],
+        &["volume", "create", "disk.img", "--header-area", "64K"],
+    ] {
+        let refused = lab.run(command);
+        let is_told = refused.errors.contains("in pieces");
+        assert!(refused.status != 0 && is_told, "{command:?}: {refused:?}");
+    }
     let begin = lab.read("disk.img", 0, 4096);
     assert!(String::from_utf8_lossy(&begin).contains("sealblk volume encrypt"));
     let serve = ["serve", "disk.img", "--header", "disk.img.sealblk-moving"];

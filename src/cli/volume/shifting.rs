@@ -74,7 +74,7 @@ pub fn encrypt(
     if begun {
         operation.known(&shifting.volume);
     }
-    if shifting.volume.has_inline_header()? {
+    if shifting.volume.has_inline_header() {
         // It was done, and cut off before the file beside was removed.
         return ended(&operation, shifting, disk);
     }
@@ -153,19 +153,28 @@ pub fn decrypt(
         way: args.way,
     };
     let keys = config.key_sets();
-    let (shifting, begun) = match is_volume(&beside)? {
-        true => {
-            let volume = Volume::open_beside(&location).map_err(in_use)?;
-            if volume.token().plain.is_some() {
-                return left_over(volume, disk, args.confirm);
-            }
-            check_decrypts(&volume)?;
-            confirm(&volume, args.confirm)?;
+    let mut under_way = match is_volume(&beside)? {
+        true => Some(Volume::open_beside(&location).map_err(in_use)?),
+        false => None,
+    };
+    if let Some(volume) = under_way.take() {
+        if volume.token().plain.is_some() {
+            return left_over(volume, disk, args.confirm);
+        }
+        check_decrypts(&volume)?;
+        confirm(&volume, args.confirm)?;
+        match Shifting::is_unbegun(&volume)? {
+            true => volume.remove_header_file()?,
+            false => under_way = Some(volume),
+        }
+    }
+    let (shifting, begun) = match under_way {
+        Some(volume) => {
             let context = Context::local(Some(volume.uuid()));
             let resumed = Shifting::resume(&keys, &context, volume, opening);
             (ask(resumed)?, false)
         }
-        false => {
+        None => {
             let inline = Location {
                 header: None,
                 ..location.clone()
