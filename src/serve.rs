@@ -234,8 +234,9 @@ fn open(
     }
     let sides = block_on(Sides::of(key_sets, &context, &volume, opening));
     let sides = sides.map_err(asking)??;
-    let mut recovered = moving::Recovered::of(&spec, &volume, sides, config.decrypt)?;
+    // First, since it waits for what a killed process is still writing.
     let store = prepare::open_store(&spec, volume.data_file(), path)?;
+    let mut recovered = moving::Recovered::of(&spec, &volume, sides, config.decrypt)?;
     let disk = plane::disk_of(&spec, store, recovered.transform()?, stats()?);
     Ok(Opened {
         disk: Arc::new(disk),

@@ -22,7 +22,7 @@ use crate::rekey::Kind;
 use crate::runtime::block_on;
 use crate::store::{self, DirectMode, Store};
 use crate::units::SectorSize;
-use crate::volume::Volume;
+use crate::volume::{self, Volume};
 
 use super::system;
 
@@ -72,8 +72,10 @@ impl Recovered {
         let place = (spec.data_offset, spec.size);
         let start = (0, SectorSize::B4096.bytes() as u64);
         let journal = volume.journal_file();
+        let data = anew(volume.data_file(), place, spec.sector_size, spec.direct)?;
+        volume::mark_mover(&data, volume.data_path())?;
         let files = Files {
-            data: anew(volume.data_file(), place, spec.sector_size, spec.direct)?,
+            data,
             journal: anew(journal, start, SectorSize::B512, DirectMode::Never)?,
         };
         let ready = moving::recover(spec, &task, &sides.main, sides.old.as_ref(), files)?;

@@ -29,6 +29,15 @@ pub fn mark_io(holder: &File, files: &[File], path: &Path) -> Result<(), Error> 
     judge(lock::mark_io(holder, files), path)
 }
 
+/// Marks `file` as the one that the data is moved through. The files of the queues
+/// are [marked](mark_io) before.
+///
+/// # Errors
+/// As [`await_quiet`].
+pub fn mark_mover(file: &File, path: &Path) -> Result<(), Error> {
+    judge(lock::mark_mover(file), path)
+}
+
 fn judge(quiet: io::Result<bool>, path: &Path) -> Result<(), Error> {
     match quiet {
         Ok(true) => Ok(()),

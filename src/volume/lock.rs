@@ -6,8 +6,8 @@
 //!   the last of them. QEMU takes locks of the same family on its images, so
 //!   that `qemu-img` and sealblk keep off each other's files.
 //! - The **I/O locks**: of the same family, each on a byte that no file is long
-//!   enough to have. Each descriptor that guests' data is written through has
-//!   one, which the use lock makes room for. Such a lock is released when the
+//!   enough to have. Each descriptor that guests' data is written through, or
+//!   moved, has one, which the use lock makes room for. Such a lock is released when the
 //!   kernel drops the open file description, and a write in flight refers to it:
 //!   so this outlives a process that was killed for as long as a write of it may
 //!   still reach the disk, and the use lock does not. Nobody who wants the volume
@@ -102,6 +102,18 @@ pub fn mark_io(holder: &File, files: &[File]) -> io::Result<bool> {
         }
     }
     Ok(true)
+}
+
+/// The byte of who moves data, beyond those of any queue.
+const MOVER: i64 = 1 << 16;
+
+/// Marks `file` as the one that data is moved through, beside those of the queues.
+/// False: another one is, still.
+///
+/// # Errors
+/// When the file system has no locks.
+pub fn mark_mover(file: &File) -> io::Result<bool> {
+    within(NOTABLE, || set(file, Kind::Write, Part::One(MOVER)))
 }
 
 /// Tries until it is so, or that time is over. These locks have no time-out of
@@ -320,10 +332,14 @@ mod tests {
         // The next process of one who has kept the use lock.
         let queues = [open(), open()];
         assert!(is_quiet(&next).unwrap() && mark_io(&next, &queues).unwrap());
+        // Who moves data is waited for as well, and is one.
+        let mover = open();
+        assert!(mark_mover(&mover).unwrap());
+        assert!(!set(&open(), Kind::Write, Part::One(MOVER)).unwrap());
         let [first, second] = queues;
-        drop(first);
+        drop((first, second));
         assert!(!set(&next, Kind::Write, Part::Io).unwrap());
-        drop(second);
+        drop(mover);
         assert!(is_quiet(&next).unwrap() && mark_io(&next, &[open()]).unwrap());
         late.join().unwrap();
     }

@@ -44,7 +44,7 @@ pub use devices::Location;
 pub use error::Error;
 pub(crate) use help::plain_help;
 pub use inspect::Inspection;
-pub use io_marks::{await_quiet, mark_io};
+pub use io_marks::{await_quiet, mark_io, mark_mover};
 pub use occupied::{Bare, Occupant, Searched, next_data_of};
 pub use open::{Files, Volume};
 pub use options::{CreateOptions, DEFAULT_HEADER_AREA};

@@ -10,6 +10,7 @@ use crate::manager::disks::system;
 use crate::manager::held::Held;
 use crate::store::{self, DirectMode, Store};
 use crate::units::SectorSize;
+use crate::volume;
 use crate::worker::parcel::{Parcel, Role};
 
 /// The data file and the file of the header of a disk, each opened once more, so
@@ -27,6 +28,7 @@ pub fn mover_files(held: &Held) -> Result<Parcel, Failure> {
         spec.sector_size,
         spec.direct,
     )?;
+    volume::mark_mover(&data, &held.files.location.data)?;
     parcel.add(Role::Mover, data);
     let start = (0, SectorSize::B4096.bytes() as u64);
     let journal = open(header, start, SectorSize::B512, DirectMode::Never)?;
