@@ -97,7 +97,7 @@ fn what_is_closed_waits_and_nothing_else_does() {
     assert!(seen.parked(Lane::Write).time > Duration::ZERO);
     let data = front.read(0, 1 << 20);
     assert!(data[..100 * 512].iter().all(|byte| *byte == 1));
-    assert!(data[100 * 512..][..96 << 10].iter().any(|byte| *byte == 3));
+    assert!(data[100 * 512..][..96 << 10].contains(&3));
     drop(keeper);
     let mut expected = served.plaintext();
     expected.truncate(1 << 20);

@@ -5,7 +5,7 @@
 //! A [`Fence`] belongs to a disk, and is always there; most disks have one way
 //! for all their data, and nothing is closed. A [`Keeper`] closes, advances and
 //! opens it for whoever moves the data ([`crate::rekey::Fence`]). Each queue
-//! thread works with a [`View`] of its own, and looks for a newer one in one
+//! thread works with a view (`View`) of its own, and looks for a newer one in one
 //! place of its loop only, when a number says that there is one: so a request
 //! costs no lock, no shared counter and no allocation, and where nothing moves
 //! all this is one look at a number in each turn of the loop and one at a flag
