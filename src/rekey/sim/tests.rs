@@ -225,7 +225,11 @@ fn campaign(case: &Case, seed: u64) -> Result<u64, String> {
             return Err(why);
         }
         if done {
-            let direction = left.gate.direction;
+            // It may have been turned back where it began: nothing was closed then.
+            let direction = match left.gate.boundary {
+                0 => Direction::Back,
+                _ => Direction::Forward,
+            };
             finished(&mut left, direction)?;
             return Ok(crashes);
         }
