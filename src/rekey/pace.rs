@@ -40,12 +40,12 @@ impl Lengths {
             return;
         };
         if waited > target {
-            self.now = (self.now / 2 & !4095).max(self.least);
+            self.now = ((self.now / 2) & !4095).max(self.least);
             self.calm = 0;
         } else if waited < target / 2 {
             self.calm += 1;
             if self.calm == CALM {
-                self.now = (self.now + (self.now / 4).max(4096) & !4095).min(self.most);
+                self.now = ((self.now + (self.now / 4).max(4096)) & !4095).min(self.most);
                 self.calm = 0;
             }
         }
