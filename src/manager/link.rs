@@ -154,6 +154,13 @@ impl Link {
         Ok(id)
     }
 
+    /// Passes over what the worker said of how it fares before its last answer,
+    /// which is newer.
+    pub fn forget_news(&mut self) {
+        self.early
+            .retain(|message| !matches!(message, Message::Changed { .. }));
+    }
+
     async fn answer(&mut self, wanted: u64) -> io::Result<(Answer, Parcel)> {
         loop {
             match self.receive().await? {

@@ -158,13 +158,16 @@ fn a_served_disk_gets_another_key_under_load() {
         let old = dek(&lab).await;
         let mut load = load(&lab, 1);
         work(&mut load, 300);
-        let started = disks.rekey(&us(), slow(&[name.clone()])).await.unwrap();
+        let started = disks
+            .rekey(&us(), slow(std::slice::from_ref(&name)))
+            .await
+            .unwrap();
         assert!(started.disks[0].begun, "{started:?}");
         assert_eq!(under_way(&lab), Some(Kind::Rekey));
         work(&mut load, 300);
         // Once more makes no sense.
         let again = disks
-            .rekey(&us(), start(&[name.clone()]))
+            .rekey(&us(), start(std::slice::from_ref(&name)))
             .await
             .unwrap_err();
         assert_eq!(again.kind(), ErrorKind::Busy, "{again}");
@@ -209,7 +212,10 @@ fn a_rekey_goes_back_and_the_disk_is_as_it_was() {
         let old = dek(&lab).await;
         let mut load = load(&lab, 2);
         work(&mut load, 300);
-        disks.rekey(&us(), slow(&[name.clone()])).await.unwrap();
+        disks
+            .rekey(&us(), slow(std::slice::from_ref(&name)))
+            .await
+            .unwrap();
         until(&disks, &name, "something was moved", |info| {
             info.rekey.as_ref().is_some_and(|rekey| rekey.boundary > 0)
         })
@@ -247,7 +253,10 @@ fn what_is_wanted_of_a_rekey_outlives_detaching_and_managers() {
         disks.attach(&us(), lab.request("a.img")).await.unwrap();
         let mut load = load(&lab, 3);
         work(&mut load, 200);
-        disks.rekey(&us(), slow(&[name.clone()])).await.unwrap();
+        disks
+            .rekey(&us(), slow(std::slice::from_ref(&name)))
+            .await
+            .unwrap();
         disks
             .change_rekey(&us(), &name, go(Go::Pause))
             .await
@@ -291,7 +300,10 @@ fn a_freeze_lets_the_moving_of_data_rest() {
         disks.attach(&us(), lab.request("a.img")).await.unwrap();
         let mut load = load(&lab, 4);
         work(&mut load, 200);
-        disks.rekey(&us(), slow(&[name.clone()])).await.unwrap();
+        disks
+            .rekey(&us(), slow(std::slice::from_ref(&name)))
+            .await
+            .unwrap();
         let minute = Duration::from_secs(60);
         disks.freeze(&us(), &name, minute).await.unwrap();
         let frozen = std::fs::read(lab.path("a.img")).unwrap();
@@ -309,9 +321,16 @@ fn a_freeze_lets_the_moving_of_data_rest() {
         until_ended(&disks, &name).await;
         tokio::task::block_in_place(|| load.check_all());
         load.leave();
-        // The snapshot is a volume under way, which goes on by itself.
         disks.detach(&us(), &name, GENTLY).await.unwrap();
         std::fs::write(lab.path("b.img"), frozen).unwrap();
+        // This host remembers how far the volume has come since.
+        let refused = disks.attach(&us(), lab.request("b.img")).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Refused, "{refused}");
+        disks.close().await;
+        drop(disks);
+        std::fs::remove_dir_all(lab.path("state/marks")).unwrap();
+        // Elsewhere the snapshot is a volume under way, which goes on by itself.
+        let disks = lab.open().await;
         disks.attach(&us(), lab.request("b.img")).await.unwrap();
         until_ended(&disks, &lab.name("b.img")).await;
         disks
@@ -408,7 +427,7 @@ fn what_has_no_key_of_its_own_or_cannot_be_written_is_refused() {
             let wanted = StartRekey {
                 kind: Kind::Decrypt,
                 confirm,
-                ..start(&[name.clone()])
+                ..start(std::slice::from_ref(&name))
             };
             let refused = disks.rekey(&us(), wanted).await.unwrap_err();
             assert_eq!(refused.kind(), ErrorKind::Refused, "{refused}");
@@ -418,7 +437,7 @@ fn what_has_no_key_of_its_own_or_cannot_be_written_is_refused() {
                 limit: Some(1000),
                 ..PaceChange::default()
             },
-            ..start(&[name.clone()])
+            ..start(std::slice::from_ref(&name))
         };
         let refused = disks.rekey(&us(), fast).await.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Usage, "{refused}");
@@ -488,7 +507,10 @@ fn a_rekey_goes_on_where_keys_are_not_kept() {
         disks.attach(&us(), lab.request("a.img")).await.unwrap();
         let mut load = load(&lab, 6);
         work(&mut load, 200);
-        disks.rekey(&us(), slow(&[name.clone()])).await.unwrap();
+        disks
+            .rekey(&us(), slow(std::slice::from_ref(&name)))
+            .await
+            .unwrap();
         until(&disks, &name, "something was moved", |info| {
             info.rekey.as_ref().is_some_and(|rekey| rekey.boundary > 0)
         })
@@ -574,7 +596,10 @@ fn an_older_header_is_refused_and_a_whole_snapshot_needs_a_word() {
         disks.attach(&us(), lab.request("a.img")).await.unwrap();
         let mut load = load(&lab, 8);
         work(&mut load, 100);
-        disks.rekey(&us(), slow(&[name.clone()])).await.unwrap();
+        disks
+            .rekey(&us(), slow(std::slice::from_ref(&name)))
+            .await
+            .unwrap();
         disks
             .change_rekey(&us(), &name, go(Go::Pause))
             .await

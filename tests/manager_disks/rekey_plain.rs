@@ -196,7 +196,7 @@ fn a_disk_is_decrypted_when_somebody_says_so_twice() {
                 limit: Some(64 << 10),
                 ..PaceChange::default()
             },
-            ..start(&[name.clone()])
+            ..start(std::slice::from_ref(&name))
         };
         disks.rekey(&us(), wanted).await.unwrap();
         assert_eq!(under_way(&lab), Some(Kind::Decrypt));

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::time::{Duration, Instant, SystemTime};
 
 use sealblk::config;
-use sealblk::crypt::Params;
+use sealblk::crypt::{Engine, Params, SectorCipher, Transform};
 use sealblk::error::{Failure, Kind};
 use sealblk::key_store::{self, directory};
 use sealblk::keys::{Actor, Context, KeySets, KeyUse, Operation, Target, Witness};
@@ -16,6 +16,7 @@ use sealblk::kms::file::{self, FileProvider};
 use sealblk::kms::vault::{Auth, Settings, VaultProvider};
 use sealblk::kms::{Error, KeyRef, KeyVersion, Provider, tls};
 use sealblk::metrics::{DiskView, Metrics, RekeyView};
+use sealblk::rekey::{Direction, Fence as _, Position};
 use sealblk::rotation::News;
 use sealblk::runtime::block_on;
 use sealblk::secret::Secret;
@@ -100,6 +101,27 @@ fn disk(metrics: &Metrics) -> Families {
         front.submit(0, Request::write(0, &[2; 512])).unwrap();
         front.submit(0, Request::read(0, 512)).unwrap();
     }
+    while front.in_flight(0) > 0 {
+        front.complete(0).unwrap();
+    }
+    served.disk.throttle().set(&Default::default());
+    // What is being moved from one key to another waits.
+    let other = SectorCipher::new(Engine::Portable, served.dek(), params).unwrap();
+    let start = Position {
+        direction: Direction::Forward,
+        boundary: 0,
+    };
+    let other = Transform::Cipher(other);
+    served.disk.begin_move(other, start).unwrap();
+    let keeper = served.disk.fence().keeper().unwrap();
+    assert!(keeper.close_for_writing(start.direction, 4096));
+    assert!(keeper.close_for_reading(start.direction, 4096));
+    front.submit(0, Request::write(0, &[3; 512])).unwrap();
+    front.submit(0, Request::read(0, 512)).unwrap();
+    // What comes after them and is not closed goes on.
+    let beyond = front.submit(0, Request::read(64, 512)).unwrap();
+    assert_eq!(front.complete(0).unwrap().0, beyond);
+    keeper.open();
     while front.in_flight(0) > 0 {
         front.complete(0).unwrap();
     }

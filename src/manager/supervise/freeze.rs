@@ -159,6 +159,8 @@ impl Supervisor {
     pub(super) async fn thaw(&mut self, worker: &mut Worker, reply: Limited) {
         let outcome = match worker.link.call(Request::Thaw, Parcel::default()).await {
             Ok((Answer::Status { status }, _)) => {
+                // Else it would be found frozen by what was said before.
+                worker.link.forget_news();
                 self.entry.set_status(status);
                 // One that is not complete by now is told so by the worker.
                 if self.freezing.as_ref().is_some_and(|it| it.asked.is_none()) {

@@ -12,14 +12,15 @@
 
 use std::sync::Arc;
 
+use crate::conversion::wraps_like;
 use crate::error::{Failure, Kind as ErrorKind};
-use crate::keys::{Access, Context, KeySets, is_recovery};
+use crate::keys::{Access, Context, KeySets};
 use crate::manager::disks::{Disks, Settings, Step};
 use crate::manager::supervise::Under;
 use crate::rekey::{Facts, Geometry, Journal, Keys, Kind, seal_previous};
 use crate::rewrap::KeyFrom;
 use crate::secret::Dek;
-use crate::volume::{Token, Volume, Wrap};
+use crate::volume::Volume;
 
 /// An operation that has begun, as its header says.
 #[derive(Debug)]
@@ -129,64 +130,6 @@ pub(super) async fn main_key(
         .await?;
     volume.verify_dek(&opened.dek)?;
     Ok(Arc::new(opened.dek))
-}
-
-/// Wraps of `dek` by all those key sets that have wrapped the key of this volume,
-/// each proven.
-pub(super) async fn wraps_like(
-    keys: &KeySets,
-    context: &Context,
-    volume: &Volume,
-    dek: &Dek,
-) -> Result<Vec<Wrap>, Failure> {
-    let token: &Token = volume.token();
-    if let Some(wrap) = token.wraps.iter().find(|wrap| is_recovery(wrap)) {
-        return Err(Failure::new(
-            ErrorKind::Refused,
-            format!(
-                "the volume has a wrap for recovery key {}, which is in a safe, so that nobody \
-                 here can wrap a new key with it",
-                wrap.key_id
-            ),
-            Some(
-                "take that wrap away (`sealblk volume remove-wrap --recovery-key`), and give the \
-                 volume one again when its new key is there (`sealblk volume add-wrap`)"
-                    .into(),
-            ),
-        ));
-    }
-    let binding = volume.binding();
-    let mut wraps: Vec<Wrap> = Vec::new();
-    for old in &token.wraps {
-        if wraps.iter().any(|wrap| wrap.key_set == old.key_set) {
-            continue;
-        }
-        let context = match old.key_set == token.key_set {
-            true => context.clone(),
-            false => context.clone().for_break_glass(),
-        };
-        let secret = dek.as_secret();
-        let wrap = keys
-            .wrap_secret(&context, &old.key_set, None, secret, &binding)
-            .await?;
-        let unproven = |why: &dyn std::fmt::Display| {
-            Failure::new(
-                ErrorKind::Key,
-                format!(
-                    "what key set {:?} has wrapped does not open: {why}",
-                    old.key_set
-                ),
-                Some("`sealblk doctor` tries the key set and says what is wrong with it".into()),
-            )
-        };
-        let opened = keys.unwrap_secret(&context, &wrap, &binding).await;
-        let opened = opened.map_err(|error| unproven(&error))?;
-        if opened != *secret {
-            return Err(unproven(&"it is another key"));
-        }
-        wraps.push(wrap);
-    }
-    Ok(wraps)
 }
 
 /// The keys of an operation, from those of its data.

@@ -13,8 +13,9 @@
 
 use std::sync::Arc;
 
-use super::begin::{derive, main_key, wraps_like};
+use super::begin::{derive, main_key};
 use crate::audit::{Event, RekeyEvent};
+use crate::conversion::wraps_like;
 use crate::error::{Failure, Kind as ErrorKind};
 use crate::keys::{Context, KeySets};
 use crate::manager::disks::{Command, Disks, Settings, Step};
