@@ -3,7 +3,7 @@
 //! What the guest would have read from the image, it reads from the volume, in
 //! every sector. Raw images are read by us; the others are read by `qemu-img`,
 //! which knows their formats, in a process of its own. It writes to a socket of
-//! ours ([`nbd`]) as to a disk, so that nothing of it is ever on a disk
+//! ours (`nbd`) as to a disk, so that nothing of it is ever on a disk
 //! unencrypted.
 //!
 //! The format is never guessed: a guest that has a raw disk may write on it

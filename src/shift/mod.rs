@@ -7,7 +7,7 @@
 //! cut off is just done again (`docs/rekey.md`, "With an inline header").
 //!
 //! - `record`: how far it is, authenticated under a key derived from the DEK.
-//! - `journal`: two records, and the beginning of the disk, which [`mark`]
+//! - `journal`: two records, and the beginning of the disk, which `mark`
 //!   hides as long as the disk is in pieces.
 //! - `mover`: the steps.
 //!
