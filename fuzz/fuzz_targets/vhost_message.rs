@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
 use rustix::fs::{MemfdFlags, memfd_create};
-use sealblk::crypt::{Engine, Params, SectorCipher};
+use sealblk::crypt::{Engine, Params, SectorCipher, Transform};
 use sealblk::engine::stats::Stats;
 use sealblk::engine::{Disk, DiskParams};
 use sealblk::secret::{Dek, Secret};
@@ -104,7 +104,9 @@ fn disk(source: &mut Source<'_>) -> Disk {
     let access = (read_only, DirectMode::Auto);
     let store = Store::open(BACKING.as_fd(), data, params.sector_size, access, QUEUES);
     Disk::new(DiskParams {
-        cipher: SectorCipher::new(Engine::best(), &dek, params).expect("the best engine works"),
+        transform: Transform::Cipher(
+            SectorCipher::new(Engine::best(), &dek, params).expect("the best engine works"),
+        ),
         store: store.expect("the file is there"),
         bytes: BYTES,
         read_only,

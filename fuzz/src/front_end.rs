@@ -329,9 +329,7 @@ impl FrontEnd {
                 };
                 (w::inflight(bytes, offset, queues, entries), files)
             }
-            w::SET_LOG_BASE => {
-                (source.take(32).to_vec(), vec![self.data.as_fd()])
-            }
+            w::SET_LOG_BASE => (source.take(32).to_vec(), vec![self.data.as_fd()]),
             w::SET_BACKEND_REQ_FD => (vec![], vec![self.strange[2].as_fd()]),
             w::SET_STATUS => (source.u64().to_le_bytes().to_vec(), vec![]),
             w::GET_FEATURES
