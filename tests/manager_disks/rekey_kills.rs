@@ -18,7 +18,7 @@ use sealblk::volume::{Access, Volume};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn number(variable: &str, default: u64) -> u64 {
+pub fn number(variable: &str, default: u64) -> u64 {
     let text = std::env::var(variable).ok();
     text.map_or(default, |text| text.parse().unwrap())
 }

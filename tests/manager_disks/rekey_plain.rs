@@ -15,8 +15,10 @@ use super::lab::{GENTLY, Lab, kill, run, until, us};
 use super::rekey::{
     decrypted, dek, load, location, start, under_way, until_ended, until_state, work,
 };
+use super::rekey_kills::number;
 use super::support::home::SIZE;
-use super::support::registers::{Registers, stored};
+use super::support::registers::{Dice, Registers, stored};
+use super::support::server::eventually;
 
 /// A plain disk that holds something everywhere.
 fn plain() -> Vec<u8> {
@@ -116,7 +118,7 @@ fn a_plain_disk_is_encrypted_under_load_whatever_dies() {
                 info.restarts == round && info.pid.is_some()
             })
             .await;
-            super::support::server::eventually("a front end connects", || {
+            eventually("a front end connects", || {
                 load.connect(&lab.path("a.img.sock")).ok()
             });
             work(&mut load, 100);
@@ -266,4 +268,82 @@ fn a_decryption_that_was_begun_elsewhere_rests() {
         assert_eq!(under_way(&lab), None);
         disks.detach(&us(), &name, GENTLY).await.unwrap();
     });
+}
+
+/// Kills its worker, and has the load go on with the next one.
+async fn replace(disks: &Disks, lab: &Lab, name: &str, load: &mut Registers) {
+    load.fill();
+    let before = disks.get(name).unwrap();
+    kill(before.pid.unwrap());
+    load.leave();
+    until(disks, name, "another worker", |info| {
+        info.restarts > before.restarts && info.pid.is_some_and(|pid| before.pid != Some(pid))
+    })
+    .await;
+    eventually("a front end connects", || {
+        load.connect(&lab.path("a.img.sock")).ok()
+    });
+}
+
+/// `SEALBLK_REKEY_KILLS` says how many kills there are, `SEALBLK_REKEY_SEED` where
+/// the numbers begin.
+#[test]
+fn no_kill_loses_what_a_guest_was_told_while_its_disk_becomes_encrypted_and_plain() {
+    let kills = number("SEALBLK_REKEY_KILLS", 6);
+    let seed = number("SEALBLK_REKEY_SEED", u64::from(std::process::id()));
+    println!("SEALBLK_REKEY_SEED={seed} SEALBLK_REKEY_KILLS={kills}");
+    let mut dice = Dice::new(seed);
+    let lab = Lab::new();
+    let name = lab.name("a.img");
+    std::fs::write(lab.path("a.img"), plain()).unwrap();
+    let mut load = Registers::new(SIZE, 1, true, seed);
+    load.assume(0, 1, SIZE / 512);
+    let (mut killed, mut moving, mut ends) = (0, 0, [0u64; 2]);
+    run(async {
+        let disks = lab.open().await;
+        while killed < kills {
+            // There, and back, and there again.
+            for kind in [Kind::Encrypt, Kind::Decrypt] {
+                let limit = [0, 256 << 10, 1 << 20][dice.below(3) as usize];
+                if kind == Kind::Encrypt {
+                    prepare(&lab).await;
+                    attach_slowly(&disks, &lab, &name).await;
+                    eventually("a front end connects", || {
+                        load.connect(&lab.path("a.img.sock")).ok()
+                    });
+                } else {
+                    let wanted = StartRekey {
+                        kind,
+                        confirm: Some(name.clone()),
+                        ..start(std::slice::from_ref(&name))
+                    };
+                    disks.rekey(&us(), wanted).await.unwrap();
+                }
+                // It may have ended by now.
+                let _ = disks.change_rekey(&us(), &name, pace(limit)).await;
+                for _ in 0..1 + dice.below(6) {
+                    work(&mut load, 1 + dice.below(60));
+                    let info = disks.get(&name).unwrap();
+                    moving += u64::from(info.rekey.is_some());
+                    replace(&disks, &lab, &name, &mut load).await;
+                    killed += 1;
+                }
+                let _ = disks.change_rekey(&us(), &name, pace(0)).await;
+                match kind {
+                    Kind::Encrypt => drop(until_ended(&disks, &name).await),
+                    _ => drop(until_state(&disks, &name, RekeyState::Plain).await),
+                }
+                ends[usize::from(kind == Kind::Decrypt)] += 1;
+                work(&mut load, 20);
+            }
+            tokio::task::block_in_place(|| load.check_all());
+            load.leave();
+            disks.detach(&us(), &name, GENTLY).await.unwrap();
+            load.check_bytes(&std::fs::read(lab.path("a.img")).unwrap());
+            assert_plain_header(&lab);
+            std::fs::remove_file(lab.path("a.header")).unwrap();
+        }
+    });
+    println!("{killed} workers were killed, {moving} of them in the middle; ends: {ends:?}");
+    assert!(moving > 0, "nothing was moved when they were killed");
 }
