@@ -5,11 +5,12 @@
 //! contents. For state and configuration; never for anything of a disk.
 #![forbid(unsafe_code)]
 
-use std::ffi::OsString;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{CWD, RenameFlags};
 use serde::de::DeserializeOwned;
@@ -20,7 +21,29 @@ use serde::de::DeserializeOwned;
 /// # Errors
 /// As the system says.
 pub fn directory(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
+    directory_of_mode(path, 0o700)
+}
+
+/// The same with other permissions, which what is made above it has too.
+///
+/// What is synced in a directory is lost with the directory, unless its own name
+/// is synced in the one above.
+///
+/// # Errors
+/// As the system says.
+pub fn directory_of_mode(path: &Path, mode: u32) -> io::Result<()> {
+    let make = || DirBuilder::new().mode(mode).create(path);
+    let made = match (make(), path.parent()) {
+        (Err(error), Some(above)) if error.kind() == io::ErrorKind::NotFound => {
+            directory_of_mode(above, mode)?;
+            make()
+        }
+        (made, _) => made,
+    };
+    match made {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        made => made.and_then(|()| sync_directory(path)),
+    }
 }
 
 /// Writes `contents` to `path`, in place of what is there.
@@ -104,12 +127,19 @@ fn place(path: &Path, contents: &[u8], mode: u32, how: RenameFlags) -> io::Resul
     sync_directory(path)
 }
 
-fn sync_directory(path: &Path) -> io::Result<()> {
+/// Makes lasting that there is something of the name `path`, or not any more.
+///
+/// # Errors
+/// As the system says.
+pub fn sync_directory(path: &Path) -> io::Result<()> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    File::open(directory)?.sync_all()
+    // Should it have become a FIFO meanwhile, nobody waits for its other end.
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(libc::O_DIRECTORY);
+    options.open(directory)?.sync_all()
 }
 
 /// The name of a file in the making, which is removed again if it stays.
@@ -127,6 +157,52 @@ impl Beside {
     }
 }
 
+/// Removes what processes that were killed have left in a directory and in those right
+/// below it: files in the making that nobody has touched for `age`. What cannot be looked
+/// at or removed stays: it is in nobody's way.
+pub fn sweep(directory: &Path, age: Duration) {
+    let Ok(entries) = fs::read_dir(directory) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let Ok(meta) = entry.metadata() else {
+            continue;
+        };
+        if meta.is_dir() {
+            sweep_one(&entry.path(), age);
+        }
+    }
+    sweep_one(directory, age);
+}
+
+fn sweep_one(directory: &Path, age: Duration) {
+    let Ok(entries) = fs::read_dir(directory) else {
+        return;
+    };
+    for entry in entries
+        .flatten()
+        .filter(|entry| is_beside(&entry.file_name()))
+    {
+        let touched = entry.metadata().and_then(|meta| meta.modified());
+        let old = touched.is_ok_and(|at| at.elapsed().is_ok_and(|elapsed| elapsed >= age));
+        if old && fs::remove_file(entry.path()).is_ok() {
+            tracing::debug!(path = %entry.path().display(), "removed half of a file");
+        }
+    }
+}
+
+/// Whether [`Beside`] gives such names.
+fn is_beside(name: &OsStr) -> bool {
+    let name = name.as_encoded_bytes();
+    let Some(rest) = name.strip_suffix(b".new").filter(|_| name[0] == b'.') else {
+        return false;
+    };
+    let Some((before, random)) = rest.split_at_checked(rest.len().saturating_sub(17)) else {
+        return false;
+    };
+    before.len() > 1 && random[0] == b'.' && random[1..].iter().all(u8::is_ascii_hexdigit)
+}
+
 impl Drop for Beside {
     fn drop(&mut self) {
         // Nothing is there after a rename.
@@ -138,6 +214,32 @@ impl Drop for Beside {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn halves_of_files_are_swept_away_and_nothing_else_is() {
+        let home = tempfile::tempdir().unwrap();
+        let below = home.path().join("below");
+        directory(&below.join("deeper")).unwrap();
+        let half = Beside::of(&below.join("a.json")).unwrap();
+        let half = half.0.clone();
+        let other = home.path().join(".a.json.0123456789abcdef.new");
+        let deeper = below.join("deeper/.a.0123456789abcdef.new");
+        let kept = [
+            "a.new",
+            ".new",
+            ".0123456789abcdef.new",
+            ".a.0123456789abcdeg.new",
+            "a.json",
+        ];
+        let kept: Vec<_> = kept.iter().map(|name| below.join(name)).collect();
+        let write = |path: &PathBuf| fs::write(path, "{").unwrap();
+        kept.iter().chain([&half, &other, &deeper]).for_each(write);
+        sweep(home.path(), Duration::from_secs(3600));
+        assert!(half.exists() && other.exists(), "somebody may be at them");
+        sweep(home.path(), Duration::ZERO);
+        assert!(!half.exists() && !other.exists());
+        assert!(deeper.exists() && kept.iter().all(|path| path.exists()));
+    }
 
     #[test]
     fn a_file_is_replaced_as_a_whole_and_nothing_stays_beside_it() {

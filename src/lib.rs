@@ -8,6 +8,7 @@ pub mod attest;
 pub mod audit;
 #[cfg(feature = "broker")]
 pub mod broker;
+pub mod byte_lock;
 pub mod cli;
 pub mod clone;
 pub mod config;
@@ -25,14 +26,20 @@ pub mod kms;
 pub mod logging;
 pub mod manager;
 pub mod metrics;
+pub mod migration;
+pub mod one_line;
+pub mod paths;
 mod patience;
 pub mod plane;
 pub mod prepare;
+pub mod printable;
+pub mod quota;
 pub mod rekey;
 pub mod relocate;
 pub mod rewrap;
 pub mod rotation;
 pub mod runtime;
+pub mod sandbox;
 pub mod secret;
 pub mod segment;
 pub mod serve;
@@ -41,7 +48,16 @@ pub mod store;
 pub mod timestamp;
 pub mod units;
 pub mod verify;
+pub mod version;
 pub mod vhost;
 pub mod virtio;
 pub mod volume;
 pub mod worker;
+
+// What simulations of power losses stand on, which `tests/power` does as well.
+#[cfg(test)]
+#[path = "../tests/support/platter.rs"]
+mod platter;
+#[cfg(test)]
+#[path = "../tests/support/random.rs"]
+mod random;

@@ -1,16 +1,24 @@
 //! The `sealblk` program: runs the command, prints what went wrong once.
 #![forbid(unsafe_code)]
 
-use std::io::Write;
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
+use rustix::fs::Mode;
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use sealblk::cli::{self, Cli};
+use sealblk::printable;
+use sealblk::secret::WipingHeap;
+
+/// Keys and credentials pass through buffers of libraries that do not wipe them.
+#[global_allocator]
+static HEAP: WipingHeap = WipingHeap;
 
 fn main() -> ExitCode {
     keep_memory_private();
+    keep_files_our_own();
     // A limit on file sizes is an error of the write that meets it, and no
     // reason to die. Where the handler cannot be had, nothing is worse.
     let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
@@ -21,11 +29,20 @@ fn main() -> ExitCode {
             if let Some(help) = failure.help() {
                 text.push_str(&format!("help: {help}\n"));
             }
+            let text = printable::text(&text);
             // Without standard error there is nobody left to tell.
             let _ = std::io::stderr().lock().write_all(text.as_bytes());
             ExitCode::from(failure.kind().exit_status())
         }
     }
+}
+
+/// Whoever starts us without a umask does not thereby let everybody write to what
+/// we make. There is no way to ask for it but to set another one.
+fn keep_files_our_own() {
+    let others = Mode::WGRP | Mode::WOTH;
+    let given = rustix::process::umask(Mode::RWXG | Mode::RWXO);
+    rustix::process::umask(given | others);
 }
 
 /// Any command may come to hold a key or a credential, and not all of that is

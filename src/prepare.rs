@@ -6,7 +6,7 @@
 //! it belongs. Nothing here listens, serves, or keeps anything.
 #![forbid(unsafe_code)]
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::rekey;
 use crate::shift;
 use crate::store::{self, DirectMode, Store};
 use crate::vhost::SocketParams;
-use crate::volume::{self, Access, Erased, Location, Volume};
+use crate::volume::{self, Access, Erased, Location, Standing, Volume};
 
 /// Why a volume cannot be served. What the rooms below say is passed on.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +72,11 @@ pub enum Error {
     /// Its journal cannot be read.
     #[error(transparent)]
     Journal(shift::Error),
+    /// What the host has cached of it is not what another host wrote.
+    #[error(
+        "{0} is a block device that other hosts write, and would be served through the page cache"
+    )]
+    CachedDevice(PathBuf),
     /// The data cannot be read.
     #[error("cannot serve {path}")]
     Store {
@@ -93,7 +98,7 @@ fn unfinished(erased: &Erased) -> &'static str {
 impl Explain for Error {
     fn kind(&self) -> Kind {
         match self {
-            Error::NoZeroUnits(_) | Error::NoCpu(_) => Kind::Usage,
+            Error::NoZeroUnits(_) | Error::NoCpu(_) | Error::CachedDevice(_) => Kind::Usage,
             Error::Volume(source) | Error::NotWritable(source) => source.kind(),
             Error::Erased { .. } => Kind::Key,
             Error::Key { source, .. } => source.kind(),
@@ -121,6 +126,7 @@ impl Explain for Error {
                 format!("finish it: sealblk volume {command} {}", path.display())
             }
             Error::Journal(source) => return source.help(),
+            Error::CachedDevice(_) => "serve it with --direct auto or --direct always".into(),
             Error::NoCpu(_) => "name other CPUs with --cpus: `grep Cpus_allowed_list \
                  /proc/PID/status` has those of a process"
                 .into(),
@@ -137,6 +143,19 @@ impl Explain for Error {
 /// # Errors
 /// See [`Error`].
 pub fn open_volume(disk: &config::Disk, config: &config::Serve) -> Result<Volume, Error> {
+    open_as(disk, config, Standing::Held)
+}
+
+/// The same, of which this host has so much. A volume whose guest comes from another
+/// host, or may come back, is neither locked nor written.
+///
+/// # Errors
+/// See [`Error`].
+pub fn open_as(
+    disk: &config::Disk,
+    config: &config::Serve,
+    standing: Standing,
+) -> Result<Volume, Error> {
     check_cpus(config)?;
     let access = match config.read_only {
         true => Access::ReadOnly,
@@ -146,7 +165,11 @@ pub fn open_volume(disk: &config::Disk, config: &config::Serve) -> Result<Volume
         data: disk.volume.clone(),
         header: disk.header.clone(),
     };
-    let volume = Volume::open(&location, access).map_err(|error| {
+    let opened = match standing {
+        Standing::Held => Volume::open(&location, access),
+        Standing::Incoming | Standing::Moved => Volume::open_incoming(&location),
+    };
+    let volume = opened.map_err(|error| {
         let denied = access == Access::ReadWrite && error.kind() == Kind::Permission;
         match denied && is_readable(&location) {
             true => Error::NotWritable(error),
@@ -163,8 +186,12 @@ pub fn open_volume(disk: &config::Disk, config: &config::Serve) -> Result<Volume
     // What its header says is not what its data is, from one end to the other.
     // One that is under way is recovered first, by whoever serves it, and that
     // writes.
-    if volume.rekey().is_none() || access == Access::ReadOnly {
+    let recovers = access == Access::ReadWrite && standing == Standing::Held;
+    if volume.rekey().is_none() || !recovers {
         volume.check_settled("serve")?;
+    }
+    if standing != Standing::Held && volume.is_block() && config.direct == config::Direct::Never {
+        return Err(Error::CachedDevice(disk.volume.clone()));
     }
     if config.discard == config::Discard::Pass && !volume.layout().zero_units {
         return Err(Error::NoZeroUnits(disk.volume.clone()));
@@ -210,7 +237,10 @@ fn is_readable(location: &Location) -> bool {
     let mut paths = [Some(&location.data), location.header.as_ref()]
         .into_iter()
         .flatten();
-    paths.all(|path| fs::File::open(path).is_ok())
+    paths.all(|path| {
+        let found = crate::paths::find(path);
+        found.and_then(|found| found.open_to_read()).is_ok()
+    })
 }
 
 /// What a volume may be opened with, beside its own key set.
@@ -311,6 +341,8 @@ pub fn spec_of(
         write_cache: config.cache == config::Cache::Writeback,
         poll_us: u64::try_from(config.poll.as_micros()).unwrap_or(u64::MAX),
         limits: config.limits.clone(),
+        on_error: config.on_error.into(),
+        stuck_after_ms: u64::try_from(config.stuck_after.as_millis()).unwrap_or(u64::MAX),
     }
 }
 
@@ -320,10 +352,38 @@ pub fn spec_of(
 /// # Errors
 /// [`Error::Store`], and [`volume::Error::Dying`].
 pub fn open_store(spec: &Spec, data: &File, path: &Path) -> Result<Store, Error> {
+    open_store_as(spec, data, path, Standing::Held)
+}
+
+/// The same of a volume of which this host has so much. What is not this host's is
+/// not waited for, nor marked: that is done when it is taken.
+///
+/// # Errors
+/// As [`open_store`].
+pub fn open_store_as(
+    spec: &Spec,
+    data: &File,
+    path: &Path,
+    standing: Standing,
+) -> Result<Store, Error> {
+    let ours = standing == Standing::Held && !spec.read_only;
     // Readers do no harm by what they have left, nor by what they find.
-    if !spec.read_only {
+    if ours {
         volume::await_quiet(data, path)?;
     }
+    let store = open_store_unmarked(spec, data, path)?;
+    if ours {
+        volume::mark_io(data, store.files(), path)?;
+    }
+    Ok(store)
+}
+
+/// The same for a process that is to go on where another one writes still. It marks
+/// what it gets when that one has let go.
+///
+/// # Errors
+/// When the data cannot be opened.
+pub fn open_store_unmarked(spec: &Spec, data: &File, path: &Path) -> Result<Store, Error> {
     let store = Store::open(
         data.as_fd(),
         (spec.data_offset, spec.size),
@@ -335,9 +395,6 @@ pub fn open_store(spec: &Spec, data: &File, path: &Path) -> Result<Store, Error>
         path: path.to_owned(),
         source,
     })?;
-    if !spec.read_only {
-        volume::mark_io(data, store.files(), path)?;
-    }
     tracing::info!(
         uuid = %spec.uuid,
         bytes = spec.size,

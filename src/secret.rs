@@ -5,9 +5,15 @@
 //! anonymous pages. Either way they are locked (`mlock`), excluded from core
 //! dumps (`MADV_DONTDUMP`), not inherited by `fork` (`MADV_DONTFORK`), and
 //! overwritten before they are given back.
+//!
+//! `traces` is about what using a key leaves elsewhere in a thread, `heap` about
+//! what is freed; `docs/key-hygiene.md` about all of it.
 
+mod heap;
 mod passing;
 pub mod private_key;
+pub(crate) mod registers;
+mod traces;
 
 use std::fmt;
 use std::io;
@@ -19,6 +25,9 @@ use std::ptr::{self, NonNull};
 
 use subtle::ConstantTimeEq;
 use zeroize::Zeroize;
+
+pub use heap::WipingHeap;
+pub use traces::{before_rest, scrub_stack, scrubbed};
 
 /// The length of a data encryption key: two AES-256 keys for XTS.
 pub const DEK_BYTES: usize = 64;
@@ -152,6 +161,8 @@ impl Secret {
     pub fn copy_of(bytes: &[u8]) -> io::Result<Self> {
         let mut secret = Self::zeroed(bytes.len())?;
         secret.copy_from_slice(bytes);
+        // Copies go through registers.
+        registers::clear();
         Ok(secret)
     }
 }
@@ -314,16 +325,6 @@ impl<T> fmt::Debug for SecretBox<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SecretBox")
     }
-}
-
-/// Overwrites the part of the stack that calls made just before have used, in
-/// which by-value returns of key material leave copies. A precaution: the
-/// compiler promises nothing about where such copies are.
-#[inline(never)]
-pub fn scrub_stack() {
-    let mut used = [0u8; 16 << 10];
-    used.zeroize();
-    std::hint::black_box(&used);
 }
 
 /// Whether the kernel gives secret memory that is not even in its own map,

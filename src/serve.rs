@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod moving;
+mod notify;
 
 use std::fs;
 use std::io;
@@ -14,20 +15,27 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use sd_notify::NotifyState;
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
+use self::notify::Notifier;
 use crate::config;
 use crate::conversion::Sides;
-use crate::engine;
+use crate::durable;
 use crate::engine::stats::Stats;
+use crate::engine::{self, Lookout};
 use crate::error::{Explain, Failure, Kind, io_kind};
 use crate::keys::{Context, KeySets};
+use crate::migration::Migration;
+use crate::paths;
 use crate::plane::{self, Plane};
 use crate::prepare::{self, Opening};
 use crate::runtime::block_on;
-use crate::vhost::{Listener, Server, SocketParams, Stopper};
-use crate::volume::Volume;
+use crate::sandbox;
+use crate::secret::Dek;
+use crate::vhost::{self, Listener, Server, SocketParams, Stopper};
+use crate::volume::{Standing, Tenure, Volume};
 
 /// Why serving cannot begin, or ended. What the rooms below say is passed on.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +86,8 @@ struct Opened {
     volume: Volume,
     /// What is done to all its data beside.
     recovered: Option<moving::Recovered>,
+    /// Takes the volume and lets it go, if guests may move.
+    migration: Option<Arc<Migration>>,
 }
 
 /// A disk that is ready to be served.
@@ -104,10 +114,21 @@ impl Ready {
                     operation.look_after(&mut locked(&self.volume), key_sets, &stop);
                 });
             }
+            let watching = scope.spawn(|| watch(self.plane.disk(), &stop));
             let result = self.plane.run();
             stop.store(true, Ordering::Relaxed);
+            watching.thread().unpark();
             Ok(result?)
         })
+    }
+}
+
+/// Sees, until that ends, whether a queue does not come back from the kernel.
+fn watch(disk: &Arc<engine::Disk>, stop: &AtomicBool) {
+    let mut lookout = Lookout::new(disk.clone());
+    while !stop.load(Ordering::Relaxed) {
+        lookout.look();
+        thread::park_timeout(lookout.left());
     }
 }
 
@@ -132,7 +153,13 @@ pub fn run(config: &config::Serve, key_sets: KeySets) -> Result<(), Failure> {
         .iter()
         .map(|disk| open(disk, config, &opening, &key_sets))
         .collect::<Result<Vec<_>, Failure>>()?;
-    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(system("cannot handle signals"))?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGUSR1, SIGUSR2])
+        .map_err(system("cannot handle signals"))?;
+    vhost::explain_bus_errors(match config.disks.len() {
+        1 => "the disk",
+        _ => "one of the disks",
+    })
+    .map_err(system("cannot handle signals"))?;
     let disks = config
         .disks
         .iter()
@@ -141,7 +168,10 @@ pub fn run(config: &config::Serve, key_sets: KeySets) -> Result<(), Failure> {
         .collect::<Result<Vec<_>, Failure>>()?;
     let pid_file = config.pid_file.as_deref().map(PidFile::write).transpose()?;
     let stoppers: Vec<Stopper> = disks.iter().map(|disk| disk.plane.stopper()).collect();
+    let served: Vec<_> = disks.iter().map(|disk| disk.plane.disk().clone()).collect();
     let handle = signals.handle();
+    let notifier = Notifier::connect();
+    shut(config, &disks, &served)?;
     let servers = thread::Builder::new()
         .name("disks".into())
         .spawn(move || {
@@ -151,11 +181,14 @@ pub fn run(config: &config::Serve, key_sets: KeySets) -> Result<(), Failure> {
         })
         .map_err(system("cannot start a thread"))?;
 
-    // Without systemd there is nobody to tell.
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    notifier.tell(NotifyState::Ready);
     tracing::info!(disks = config.disks.len(), "ready");
     let mut told = false;
     for signal in signals.forever() {
+        if matches!(signal, SIGUSR1 | SIGUSR2) {
+            look_after_trouble(&served, signal == SIGUSR2);
+            continue;
+        }
         if told {
             tracing::warn!(
                 signal,
@@ -165,7 +198,7 @@ pub fn run(config: &config::Serve, key_sets: KeySets) -> Result<(), Failure> {
             std::process::exit(Kind::Internal.exit_status().into());
         }
         tracing::info!(signal, "stopping: requests in flight are completed first");
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        notifier.tell(NotifyState::Stopping);
         stoppers.iter().for_each(Stopper::stop);
         told = true;
     }
@@ -176,6 +209,46 @@ pub fn run(config: &config::Serve, key_sets: KeySets) -> Result<(), Failure> {
             "a server thread panicked",
             None,
         )),
+    }
+}
+
+/// Puts up the walls: from here on no path is opened, but to remove the sockets.
+/// Unless all data of a volume is being moved: its header and its key set are
+/// needed when that is done. Rings are made in between: their threads are behind the
+/// walls, and none are made afterwards.
+fn shut(
+    config: &config::Serve,
+    disks: &[Ready],
+    served: &[Arc<engine::Disk>],
+) -> Result<(), Failure> {
+    let report = match disks.iter().any(|disk| locked(&disk.operation).is_some()) {
+        true => sandbox::shut_keeper(&sandbox::Kind::Keeper),
+        false => {
+            let sockets = config.disks.iter().map(|disk| &disk.socket);
+            let own: Vec<PathBuf> = sockets.chain(&config.pid_file).cloned().collect();
+            sandbox::shut_server(&own)
+        }
+    };
+    report.settle(config.require_sandbox)?;
+    for disk in served {
+        disk.muster()
+            .map_err(system("cannot make the io_uring of a queue"))?;
+    }
+    sandbox::shut_for_good(config.require_sandbox)
+}
+
+/// Tries what waits because the disk below fails, or has it fail.
+fn look_after_trouble(disks: &[Arc<engine::Disk>], fail: bool) {
+    for trouble in disks.iter().map(|disk| disk.trouble()) {
+        tracing::info!(
+            waiting = trouble.standing().map_or(0, |it| it.waiting),
+            fail,
+            "told to go on"
+        );
+        match fail {
+            true => trouble.give_up(),
+            false => trouble.try_now(),
+        }
     }
 }
 
@@ -215,7 +288,11 @@ fn open(
 ) -> Result<Opened, Failure> {
     let path = &disk.volume;
     let _span = tracing::error_span!("disk", path = %path.display()).entered();
-    let volume = prepare::open_volume(disk, config)?;
+    let standing = match config.incoming {
+        true => Standing::Incoming,
+        false => Standing::Held,
+    };
+    let volume = prepare::open_as(disk, config, standing)?;
     let context = Context::local(Some(volume.uuid()));
     let spec = prepare::spec(disk, config, &volume);
     let stats = || Stats::private(spec.queues);
@@ -224,10 +301,12 @@ fn open(
         let opened = block_on(prepare::unwrap(key_sets, &context, &volume, opening));
         let dek = opened.map_err(asking)??.dek;
         volume.verify_dek(&dek)?;
-        let store = prepare::open_store(&spec, volume.data_file(), path)?;
-        let disk = plane::disk(&spec, store, &dek, stats()?)?;
+        let store = prepare::open_store_as(&spec, volume.data_file(), path, standing)?;
+        let disk = Arc::new(plane::disk(&spec, store, &dek, stats()?)?);
+        let migration = migration(&disk, &volume, config, standing, Some(&dek))?;
         return Ok(Opened {
-            disk: Arc::new(disk),
+            disk,
+            migration,
             volume,
             recovered: None,
         });
@@ -238,18 +317,48 @@ fn open(
     let store = prepare::open_store(&spec, volume.data_file(), path)?;
     let mut recovered = moving::Recovered::of(&spec, &volume, sides, config.decrypt)?;
     let disk = plane::disk_of(&spec, store, recovered.transform()?, stats()?);
+    let disk = Arc::new(disk);
+    let migration = migration(&disk, &volume, config, standing, None)?;
     Ok(Opened {
-        disk: Arc::new(disk),
+        disk,
+        migration,
         volume,
         recovered: Some(recovered),
     })
 }
 
+/// What takes the volume and lets it go when a guest moves: with its `dek`, which has
+/// to be the key still when it is taken.
+fn migration(
+    disk: &Arc<engine::Disk>,
+    volume: &Volume,
+    config: &config::Serve,
+    standing: Standing,
+    dek: Option<&Dek>,
+) -> Result<Option<Arc<Migration>>, Failure> {
+    // Who only reads shares it with others as it is.
+    if config.read_only {
+        return Ok(None);
+    }
+    let files = volume.files().map_err(system("cannot copy a descriptor"))?;
+    let tenure = Tenure::new(standing).map_err(system("cannot have memory"))?;
+    // What failed is in the log, and there is nobody else to be told.
+    let migration = Migration::new(disk.clone(), files, tenure, Box::new(|_| {}));
+    let migration = migration.map_err(system("cannot read memory"))?;
+    Ok(Some(Arc::new(match dek {
+        Some(dek) => migration.proven(dek)?,
+        None => migration,
+    })))
+}
+
 /// Makes the socket.
 fn listen(disk: &config::Disk, config: &config::Serve, opened: Opened) -> Result<Ready, Failure> {
     let listener = Listener::bind(&SocketParams::of(disk, config))?;
-    let server =
+    let mut server =
         Server::new(opened.disk.clone(), listener).map_err(system("cannot make an eventfd"))?;
+    if let Some(migration) = opened.migration {
+        server = server.claiming(migration);
+    }
     tracing::info!(
         volume = %disk.volume.display(),
         socket = %disk.socket.display(),
@@ -276,7 +385,9 @@ impl PidFile {
     }
 
     fn write(path: &Path) -> Result<Self, Error> {
-        fs::write(path, Self::text()).map_err(|source| Error::PidFile {
+        // In place of what is there: what a link leads to stays as it is.
+        let written = durable::replace(path, Self::text().as_bytes(), 0o644);
+        written.map_err(|source| Error::PidFile {
             path: path.to_owned(),
             source,
         })?;
@@ -286,7 +397,8 @@ impl PidFile {
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        if fs::read_to_string(&self.0).is_ok_and(|text| text == Self::text()) {
+        let text = paths::read_own(&self.0, 32);
+        if text.is_ok_and(|text| text == Self::text().as_bytes()) {
             let _ = fs::remove_file(&self.0);
         }
     }

@@ -10,6 +10,8 @@ mod damage;
 mod full;
 #[path = "bad_input/keys.rs"]
 mod keys;
+#[path = "bad_input/others.rs"]
+mod others;
 #[path = "bad_input/paths.rs"]
 mod paths;
 

@@ -13,11 +13,21 @@ mod installed;
 mod key_sets;
 #[path = "daemon_api/lifecycle.rs"]
 mod lifecycle;
+#[path = "daemon_api/local.rs"]
+mod local;
 #[path = "daemon_api/reload.rs"]
 mod reload;
 #[path = "daemon_api/roles.rs"]
 mod roles;
 #[path = "daemon_api/schema.rs"]
 mod schema;
+#[path = "daemon_api/upgrade.rs"]
+mod upgrade;
+#[path = "daemon_api/walls.rs"]
+mod walls;
+
+#[path = "support/inject.rs"]
+#[allow(dead_code)]
+mod inject;
 
 mod support;

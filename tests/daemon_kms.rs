@@ -42,6 +42,7 @@ mod needles;
 #[allow(dead_code)]
 mod openbao;
 #[path = "support/process_memory.rs"]
+#[allow(dead_code)]
 mod process_memory;
 #[path = "support/pykmip.rs"]
 #[allow(dead_code)]

@@ -109,7 +109,7 @@ fn what_one_encrypts_the_other_decrypts() {
     let gcp = Gcp::start();
     let mut sdk = Sdk::start(&gcp);
     sdk.good(json!({"as": "file", "file": gcp.account_file()}));
-    let provider = GcpProvider::new(gcp.settings(gcp.file(gcp.account_file())));
+    let provider = GcpProvider::new(gcp.patient_settings(gcp.file(gcp.account_file())));
     let (name, key) = (full_name("disks"), Gcp::key("disks"));
     let payload = Secret::random(64).unwrap();
     let encoded = BASE64.encode(&payload[..]);
@@ -173,7 +173,7 @@ fn states_and_errors_are_what_google_s_client_takes_them_for() {
     let gcp = Gcp::start();
     let mut sdk = Sdk::start(&gcp);
     sdk.good(json!({"as": "file", "file": gcp.account_file()}));
-    let provider = GcpProvider::new(gcp.settings(gcp.file(gcp.account_file())));
+    let provider = GcpProvider::new(gcp.patient_settings(gcp.file(gcp.account_file())));
     let (name, key) = (full_name("disks"), Gcp::key("disks"));
     let version = format!("{name}/cryptoKeyVersions/1");
     let payload = Secret::random(64).unwrap();
@@ -298,7 +298,7 @@ fn google_s_own_authentication_takes_each_way_to_a_token() {
         }
         // One file for both of us.
         let file = gcp.write("federation.json", &json.to_string());
-        let provider = GcpProvider::new(gcp.settings(gcp.file(file.clone())));
+        let provider = GcpProvider::new(gcp.patient_settings(gcp.file(file.clone())));
         wait(provider.current_version(&Gcp::key("disks"))).unwrap();
         assert_eq!(holders(), expected, "ours");
         sdk.good(json!({"as": "file", "file": file}));

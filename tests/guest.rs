@@ -30,14 +30,22 @@ mod firmware;
 #[path = "support/home.rs"]
 #[allow(dead_code)]
 mod home;
+#[path = "support/inject.rs"]
+#[allow(dead_code)]
+mod inject;
 #[path = "guest/integrity.rs"]
 mod integrity;
+#[path = "support/intruder.rs"]
+#[allow(dead_code)]
+mod intruder;
 #[path = "guest/killed.rs"]
 mod killed;
 #[path = "guest/machine.rs"]
 mod machine;
 #[path = "guest/manager.rs"]
 mod manager;
+#[path = "guest/migration.rs"]
+mod migration;
 #[path = "guest/negotiation.rs"]
 mod negotiation;
 #[path = "support/openbao.rs"]
@@ -46,6 +54,8 @@ mod openbao;
 #[path = "support/pykmip.rs"]
 #[allow(dead_code)]
 mod pykmip;
+#[path = "guest/qmp.rs"]
+mod qmp;
 #[path = "guest/rekey.rs"]
 mod rekey;
 #[path = "guest/rescue.rs"]
@@ -61,6 +71,8 @@ mod server;
 #[path = "support/softhsm.rs"]
 #[allow(dead_code)]
 mod softhsm;
+#[path = "guest/trouble.rs"]
+mod trouble;
 
 /// Bytes in a MiB.
 const MIB: u64 = 1 << 20;

@@ -3,6 +3,10 @@
 //! next good request.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "hostile_guest/bounds.rs"]
+mod bounds;
+#[path = "hostile_guest/burning.rs"]
+mod burning;
 #[path = "hostile_guest/chains.rs"]
 mod chains;
 #[path = "hostile_guest/framing.rs"]
@@ -17,6 +21,8 @@ mod limits;
 mod messages;
 #[path = "hostile_guest/races.rs"]
 mod races;
+#[path = "hostile_guest/rewriting.rs"]
+mod rewriting;
 
 mod support;
 

@@ -128,6 +128,24 @@ fn good(operation: Operation, payload: Vec<Item<'_>>) -> Vec<u8> {
     ])
 }
 
+/// An answer about this object.
+fn about(id: &str, operation: Operation) -> Vec<u8> {
+    good(
+        operation,
+        vec![Item::new(tag::UNIQUE_IDENTIFIER, Value::Text(id))],
+    )
+}
+
+/// The same result once more, as that of another request in a batch.
+fn twice(answer: &[u8]) -> Vec<u8> {
+    let message = ttlv::decode(answer).unwrap();
+    let items = [message.items(), message.items()].concat();
+    Item::structure(tag::RESPONSE_MESSAGE, items)
+        .encode()
+        .unwrap()
+        .to_vec()
+}
+
 fn refused(reason: u32) -> Vec<u8> {
     message(vec![
         enumeration(tag::RESULT_STATUS, 1),
@@ -238,6 +256,9 @@ fn what_is_not_an_answer_is_a_protocol_error_that_shows_nothing_of_it() {
         (Mode::Get, material(2, b"do not show this, which is a key", false), "not raw"),
         (Mode::Get, material(RAW, b"do not show this", false), "has 16 bytes, and not 32"),
         (Mode::Get, material(RAW, b"do not show this, which is a key", true), "wrapped under another"),
+        (Mode::Get, about("18", Operation::Get), "about another object than was asked for"),
+        (Mode::Get, twice(&material(RAW, b"do not show this, which is a key", false)), "more results than were asked for"),
+        (Mode::Server, about("18", Operation::Encrypt), "about another object than was asked for"),
         (Mode::Server, good(Operation::Encrypt, vec![]), "missing or has another length"),
         (Mode::Server, good(Operation::Encrypt, vec![
             Item::new(tag::DATA, Value::Bytes(&[1; 64])),
@@ -456,6 +477,58 @@ fn a_connection_is_kept_for_the_next_call_and_made_again_when_it_was_closed() {
     // Another runtime cannot drive it.
     wait(client.current_version(&key())).unwrap();
     assert_eq!(connections.load(Ordering::Relaxed), 4);
+}
+
+/// The state of another key is not taken for that of the one that was asked for.
+#[test]
+fn what_is_said_of_another_key_is_not_believed() {
+    let host = Host::new();
+    let serve = answering(|request| {
+        Some(match asked(request).0 {
+            DISCOVER => versions(&[(1, 4)]),
+            _ => about("18", Operation::GetAttributes),
+        })
+    });
+    let client = host.client(Mode::Get, PATIENT, serve);
+    let error = wait(client.current_version(&key())).unwrap_err();
+    assert_eq!(error.class(), Class::Protocol, "{error}");
+    assert!(error.to_string().contains("another object"), "{error}");
+}
+
+/// A connection that is kept is not used with a certificate that was replaced.
+#[test]
+fn a_connection_does_not_outlive_the_files_that_it_was_made_with() {
+    let host = Host::new();
+    let connections = Arc::new(AtomicU32::new(0));
+    let counted = connections.clone();
+    let serve: Box<Serve> = Box::new(move |stream| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        with_active_key(|| refused(reason::GENERAL_FAILURE))(stream);
+    });
+    let client = host.client(Mode::Get, PATIENT, serve);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let ask = || runtime.block_on(client.current_version(&key()));
+    ask().unwrap();
+    ask().unwrap();
+    assert_eq!(connections.load(Ordering::Relaxed), 1);
+    let replace = |client: &certificates::Issued| {
+        for (name, bytes) in [
+            ("host.pem", client.certificate_pem()),
+            ("host.key", client.key_pem()),
+        ] {
+            std::fs::write(host.directory.path().join(name), bytes).unwrap();
+        }
+    };
+    replace(&host.authority.client("host"));
+    ask().unwrap();
+    assert_eq!(connections.load(Ordering::Relaxed), 2);
+    replace(&host.authority.client_valid("host", (-3, -1)));
+    let error = ask().unwrap_err();
+    assert!(error.to_string().contains("expired on"), "{error}");
+    assert_eq!(connections.load(Ordering::Relaxed), 2);
 }
 
 /// The id that the client gave to a request.

@@ -575,7 +575,11 @@ fn a_service_that_quotes_the_request_is_not_quoted() {
     let encoded = BASE64.encode(&payload[..]);
     let said = format!("{error} {error:?}");
     assert!(!said.contains(&encoded[..12]), "{said}");
-    told(error, Class::Protocol, &["quotes the request"]);
+    told(
+        error,
+        Class::Protocol,
+        &["refuses to encrypt", "Invalid value at 'plaintext'"],
+    );
 }
 
 #[test]

@@ -332,6 +332,18 @@ fn a_library_that_cannot_be_used_is_told() {
         told(wrap(&at(&path)), "others can change it"),
         (Class::Unreachable, Kind::Permission)
     );
+    // Nor is one loaded that others can exchange until it is, by their link or ours.
+    fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
+    let link = directory.path().join("link.so");
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o770)).unwrap();
+    for path in [&path, &link] {
+        assert_eq!(
+            told(wrap(&at(path)), "others than root"),
+            (Class::Unreachable, Kind::Permission)
+        );
+    }
+    fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o700)).unwrap();
     assert_eq!(
         told(wrap(&at(directory.path())), "not a regular file"),
         (Class::Unreachable, Kind::Permission)

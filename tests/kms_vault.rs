@@ -545,7 +545,10 @@ fn calls_have_an_id_on_both_sides() {
             request.extend_from_slice(&part[..length]);
         }
         stream
-            .write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            .write_all(
+                b"HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\n\
+                  Content-Length: 13\r\nConnection: close\r\n\r\n{\"errors\":[]}",
+            )
             .unwrap();
         String::from_utf8(request).unwrap()
     });

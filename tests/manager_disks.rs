@@ -7,8 +7,14 @@
 mod attach;
 #[path = "manager_disks/crash.rs"]
 mod crash;
+#[path = "manager_disks/cut_short.rs"]
+mod cut_short;
 #[path = "manager_disks/ephemeral.rs"]
 mod ephemeral;
+#[path = "manager_disks/faults.rs"]
+mod faults;
+#[path = "manager_disks/flood.rs"]
+mod flood;
 #[path = "manager_disks/freeze.rs"]
 mod freeze;
 #[path = "manager_disks/impostor.rs"]
@@ -17,12 +23,16 @@ mod impostor;
 mod inflight;
 #[path = "manager_disks/lab.rs"]
 mod lab;
+#[path = "manager_disks/liar.rs"]
+mod liar;
 #[path = "manager_disks/limits.rs"]
 mod limits;
 #[path = "manager_disks/managers.rs"]
 mod managers;
 #[path = "manager_disks/memory_search.rs"]
 mod memory_search;
+#[path = "manager_disks/moved.rs"]
+mod moved;
 #[path = "manager_disks/process.rs"]
 mod process;
 #[path = "manager_disks/rekey.rs"]
@@ -37,14 +47,28 @@ mod resize;
 mod rewrap;
 #[path = "manager_disks/secrets.rs"]
 mod secrets;
+#[path = "manager_disks/upgrade.rs"]
+mod upgrade;
 #[path = "manager_disks/waiting.rs"]
 mod waiting;
+#[path = "manager_disks/walls.rs"]
+mod walls;
 #[path = "manager_disks/workers.rs"]
 mod workers;
+
+#[path = "support/inject.rs"]
+mod inject;
+#[path = "support/intruder.rs"]
+mod intruder;
 
 #[path = "support/faulty_proxy.rs"]
 #[allow(dead_code)]
 mod faulty_proxy;
+#[path = "support/judge.rs"]
+mod judge;
+#[path = "migration/log.rs"]
+#[allow(dead_code)]
+mod log;
 #[path = "support/needles.rs"]
 mod needles;
 #[path = "support/openbao.rs"]

@@ -125,10 +125,12 @@ fn requests_cost_no_heap_allocation() {
     let mut load = Load::start(&served.path("socket"), 1);
     WATCHED.store(queue_thread(), Ordering::SeqCst);
     let before = load.answered;
-    load.run(Duration::from_millis(200));
+    // However slow this host is.
+    while load.answered <= before + 100 {
+        load.run(Duration::from_millis(200));
+    }
     load.finish();
     WATCHED.store(0, Ordering::SeqCst);
-    assert!(load.answered > before + 100, "{}", load.answered - before);
     assert_eq!(ALLOCATIONS.load(Ordering::SeqCst), 0);
 }
 

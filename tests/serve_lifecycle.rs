@@ -21,6 +21,13 @@ mod shutdown;
 mod sockets;
 #[path = "serve_lifecycle/starved.rs"]
 mod starved;
+#[path = "serve_lifecycle/trouble.rs"]
+mod trouble;
+#[path = "serve_lifecycle/walls.rs"]
+mod walls;
+
+#[path = "support/inject.rs"]
+mod inject;
 
 mod support;
 

@@ -80,6 +80,42 @@ pub enum Event<'a> {
         #[serde(skip_serializing_if = "no")]
         expired: bool,
     },
+    /// Another process serves a disk, as its worker, or should have.
+    Upgrade {
+        /// Its name.
+        #[serde(serialize_with = "text")]
+        disk: &'a str,
+        /// Its volume.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        volume: Option<Uuid>,
+        /// Whether its front end might have to connect anew.
+        #[serde(skip_serializing_if = "no")]
+        reconnect: bool,
+        /// The version of the new worker.
+        #[serde(serialize_with = "text")]
+        version: &'a str,
+    },
+    /// The manager is replaced by another program, or should have been.
+    DaemonUpgraded {
+        /// The program.
+        #[serde(serialize_with = "path_text")]
+        binary: &'a Path,
+        /// Its version.
+        #[serde(serialize_with = "text")]
+        version: &'a str,
+    },
+    /// What waited because the disk below fails was tried again, or failed.
+    Resume {
+        /// Its name.
+        #[serde(serialize_with = "text")]
+        disk: &'a str,
+        /// Its volume.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        volume: Option<Uuid>,
+        /// Whether it was to fail.
+        #[serde(skip_serializing_if = "no")]
+        fail: bool,
+    },
     /// The service of a key set denies a key that served disks need.
     KeyDenied {
         /// The key set.
@@ -133,6 +169,34 @@ pub enum Event<'a> {
     },
     /// It goes on.
     DiskReleased {
+        /// Its name.
+        #[serde(serialize_with = "text")]
+        disk: &'a str,
+        /// Its volume.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        volume: Option<Uuid>,
+    },
+    /// The worker of an ephemeral disk was gone, and with it the key: what was on
+    /// the disk is lost.
+    DiskLost {
+        /// Its name.
+        #[serde(serialize_with = "text")]
+        disk: &'a str,
+        /// Where its space was.
+        #[serde(serialize_with = "path_text")]
+        path: &'a Path,
+    },
+    /// Its guest came from another host, which let the volume go: this one has it.
+    DiskTaken {
+        /// Its name.
+        #[serde(serialize_with = "text")]
+        disk: &'a str,
+        /// Its volume.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        volume: Option<Uuid>,
+    },
+    /// Its guest was stopped, to go on at another host, and the volume let go.
+    DiskMoved {
         /// Its name.
         #[serde(serialize_with = "text")]
         disk: &'a str,

@@ -59,7 +59,8 @@ impl FromStr for Head {
 const FILE_LENGTH: usize = 86;
 
 /// What the head file says. `None` when there is none, or nothing in it: it
-/// is not waited for that it reaches the disk.
+/// is not waited for that it reaches the disk, so that the host's power may fail
+/// when its length has, and its bytes have not and read as zeroes.
 ///
 /// # Errors
 /// Its content, where that is no head.
@@ -74,7 +75,7 @@ pub(super) fn read(place: &Place) -> Result<Result<Option<Head>, String>, Cause>
         .take(FILE_LENGTH as u64 + 1)
         .read_to_end(&mut text)
         .map_err(Cause::io("read the head of"))?;
-    if text.is_empty() {
+    if text.iter().all(|&byte| byte == 0) {
         return Ok(Ok(None));
     }
     let text = String::from_utf8_lossy(&text);

@@ -162,6 +162,11 @@ pub(super) fn seal(mut body: Vec<u8>) -> (Vec<u8>, Hash) {
 /// # Errors
 /// What it is instead.
 pub(super) fn check(line: &[u8]) -> Result<Line, Unsound> {
+    // No line has such a byte: it stands for what had not reached the disk when
+    // the power failed, and the end of the line had.
+    if line.contains(&0) {
+        return Err(Unsound::Torn);
+    }
     // The last 75 bytes are the seal, 64 digits, a quote and the brace.
     let sealed = line
         .len()

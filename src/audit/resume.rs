@@ -160,10 +160,12 @@ fn ends_open(file: &File, length: u64) -> io::Result<bool> {
 }
 
 /// Whether a file without a whole line can be what a crash left of a first
-/// one. Anything else is not ours to write into.
+/// one, where zeroes stand for what had not reached the disk. Anything else is
+/// not ours to write into.
 fn begins_like_a_log(file: &File, length: u64) -> io::Result<bool> {
     let mut bytes = vec![0; START.len()];
     let take = usize::try_from(length).map_or(bytes.len(), |n| n.min(bytes.len()));
     file.read_exact_at(&mut bytes[..take], 0)?;
-    Ok(START.as_bytes().starts_with(&bytes[..take]))
+    let mut both = START.bytes().zip(&bytes[..take]);
+    Ok(both.all(|(start, &byte)| byte == start || byte == 0))
 }

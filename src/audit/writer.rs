@@ -241,10 +241,13 @@ impl Writer {
 
     fn write(&mut self, place: &Place, file: &File, plan: Plan) -> Result<(), Cause> {
         let open = self.file.as_mut();
-        let done = (&*file)
-            .write_all(&plan.text)
-            .map_err(Cause::io("write"))
-            .and_then(|()| file.sync_data().map_err(Cause::io("sync")));
+        // Line by line: a line that is whole must not stand behind one that a
+        // power failure has torn.
+        let mut lines = plan.text.split_inclusive(|&byte| byte == b'\n');
+        let done = lines.try_for_each(|line| {
+            (&*file).write_all(line).map_err(Cause::io("write"))?;
+            file.sync_data().map_err(Cause::io("sync"))
+        });
         if let Err(cause) = done {
             // Not recorded, so it should not be found either. If this fails,
             // it is found to be torn, or to be a line more than was needed.

@@ -25,10 +25,12 @@ use crate::config::broker::Broker as Settings;
 use crate::config::{self, Config};
 use crate::durable;
 use crate::error::{Explain, Failure, Kind, io_kind};
-use crate::keys::{KeySets, Witness};
+use crate::keys::{Definition, KeySets, Witness};
 use crate::logging;
-use crate::manager::api;
+use crate::manager::{api, walls};
 use crate::metrics::{self, BrokerMetrics};
+use crate::sandbox::{self, Reach};
+use crate::secret;
 use crate::vhost::{Listener, SocketParams};
 
 /// How long to wait, at the end, for work that is still being done.
@@ -120,17 +122,53 @@ pub fn settings(config: &Config) -> Result<&Settings, Failure> {
 /// When it cannot start.
 pub fn run(setup: Setup) -> Result<(), Failure> {
     raise_limit();
+    // What is below is known by where it is.
+    let state_dir = &settings(&setup.config)?.state_dir;
+    durable::directory(state_dir).map_err(|source| Error::Directory {
+        path: state_dir.display().to_string(),
+        source,
+    })?;
+    // While there is one thread.
+    let walls = sandbox::shut_keeper(&sandbox::Kind::Broker(reach(&setup.config)?));
+    walls.settle(settings(&setup.config)?.require_sandbox)?;
     let threads = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
         .thread_name("broker")
         .enable_all()
+        .on_thread_park(secret::before_rest)
         .build()
         .map_err(system("cannot start threads"))?;
     let result = runtime.block_on(broker(setup));
     // A name look-up that hangs is not waited for.
     runtime.shutdown_timeout(LAST);
     result
+}
+
+/// What the broker reaches once it runs. It reads what its user may read, and
+/// writes where its own files are.
+fn reach(config: &Config) -> Result<Reach, Failure> {
+    let settings = settings(config)?;
+    let is_token = |definition: &Definition| definition.source.provider() == "pkcs11";
+    // The library of a token writes where it likes.
+    let has_tokens = config.key_sets.values().any(is_token);
+    let write = (!has_tokens || !settings.paths.is_empty()).then(|| {
+        let mut write = settings.paths.clone();
+        write.push(settings.state_dir.clone());
+        write.push("/dev/null".into());
+        let metrics = settings.metrics.iter().filter_map(|path| path.parent());
+        write.extend(metrics.map(Path::to_owned));
+        write.extend(walls::of_keys(config));
+        write
+    });
+    Ok(Reach {
+        write,
+        read: true,
+        run: Some(vec![]),
+        listen: Some(vec![settings.listen.port()]),
+        connect: true,
+        ..Reach::default()
+    })
 }
 
 /// A connection takes a descriptor, and the usual limit of 1024 is there for
@@ -150,10 +188,6 @@ async fn broker(setup: Setup) -> Result<(), Failure> {
     let settings = settings(&setup.config)?.clone();
     let mut signals = Signals::new().map_err(system("cannot handle signals"))?;
     let state_dir = &settings.state_dir;
-    durable::directory(state_dir).map_err(|source| Error::Directory {
-        path: state_dir.display().to_string(),
-        source,
-    })?;
     let metrics = Arc::new(BrokerMetrics::new());
     let log = match setup.config.audit.of_manager() {
         Some(settings) => Some(audit::Log::open(settings)?),
@@ -313,6 +347,8 @@ fn needs_restart(old: &Settings, new: &Settings) {
         state_dir,
         metrics,
         limits,
+        require_sandbox,
+        paths,
     } = old;
     for (setting, same) in [
         ("listen", *listen == new.listen),
@@ -320,6 +356,8 @@ fn needs_restart(old: &Settings, new: &Settings) {
         ("state_dir", *state_dir == new.state_dir),
         ("metrics", *metrics == new.metrics),
         ("the limits of connections", *limits == new.limits),
+        ("require_sandbox", *require_sandbox == new.require_sandbox),
+        ("paths", *paths == new.paths),
     ] {
         if !same {
             tracing::warn!(

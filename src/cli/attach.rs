@@ -74,6 +74,18 @@ pub struct Args {
     #[arg(long, requires = "ephemeral")]
     force: bool,
 
+    /// Its guest comes from another host, which has the volume until then
+    ///
+    /// Opens the volume, gets its key and makes the socket now, so that what is wrong
+    /// shows before the guest is stopped there; takes the volume when the guest's disk
+    /// starts here.
+    #[arg(long, conflicts_with_all = ["ephemeral", "wait"])]
+    incoming: bool,
+
+    /// With --incoming: only say whether it would work, and leave nothing
+    #[arg(long, requires = "incoming")]
+    dry_run: bool,
+
     /// As JSON, for scripts
     #[arg(long)]
     json: bool,
@@ -108,6 +120,8 @@ pub fn run(args: Args, ask: &Ask) -> Result<(), Failure> {
             }),
             _ => None,
         },
+        incoming: args.incoming,
+        dry_run: args.dry_run,
     };
     let disk = ask.daemon(async |client| {
         let disk = client.attach(&request).await?;

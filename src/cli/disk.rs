@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Failure, Kind};
 use crate::manager::client::Client;
-use crate::manager::model::{DenialInfo, DiskInfo, DiskList};
+use crate::manager::model::{DenialInfo, DiskInfo, DiskList, StuckInfo};
+use crate::printable;
 use crate::units::Bytes;
 
 /// The disk that somebody means, by its name or the path of its volume.
@@ -76,10 +77,15 @@ impl fmt::Display for Row<'_> {
             "{}: {}, {} at {}",
             disk.name,
             disk.state.as_str(),
-            disk.volume.display(),
-            disk.socket.display()
+            shown(&disk.volume),
+            shown(&disk.socket)
         )
     }
+}
+
+/// A path on the one line that it has.
+fn shown(path: &Path) -> String {
+    printable::line(&path.display().to_string()).into_owned()
 }
 
 /// Disks in columns.
@@ -92,17 +98,14 @@ impl fmt::Display for Table<'_> {
         rows.extend(self.0.iter().map(|disk| {
             [
                 disk.name.clone(),
-                match disk.break_glass {
-                    Some(_) => format!("{}, break-glass", disk.state.as_str()),
-                    None => disk.state.as_str().into(),
-                },
+                state(disk),
                 disk.size.map_or("-".into(), |size| Bytes(size).to_string()),
                 match disk.ephemeral {
                     true => "(ephemeral)".into(),
                     false => disk.key_set.clone().unwrap_or_else(|| "-".into()),
                 },
-                disk.socket.display().to_string(),
-                disk.volume.display().to_string(),
+                shown(&disk.socket),
+                shown(&disk.volume),
             ]
         }));
         let mut widths = [0; 6];
@@ -119,6 +122,52 @@ impl fmt::Display for Table<'_> {
             writeln!(f, "{}", line.join("  ").trim_end())?;
         }
         Ok(())
+    }
+}
+
+/// What a disk is doing, and what is special about that.
+fn state(disk: &DiskInfo) -> String {
+    let mut state = disk.state.as_str().to_owned();
+    if disk.stuck.is_some() {
+        state.push_str(", stuck");
+    } else if disk.trouble.as_ref().is_some_and(|it| !it.stopped) {
+        state.push_str(", retrying");
+    }
+    if disk.break_glass.is_some() {
+        state.push_str(", break-glass");
+    }
+    state
+}
+
+fn requests(count: u64) -> String {
+    match count {
+        1 => "1 request".into(),
+        _ => format!("{count} requests"),
+    }
+}
+
+/// What is stuck, and for how long.
+struct StuckLine<'a>(&'a StuckInfo);
+
+impl fmt::Display for StuckLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stuck = self.0;
+        let others = stuck.count.saturating_sub(1);
+        match stuck.operation.as_str() {
+            "operation" => write!(f, "stuck: {} at the kernel", requests(stuck.count))?,
+            "flush" => write!(f, "stuck: flush")?,
+            what => write!(
+                f,
+                "stuck: {what} of {} bytes at byte {}",
+                stuck.bytes, stuck.position
+            )?,
+        }
+        write!(f, ", since {}", stuck.since)?;
+        match (others, stuck.operation.as_str()) {
+            (0, _) | (_, "operation") => Ok(()),
+            (1, _) => write!(f, ", and another"),
+            _ => write!(f, ", and {others} others"),
+        }
     }
 }
 
@@ -145,7 +194,9 @@ pub struct Details<'a>(pub &'a DiskInfo);
 impl fmt::Display for Details<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let disk = self.0;
-        let mut line = |name: &str, value: &dyn fmt::Display| writeln!(f, "{name:<14} {value}");
+        let mut line = |name: &str, value: &dyn fmt::Display| {
+            writeln!(f, "{name:<14} {}", printable::line(&value.to_string()))
+        };
         line("name", &disk.name)?;
         if let Some(uuid) = disk.uuid {
             line("uuid", &uuid)?;
@@ -174,6 +225,29 @@ impl fmt::Display for Details<'_> {
             if let Some(help) = &denial.problem.help {
                 line("", &format_args!("help: {help}"))?;
             }
+        }
+        if let Some(trouble) = &disk.trouble {
+            let (what, attempts) = (&trouble.problem.message, trouble.attempts);
+            let waiting = match trouble.stopped {
+                true => "all requests wait".into(),
+                false => format!("{} wait, others go on", requests(trouble.waiting)),
+            };
+            line("disk below", &what)?;
+            line(
+                "",
+                &format_args!("{waiting}, since {}; tried {attempts} times", trouble.since),
+            )?;
+            if let Some(help) = &trouble.problem.help {
+                line("", &format_args!("help: {help}"))?;
+            }
+        }
+        if let Some(stuck) = &disk.stuck {
+            line("disk below", &StuckLine(stuck))?;
+            line(
+                "",
+                &"help: look at the disk below (`dmesg`, its network); nothing is lost: what is in \
+                  flight is waited for",
+            )?;
         }
         if let Some(frozen) = &disk.frozen {
             let how = if frozen.complete {
@@ -277,6 +351,10 @@ mod tests {
             denial: None,
             frozen: None,
             rekey: None,
+            version: None,
+            trouble: None,
+            stuck: None,
+            troubles: Default::default(),
         }
     }
 

@@ -24,16 +24,18 @@ mod opening;
 pub mod rekey;
 pub mod report;
 pub mod resize;
+pub mod resume;
 pub mod serve;
 pub mod show;
 pub mod status;
+pub mod upgrade;
 pub mod verify;
 pub mod volume;
 pub mod worker;
 
 use std::fmt::Display;
 use std::future::Future;
-use std::io::{self, Write};
+use std::io::{self, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
@@ -45,6 +47,7 @@ use crate::error::{Failure, Kind, io_kind};
 use crate::keys::Actor;
 use crate::logging;
 use crate::manager::client::Client;
+use crate::printable;
 use crate::runtime::block_on;
 
 /// What `--help` ends with.
@@ -79,7 +82,7 @@ Exit status:
 /// volume is a LUKS2 device with a key of its own, which is wrapped by the key
 /// of a key set: the platform key of this host, unless configured otherwise.
 #[derive(Debug, Parser)]
-#[command(name = "sealblk", version, after_help = AFTER_HELP, max_term_width = 100)]
+#[command(name = "sealblk", version = crate::version::with_commit(), after_help = AFTER_HELP, max_term_width = 100)]
 pub struct Cli {
     /// Configuration file [default: /etc/sealblk/sealblk.toml if it exists]
     #[arg(
@@ -155,8 +158,12 @@ pub enum Command {
     Freeze(freeze::Args),
     /// Let a frozen disk go on
     Thaw(freeze::ThawArgs),
+    /// Try again what waits because the disk below fails, or have it fail
+    Resume(resume::Args),
     /// Give disks another key, and re-encrypt all their data, while guests use them
     Rekey(rekey::Args),
+    /// Replace the daemon, and what serves its disks, by another version under guests
+    Upgrade(upgrade::Args),
     /// List the daemon's disks
     List(list::Args),
     /// Show one of the daemon's disks
@@ -215,7 +222,10 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Version | Command::Completions(_) | Command::Man(_) => Config::default(),
         _ => Config::load(named.as_deref(), overrides.clone())?,
     };
-    let log = logging::init(config.log);
+    let log = match cli.command {
+        Command::Serve(_) => logging::init_bounded(config.log),
+        _ => logging::init(config.log),
+    };
     match cli.command {
         Command::Volume(args) => volume::run(args, &config),
         Command::Serve(args) => {
@@ -237,14 +247,16 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Resize(args) => resize::run(args, &Ask::of(&config)),
         Command::Freeze(args) => freeze::run(args, &Ask::of(&config)),
         Command::Thaw(args) => freeze::thaw(args, &Ask::of(&config)),
+        Command::Resume(args) => resume::run(args, &Ask::of(&config)),
         Command::Rekey(args) => rekey::run(args, &Ask::of(&config)),
+        Command::Upgrade(args) => upgrade::run(args, &Ask::of(&config)),
         Command::List(args) => list::run(args, &Ask::of(&config)),
         Command::Show(args) => show::run(args, &Ask::of(&config)),
         Command::Status(args) => status::run(args, &Ask::of(&config)),
         Command::Reload(args) => status::reload(args, &Ask::of(&config)),
         Command::Completions(args) => generate::completions(args),
         Command::Man(args) => generate::man(args),
-        Command::Version => print(concat!("sealblk ", env!("CARGO_PKG_VERSION"), "\n")),
+        Command::Version => print(format_args!("sealblk {}\n", crate::version::with_commit())),
         Command::Worker(_) => Ok(()),
     }
 }
@@ -329,7 +341,9 @@ impl Ask {
 /// When it cannot be written, as on a full disk.
 pub fn print(result: impl Display) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    match write!(out, "{result}").and_then(|()| out.flush()) {
+    let result = result.to_string();
+    let result = printable::text(&result);
+    match out.write_all(result.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::new(
             io_kind(&error),
             format!("cannot write to standard output: {error}"),

@@ -35,6 +35,19 @@ pub struct Args {
     #[arg(long)]
     pub decrypt: bool,
 
+    /// Serve nothing if this host cannot shut the process in as it should be
+    ///
+    /// Without, a warning says what is missing. `sealblk doctor` tells, too.
+    #[arg(long)]
+    pub require_sandbox: bool,
+
+    /// The guests come from another host, which has the volumes until then
+    ///
+    /// Opens them and gets their keys now, and takes each when its guest's disk
+    /// starts here.
+    #[arg(long, conflicts_with_all = ["decrypt", "read_only"])]
+    pub incoming: bool,
+
     /// What to open them with.
     #[command(flatten)]
     pub opening: OpeningArgs,
@@ -63,6 +76,8 @@ impl Args {
             even_if_denied: self.opening.even_if_denied,
             recovery_key_file: self.opening.recovery_key_file,
             decrypt: self.decrypt,
+            require_sandbox: self.require_sandbox,
+            incoming: self.incoming,
             ..serve
         })
     }

@@ -1,6 +1,5 @@
 //! `sealblk verify`.
 
-use std::fs::File;
 use std::io;
 use std::os::unix::net::UnixStream;
 
@@ -12,6 +11,7 @@ use crate::config::Config;
 use crate::error::{Failure, Kind};
 use crate::keys::{Actor, Context};
 use crate::manager::model::{Verification, Verify};
+use crate::paths;
 use crate::units::Bytes;
 use crate::verify::{
     self, Envelope, Expect, Extent, HostKey, Keys, Means, Outcome, Report, Requester, Seed,
@@ -109,7 +109,7 @@ fn readable(args: &Args) -> io::Result<()> {
     paths
         .into_iter()
         .flatten()
-        .try_for_each(|path| File::open(path).map(drop))
+        .try_for_each(|path| paths::find(path)?.open_to_read().map(drop))
 }
 
 fn has_daemon(config: &Config) -> bool {

@@ -38,6 +38,11 @@ pub struct Broker {
     pub metrics: Option<PathBuf>,
     /// What connections may take.
     pub limits: Limits,
+    /// Whether it does nothing without all its walls.
+    pub require_sandbox: bool,
+    /// The directories below which it may write, besides its own: where the
+    /// library of a token keeps what it does.
+    pub paths: Vec<PathBuf>,
 }
 
 /// What connections may take.
@@ -85,6 +90,8 @@ struct Table {
     handshakes: Option<Spanned<usize>>,
     handshake_timeout: Option<Parsed<Wait>>,
     request_timeout: Option<Parsed<Wait>>,
+    require_sandbox: Option<bool>,
+    paths: Option<Vec<FilePath>>,
 }
 
 struct Address(SocketAddr);
@@ -158,6 +165,10 @@ pub(super) fn settings<'a>(
             handshake_timeout: time(table.handshake_timeout, default.handshake_timeout),
             request_timeout: time(table.request_timeout, default.request_timeout),
         },
+        require_sandbox: table.require_sandbox.unwrap_or(false),
+        paths: table.paths.map_or(vec![], |paths| {
+            paths.into_iter().map(PathBuf::from).collect()
+        }),
     })
 }
 

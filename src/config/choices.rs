@@ -6,6 +6,8 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::engine::trouble;
+
 macro_rules! choice {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident),+ $(,)? }) => {
         $(#[$doc])*
@@ -38,6 +40,32 @@ choice! {
         Always,
         /// Use the page cache
         Never,
+    }
+}
+
+choice! {
+    /// What is done when the file or device below a disk fails.
+    OnError {
+        /// The guest has an I/O error
+        #[default]
+        Report,
+        /// The disk stops until that is over; its guest waits
+        Stop,
+        /// The same where no space is left, and `report` for all else
+        Enospc,
+        /// What failed is tried again, while all else goes on
+        Retry,
+    }
+}
+
+impl From<OnError> for trouble::OnError {
+    fn from(choice: OnError) -> Self {
+        match choice {
+            OnError::Report => trouble::OnError::Report,
+            OnError::Stop => trouble::OnError::Stop,
+            OnError::Enospc => trouble::OnError::Enospc,
+            OnError::Retry => trouble::OnError::Retry,
+        }
     }
 }
 

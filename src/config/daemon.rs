@@ -17,6 +17,7 @@ use super::serve::SOCKET_PATH_MAX;
 use super::service::{Parsed, Period};
 use super::values::FilePath;
 use crate::rotation;
+use crate::sandbox::{BadUids, Uids};
 
 /// Where the API is.
 pub const DEFAULT_SOCKET: &str = "/run/sealblk/sealblk.sock";
@@ -56,6 +57,14 @@ pub struct Daemon {
     pub rekey_concurrency: usize,
     /// Who may do what.
     pub roles: Roles,
+    /// The users that workers become which were started by root. `None`: they
+    /// stay root.
+    pub worker_uids: Option<Uids>,
+    /// Whether workers, and the manager, do nothing without all their walls.
+    pub require_sandbox: bool,
+    /// The directories below which the manager may write besides its own: those
+    /// of volumes and sockets. Empty: anywhere.
+    pub paths: Vec<PathBuf>,
 }
 
 /// Who may do what, as it was written.
@@ -151,6 +160,9 @@ impl Default for Daemon {
             rewrap_rate: rotation::DEFAULT_RATE,
             rekey_concurrency: 1,
             roles: Roles::default(),
+            worker_uids: Some(Uids::DEFAULT),
+            require_sandbox: false,
+            paths: vec![],
         }
     }
 }
@@ -180,6 +192,25 @@ struct Table {
     rewrap_rate: Option<Spanned<u32>>,
     rekey_concurrency: Option<Spanned<usize>>,
     roles: Option<RolesTable>,
+    worker_uids: Option<Parsed<WorkerUids>>,
+    require_sandbox: Option<bool>,
+    paths: Option<Vec<FilePath>>,
+}
+
+struct WorkerUids(Option<Uids>);
+
+impl FromStr for WorkerUids {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(WorkerUids(None)),
+            range => match range.parse() {
+                Ok(uids) => Ok(WorkerUids(Some(uids))),
+                Err(bad) => Err(BadUids::to_string(&bad)),
+            },
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -250,6 +281,13 @@ pub(super) fn settings<'a>(
         rewrap_rate,
         rekey_concurrency,
         roles: table.roles.map_or(default.roles, Roles::from),
+        worker_uids: table
+            .worker_uids
+            .map_or(default.worker_uids, |uids| uids.0.0),
+        require_sandbox: table.require_sandbox.unwrap_or(default.require_sandbox),
+        paths: table.paths.map_or(default.paths, |paths| {
+            paths.into_iter().map(PathBuf::from).collect()
+        }),
     })
 }
 

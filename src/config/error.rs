@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::error::{Explain, Kind, io_kind};
+use crate::paths;
 
 /// A configuration that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +75,16 @@ impl Explain for Error {
             Error::Missing { .. } => {
                 "name an existing file with --config, or leave --config out".into()
             }
-            Error::Read { .. } => "check the path and its permissions".into(),
+            Error::Read { path, source } => {
+                match (paths::Unsafe::of(source), paths::Refused::of(source)) {
+                    (Some(paths::Unsafe::Owner { us, .. }), _) => {
+                        format!("chown {us} {}, when you have read it", path.display())
+                    }
+                    (Some(_), _) => "name a regular file".into(),
+                    (_, Some(refused)) => refused.next().into(),
+                    (None, None) => "check the path and its permissions".into(),
+                }
+            }
             Error::WorldWritable { path } => format!("chmod o-w {}", path.display()),
             Error::File { path, line, .. } => {
                 format!("correct line {line} of {}", path.display())

@@ -1,9 +1,7 @@
 //! The configuration file: TOML to a [`Config`], with the place of each fault.
 #![forbid(unsafe_code)]
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -19,6 +17,7 @@ use super::{Config, Log, Options};
 use crate::key_store;
 use crate::keys::{Definition, Name, Source};
 use crate::kms;
+use crate::paths;
 
 /// More than any sensible configuration has, and little enough to be read whole.
 const FILE_MAX: u64 = 1 << 20;
@@ -45,7 +44,8 @@ pub(super) fn read(path: &Path) -> Result<Config, Error> {
     parse(path, &text_of(path)?)
 }
 
-/// The text of a file that nobody but its owner and group can have written.
+/// The text of a file that nobody but root or ourselves, and its group, can have
+/// written.
 pub(crate) fn text_of(path: &Path) -> Result<String, Error> {
     let fail = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => Error::Missing { path: path.into() },
@@ -54,20 +54,13 @@ pub(crate) fn text_of(path: &Path) -> Result<String, Error> {
             source,
         },
     };
-    let file = File::open(path).map_err(fail)?;
-    let meta = file.metadata().map_err(fail)?;
-    if meta.is_file() && meta.mode() & 0o002 != 0 {
-        return Err(Error::WorldWritable { path: path.into() });
-    }
-    let mut text = String::new();
-    let length = file
-        .take(FILE_MAX + 1)
-        .read_to_string(&mut text)
-        .map_err(fail)?;
-    if length as u64 > FILE_MAX {
-        return Err(fail(io::Error::from(io::ErrorKind::FileTooLarge)));
-    }
-    Ok(text)
+    let bytes =
+        paths::read_own(path, FILE_MAX).map_err(|error| match paths::Unsafe::of(&error) {
+            Some(paths::Unsafe::Mode(_)) => Error::WorldWritable { path: path.into() },
+            _ => fail(error),
+        })?;
+    String::from_utf8(bytes)
+        .map_err(|error| fail(io::Error::new(io::ErrorKind::InvalidData, error)))
 }
 
 /// Checks the `text` of a file that describes the key set `name` alone. Also

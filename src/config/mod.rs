@@ -41,7 +41,7 @@ mod vault;
 pub mod verify;
 
 pub use audit::Audit;
-pub use choices::{Cache, Direct, Discard, LogFormat, LogLevel};
+pub use choices::{Cache, Direct, Discard, LogFormat, LogLevel, OnError};
 pub use cpus::Cpus;
 pub use daemon::Daemon;
 pub use error::Error;
@@ -55,7 +55,7 @@ pub(crate) use options::path_parser;
 pub use policy::FIELDS as POLICY_FIELDS;
 pub use serve::{Disk, Serve};
 pub(crate) use service::Period;
-pub use values::{Engine, FilePath, Poll, QueueSize, Queues, Serial, SocketMode};
+pub use values::{Engine, FilePath, Poll, QueueSize, Queues, Serial, SocketMode, StuckAfter};
 pub use verify::Verify;
 
 use std::collections::BTreeMap;
@@ -249,6 +249,9 @@ impl Config {
             rewrap_rate,
             rekey_concurrency,
             roles,
+            worker_uids,
+            require_sandbox,
+            paths,
         } = &self.daemon;
         put(&mut all, "daemon.socket", socket);
         put(&mut all, "daemon.socket_group", socket_group);
@@ -261,6 +264,9 @@ impl Config {
         put(&mut all, "daemon.rewrap_rate", rewrap_rate);
         put(&mut all, "daemon.rekey_concurrency", rekey_concurrency);
         put(&mut all, "daemon.roles", roles);
+        put(&mut all, "daemon.worker_uids", worker_uids);
+        put(&mut all, "daemon.require_sandbox", require_sandbox);
+        put(&mut all, "daemon.paths", paths);
         let Log { level, format } = &self.log;
         put(&mut all, "log.level", level);
         put(&mut all, "log.format", format);

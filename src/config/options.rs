@@ -5,12 +5,12 @@ use clap::builder::TypedValueParser;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::choices::{Cache, Direct, Discard};
+use super::choices::{Cache, Direct, Discard, OnError};
 use super::cpus::Cpus;
 use super::error::Error;
 use super::group::Group;
 use super::limits::Limits;
-use super::values::{Engine, FilePath, Poll, QueueSize, Queues, Serial, SocketMode};
+use super::values::{Engine, FilePath, Poll, QueueSize, Queues, Serial, SocketMode, StuckAfter};
 
 /// What `[serve]` in the file and the flags of `sealblk serve` can set. What
 /// is not set is `None`, so that one can be laid over the other.
@@ -102,6 +102,17 @@ pub struct Options {
     #[command(flatten)]
     #[serde(default, skip_serializing_if = "Limits::is_unset")]
     pub limits: Limits,
+
+    /// What to do when the file or device below fails, or is full [default: report]
+    #[arg(long, value_name = "WHAT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_error: Option<OnError>,
+
+    /// Report an operation of the disk below that takes longer, 100ms to 1h [default: 30s]
+    #[arg(long, value_name = "TIME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "30s")]
+    pub stuck_after: Option<StuckAfter>,
 }
 
 /// Reads a flag as a path, in whatever encoding the file system has.
@@ -137,6 +148,8 @@ impl Options {
             serial,
             pid_file,
             limits,
+            on_error,
+            stuck_after,
         } = self;
         Ok(Options {
             socket_mode: socket_mode.or(below.socket_mode),
@@ -153,6 +166,8 @@ impl Options {
             serial: serial.or(below.serial),
             pid_file: pid_file.or(below.pid_file),
             limits: limits.over(below.limits),
+            on_error: on_error.or(below.on_error),
+            stuck_after: stuck_after.or(below.stuck_after),
         })
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::choices::{Cache, Direct, Discard};
+use super::choices::{Cache, Direct, Discard, OnError};
 use super::error::Error;
 use super::group::Group;
 use super::options::Options;
@@ -44,6 +44,10 @@ pub struct Serve {
     pub engine: Engine,
     /// What the guest of each disk may do per second.
     pub limits: throttle::Limits,
+    /// What is done when the disk below fails.
+    pub on_error: OnError,
+    /// How long an operation is in flight before it is reported.
+    pub stuck_after: Duration,
     /// Where to write the process id.
     pub pid_file: Option<PathBuf>,
     /// Whether wraps of other key sets than a volume's own may open it. Never
@@ -56,6 +60,11 @@ pub struct Serve {
     /// Whether decrypting a volume, which was begun, goes on. Never configured
     /// either.
     pub decrypt: bool,
+    /// Whether it serves nothing without all its walls. Never configured either.
+    pub require_sandbox: bool,
+    /// Whether the guests come from another host, which has the volumes. Never
+    /// configured.
+    pub incoming: bool,
 }
 
 /// One disk to serve.
@@ -152,11 +161,15 @@ impl Serve {
             poll: options.poll_us.unwrap_or_default().get(),
             engine: options.engine.unwrap_or_default(),
             limits: options.limits.resolve()?,
+            on_error: options.on_error.unwrap_or_default(),
+            stuck_after: options.stuck_after.unwrap_or_default().get(),
             pid_file,
             break_glass: false,
             even_if_denied: false,
             recovery_key_file: None,
             decrypt: false,
+            require_sandbox: false,
+            incoming: false,
         })
     }
 }

@@ -50,6 +50,8 @@ fn everything_can_be_set() {
         engine = "portable"
         serial = "disk-1"
         pid_file = "/run/x.pid"
+        on_error = "stop"
+        stuck_after = "2m"
         limits = { iops_total = 500, bps_write = "10M" }
         "#,
     )
@@ -73,6 +75,8 @@ fn everything_can_be_set() {
     assert_eq!(serve.socket_mode.bits(), 0o660);
     assert_eq!(serve.socket_group.unwrap().gid, 0);
     assert_eq!((serve.queues, serve.queue_size), (3, 128));
+    assert_eq!(serve.on_error, OnError::Stop);
+    assert_eq!(serve.stuck_after, Duration::from_secs(120));
     assert_eq!(serve.cpus, [4, 5, 1]);
     assert!(!serve.read_only);
     assert_eq!(serve.discard, Discard::Pass);
@@ -536,6 +540,9 @@ fn everything_of_the_daemon_can_be_set() {
         poll = "2m"
         rewrap_rate = 7
         rekey_concurrency = 5
+        worker_uids = "1000-1999"
+        require_sandbox = true
+        paths = ["/srv", "/dev"]
 
         [daemon.roles]
         root = false
@@ -562,6 +569,9 @@ fn everything_of_the_daemon_can_be_set() {
             operator: vec![user("1000")],
             key_admin: vec![],
         },
+        worker_uids: Some("1000-1999".parse().unwrap()),
+        require_sandbox: true,
+        paths: vec!["/srv".into(), "/dev".into()],
     };
     assert_eq!(daemon, expected);
     // Nothing of it is the default, so that the above shows something.
@@ -592,6 +602,9 @@ fn each_fault_of_the_daemon_is_told() {
         ("attach_concurrency = 0", "from 1 to 256"),
         ("attach_concurrency = -1", "invalid value"),
         ("rewrap_rate = 0", "from 1 to 100000"),
+        ("worker_uids = \"0-9\"", "no range of users"),
+        ("require_sandbox = 1", "expected a boolean"),
+        ("paths = [\"srv\"]", "not an absolute path"),
         ("rekey_concurrency = 0", "from 1 to 256"),
         ("poll = \"0s\"", "1s to 24h"),
         ("poll = 60", "text in quotes"),
@@ -640,10 +653,12 @@ fn options_are_written_as_they_are_read() {
         serial = "disk-1"
         pid_file = "/run/x.pid"
         limits = { iops_total = 500, bps_write = "10M" }
+        on_error = "enospc"
+        stuck_after = "45s"
         "#;
     let options: Options = toml::from_str(text).unwrap();
     let json = serde_json::to_value(&options).unwrap();
-    assert_eq!(json.as_object().unwrap().len(), 14, "{json}");
+    assert_eq!(json.as_object().unwrap().len(), 16, "{json}");
     assert_eq!(json["poll_us"], 1000);
     assert_eq!(serde_json::from_value::<Options>(json).unwrap(), options);
     let none = serde_json::to_value(Options::default()).unwrap();

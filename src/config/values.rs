@@ -85,6 +85,12 @@ deserialize!(
     false,
     "the name of a cipher engine in quotes"
 );
+deserialize!(
+    StuckAfter,
+    deserialize_any,
+    false,
+    "a time in quotes, such as \"30s\""
+);
 deserialize!(Queues, deserialize_any, true, "a number from 1 to 64");
 deserialize!(
     QueueSize,
@@ -117,6 +123,7 @@ serialize!(Serial, |serial, to| to.serialize_str(&serial.0));
 serialize!(Engine, |engine, to| to.serialize_str(engine.name()));
 serialize!(Queues, |queues, to| to.serialize_u16(queues.0));
 serialize!(QueueSize, |size, to| to.serialize_u16(size.0));
+serialize!(StuckAfter, |after, to| to.collect_str(after));
 serialize!(Poll, |poll, to| to.serialize_u32(poll.0.subsec_micros()));
 // Fails for a name that is no text: neither TOML nor JSON can hold it.
 serialize!(FilePath, |path, to| path.0.serialize(to));
@@ -264,6 +271,54 @@ impl FromStr for Poll {
             _ => Err(format!(
                 "{text} is not a time to poll: write 0 (off) to 1000 microseconds"
             )),
+        }
+    }
+}
+
+/// How long an operation of the disk below may be in flight before it is reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StuckAfter(Duration);
+
+impl StuckAfter {
+    /// The time.
+    pub fn get(self) -> Duration {
+        self.0
+    }
+}
+
+impl Default for StuckAfter {
+    fn default() -> Self {
+        StuckAfter(Duration::from_secs(30))
+    }
+}
+
+impl FromStr for StuckAfter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let unit = match &text[digits.len()..] {
+            "ms" => Some(1),
+            "s" => Some(1000),
+            "m" => Some(60_000),
+            "h" => Some(3_600_000),
+            _ => None,
+        };
+        let number: Option<u64> = digits.parse().ok();
+        match number.zip(unit).and_then(|(n, unit)| n.checked_mul(unit)) {
+            Some(ms @ 100..=3_600_000) => Ok(StuckAfter(Duration::from_millis(ms))),
+            _ => Err(format!(
+                "{text:?} is not a time for an operation to take: write 100ms to 1h, such as 30s"
+            )),
+        }
+    }
+}
+
+impl fmt::Display for StuckAfter {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.subsec_millis() {
+            0 => write!(to, "{}s", self.0.as_secs()),
+            _ => write!(to, "{}ms", self.0.as_millis()),
         }
     }
 }

@@ -221,15 +221,16 @@ impl Shifting {
         Ok((volume, self.sides))
     }
 
-    /// Everything was moved and decrypted: ends it, and removes the file beside.
+    /// Everything was moved and decrypted: ends it. What is left is the file
+    /// beside, with a header that says so ([`Volume::remove_header_file`]).
     ///
     /// # Errors
     /// As [`Shifting::settle`].
-    pub fn finish(self) -> Result<(), Error> {
+    pub fn finish(self) -> Result<Volume, Error> {
         let mut volume = self.volume;
         volume.cut_to_disk()?;
         volume.finish_decrypt()?;
-        Ok(volume.remove_header_file()?)
+        Ok(volume)
     }
 }
 

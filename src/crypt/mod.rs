@@ -13,7 +13,7 @@
 //! - `vaes512`, `vaes256` and `aesni` are built on AES instructions; `walk` takes
 //!   requests apart for them, and `schedule` expands keys.
 //! - `aws_lc` is there for rules that ask for such a module, if it is built in.
-//! - `registers` clears what a request has left in registers.
+//! - `registers` looks that a request leaves nothing in registers.
 //! - `selftest` proves an engine on this CPU before it may serve.
 //!
 //! No guest, no I/O and no key service is known here; only `units`, `segment`,
@@ -31,11 +31,14 @@ mod aesni;
 mod aws_lc;
 mod engine;
 mod portable;
+#[cfg(all(test, target_arch = "x86_64"))]
 mod registers;
 #[cfg(target_arch = "x86_64")]
 mod schedule;
 mod selftest;
 mod transform;
+#[cfg(test)]
+mod tweak_tests;
 #[cfg(target_arch = "x86_64")]
 mod vaes256;
 #[cfg(target_arch = "x86_64")]
@@ -49,7 +52,7 @@ pub use engine::{Engine, UnknownEngine};
 pub use transform::Transform;
 
 use crate::error::{Explain, Kind};
-use crate::secret::{Dek, SecretBox};
+use crate::secret::{Dek, SecretBox, scrub_stack};
 use crate::segment::SegmentCursor;
 use crate::units::{Sector, SectorSize};
 
@@ -162,6 +165,8 @@ impl SectorCipher {
             #[cfg(any(feature = "aws-lc", feature = "fips"))]
             Engine::AwsLc => Keys::AwsLc(aws_lc::Keys::expand(dek)?),
         };
+        // Round keys went through registers, and by value over the stack.
+        scrub_stack();
         Ok(SectorCipher { keys, params })
     }
 
@@ -319,6 +324,7 @@ impl SectorCipher {
             #[cfg(any(feature = "aws-lc", feature = "fips"))]
             Keys::AwsLc(keys) => walk::encrypt_in_place(&**keys, unit, tweak, buffer),
         }
+        scrub_stack();
     }
 
     /// Decrypts a buffer of our own where it stands.
@@ -343,6 +349,7 @@ impl SectorCipher {
             #[cfg(any(feature = "aws-lc", feature = "fips"))]
             Keys::AwsLc(keys) => walk::decrypt_in_place(&**keys, unit, tweak, zero_units, buffer),
         }
+        scrub_stack();
     }
 
     /// Fills our buffer with encrypted zeroes: what WRITE_ZEROES stores.

@@ -10,8 +10,7 @@ use aes::Aes256;
 use aes::cipher::{Array, KeyInit};
 use xts_mode::{Xts128, get_tweak_default};
 
-use super::registers;
-use crate::secret::{self, Dek, SecretBox};
+use crate::secret::{self, Dek, SecretBox, registers};
 use crate::units::SectorSize;
 
 /// Expanded keys.

@@ -12,7 +12,7 @@ use std::mem::MaybeUninit;
 use std::ptr::{self, NonNull};
 use std::slice;
 
-use super::registers;
+use crate::secret::registers;
 use crate::segment::{Segment, SegmentCursor};
 use crate::units::SectorSize;
 

@@ -5,10 +5,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::crew::Crew;
 use super::fence::{self, Fence};
 use super::hold::Hold;
 use super::stats::Stats;
 use super::throttle::{Limits as RateLimits, Throttle};
+use super::trouble::{OnError, Trouble};
+use super::watch::Watch;
 use crate::crypt::Transform;
 use crate::rekey::Position;
 use crate::store::Store;
@@ -49,6 +52,10 @@ pub struct DiskParams {
     pub stats: Stats,
     /// What the guest may do per second.
     pub rate_limits: RateLimits,
+    /// What is done when the disk below fails.
+    pub on_error: OnError,
+    /// How long an operation is in flight before it is reported.
+    pub stuck_after: Duration,
 }
 
 /// Is told that an fdatasync has failed.
@@ -72,6 +79,10 @@ pub struct Disk {
     stats: Arc<Stats>,
     throttle: Arc<Throttle>,
     hold: Arc<Hold>,
+    /// What waits because the disk below fails.
+    trouble: Trouble,
+    /// What is in flight for too long.
+    watch: Watch,
     /// How each unit is stored, and who may touch it now.
     fence: Arc<Fence>,
     /// Held while the size of the disk changes, or begins to be relied on.
@@ -90,6 +101,8 @@ pub struct Disk {
     punch_refused: AtomicBool,
     /// Operations that failed, for the log.
     errors: AtomicU64,
+    /// The threads of its queues.
+    crew: Arc<Crew>,
 }
 
 impl Disk {
@@ -124,6 +137,8 @@ impl Disk {
             poll: params.poll,
             rest_after: params.rest_after,
             stats: Arc::new(params.stats),
+            trouble: Trouble::new(params.on_error, hold.clone()),
+            watch: Watch::new(params.stuck_after),
             fence: Arc::new(Fence::new(hold.clone(), params.transform)),
             hold,
             sizing: Mutex::default(),
@@ -134,7 +149,29 @@ impl Disk {
             on_sync_failure: None,
             punch_refused: AtomicBool::new(false),
             errors: AtomicU64::new(0),
+            crew: Arc::default(),
         }
+    }
+
+    /// The same disk, whose queues have these threads, which were there before it.
+    #[must_use]
+    pub fn served_by(mut self, crew: Arc<Crew>) -> Self {
+        self.crew = crew;
+        self
+    }
+
+    /// The threads of its queues.
+    pub fn crew(&self) -> &Crew {
+        &self.crew
+    }
+
+    /// Makes the threads of all its queues, which are made when they are needed
+    /// otherwise.
+    ///
+    /// # Errors
+    /// See [`Crew::muster`].
+    pub fn muster(&self) -> io::Result<()> {
+        self.crew.muster(self.shape.num_queues, &self.cpus)
     }
 
     /// The same disk, whose fdatasync `has_failed` in an earlier process or
@@ -145,6 +182,14 @@ impl Disk {
     pub fn remembering(mut self, has_failed: bool, hook: FailureHook) -> Self {
         self.sync_failed = AtomicBool::new(has_failed);
         self.on_sync_failure = Some(hook);
+        self
+    }
+
+    /// The same disk, which calls `hook` whenever what it has of
+    /// [trouble](Disk::trouble), or of [what is stuck](Disk::watch), has changed.
+    #[must_use]
+    pub fn telling_trouble(mut self, hook: FailureHook) -> Self {
+        self.trouble = self.trouble.telling(hook);
         self
     }
 
@@ -308,6 +353,16 @@ impl Disk {
         &self.hold
     }
 
+    /// What waits because the disk below fails.
+    pub fn trouble(&self) -> &Trouble {
+        &self.trouble
+    }
+
+    /// What is in flight for too long.
+    pub fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
     /// Whether writes may complete before they are durable.
     pub fn write_cache(&self) -> bool {
         self.write_cache.load(Ordering::Relaxed)
@@ -344,6 +399,12 @@ impl Disk {
         self.lost || self.sync_failed.load(Ordering::SeqCst)
     }
 
+    /// An fdatasync failed in the process that served the disk until now, after
+    /// this one was [told](Disk::remembering) of the past.
+    pub fn sync_failed_elsewhere(&self) {
+        self.sync_failed.store(true, Ordering::SeqCst);
+    }
+
     /// Remembers that an fdatasync failed.
     pub(super) fn note_sync_failure(&self, error: &io::Error) {
         if !self.sync_failed.swap(true, Ordering::SeqCst) {
@@ -374,10 +435,15 @@ impl Disk {
 
     /// Counts a failed operation, and logs the first ones and then ever fewer.
     pub(super) fn note_error(&self, what: &str, position: u64, error: &io::Error) {
-        let count = self.errors.fetch_add(1, Ordering::Relaxed) + 1;
+        let count = self.count_error();
         if count.is_power_of_two() {
             tracing::error!(%error, position, count, "{what} failed: the guest gets an I/O error");
         }
+    }
+
+    /// Counts a failed operation: the how manieth it is.
+    pub(super) fn count_error(&self) -> u64 {
+        self.errors.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// How many operations have failed.
@@ -423,6 +489,8 @@ mod tests {
             rest_after: Duration::from_secs(1),
             stats: Stats::private(1).unwrap(),
             rate_limits: RateLimits::default(),
+            on_error: OnError::Report,
+            stuck_after: Duration::from_secs(30),
         })
     }
 

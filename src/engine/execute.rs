@@ -9,6 +9,7 @@ use super::queue::QueueThread;
 use super::slots::{Op, OpKind, Piece, Work};
 use super::stats::{Direction, Operation};
 use super::throttle::{Cost, Lane};
+use super::trouble::AT_ONCE;
 use crate::crypt::Transform;
 use crate::segment::SegmentCursor;
 use crate::store::Block;
@@ -52,6 +53,7 @@ impl QueueThread {
                 // SAFETY: the segments were just found to be mapped, and the
                 // memory stays while a request is in flight.
                 unsafe { cursor.copy_from(&id[..len]) };
+                self.vring.wrote(&self.slots.get(number).segments, (0, len));
                 self.answer(number, Ok(len as u32));
                 return Ok(());
             }
@@ -121,6 +123,7 @@ impl QueueThread {
             piece: Piece::NONE,
             block: None,
             done: 0,
+            interrupted: 0,
             started: self.meter.now(),
         };
         let Ok(op) = self.ops.insert(op) else {
@@ -174,6 +177,7 @@ impl QueueThread {
             piece,
             block,
             done: 0,
+            interrupted: 0,
             started: self.meter.now(),
         };
         let Ok(op) = self.ops.insert(op) else {
@@ -268,7 +272,8 @@ impl QueueThread {
         let Some(op) = self.ops.get(number) else {
             return Ok(());
         };
-        if matches!(-result, libc::EAGAIN | libc::EINTR) {
+        if matches!(-result, libc::EAGAIN | libc::EINTR) && op.interrupted < AT_ONCE {
+            op.interrupted += 1;
             return self.submit(number);
         }
         let outcome = match op.kind {
@@ -324,17 +329,22 @@ impl QueueThread {
                 unsafe { transform.decrypt(op.piece.sector, bytes, &mut to) }
             },
         );
+        let place = (op.piece.data_offset as usize, op.piece.len as usize);
+        self.vring.wrote(&slot.segments, place);
         self.unannounced += op.piece.len;
     }
 
     fn operation_failed(&mut self, op: &Op, error: &io::Error) {
+        if op.kind == OpKind::Punch && cannot_punch(error) {
+            self.disk.note_punch_refused();
+            self.slots.get(op.slot).fall_back = true;
+            return;
+        }
+        if self.shall_wait(op, error) {
+            return;
+        }
         let position = op.piece.sector.0 * SECTOR_BYTES;
         let what = match op.kind {
-            OpKind::Punch if cannot_punch(error) => {
-                self.disk.note_punch_refused();
-                self.slots.get(op.slot).fall_back = true;
-                return;
-            }
             OpKind::Sync => {
                 self.disk.note_sync_failure(error);
                 self.slots.get(op.slot).failed = Some(Reject::IoError);
@@ -355,6 +365,10 @@ impl QueueThread {
         let (work, failed) = (slot.work, slot.failed);
         if let Some(reject) = failed {
             self.answer(number, Err(reject));
+            return Ok(());
+        }
+        if slot.has_again() {
+            self.set_aside(number);
             return Ok(());
         }
         if slot.fall_back {
@@ -382,9 +396,13 @@ impl QueueThread {
     }
 
     /// The first step of a request, or the next one: at once, or behind those
-    /// that wait for room already.
+    /// that wait for room already. Nothing is begun on a disk that is stopped, but
+    /// what may set it going.
     pub(super) fn go_on(&mut self, number: u16) -> io::Result<()> {
-        if !self.waiting.is_empty() || !self.advance(number)? {
+        if self.slots.get(number).troubled.is_some() {
+            return self.try_again(number);
+        }
+        if !self.waiting.is_empty() || self.is_stopped() || !self.advance(number)? {
             self.waiting.push_back(number);
         }
         Ok(())
@@ -406,8 +424,12 @@ impl QueueThread {
     }
 
     /// Completes a request, successfully with so many bytes of data for the guest.
-    fn answer(&mut self, number: u16, outcome: Result<u32, Reject>) {
-        let account = self.slots.get(number).account;
+    pub(super) fn answer(&mut self, number: u16, outcome: Result<u32, Reject>) {
+        let slot = self.slots.get(number);
+        let account = slot.account;
+        if slot.troubled.take().is_some() {
+            self.trouble_is_over();
+        }
         if let Some(completion) = self.slots.release(number) {
             // First, so that whoever has the answer finds it counted.
             self.meter.answered(&account, outcome.is_ok());

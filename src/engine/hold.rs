@@ -1,9 +1,10 @@
 //! Whether the requests of a disk are carried out, wait, or fail: for as long
-//! as its key is denied, and for as long as it is frozen for a snapshot.
+//! as its key is denied, for as long as it is frozen for a snapshot, and for as
+//! long as it is stopped because the disk below fails ([`trouble`]).
 //!
-//! The two are reasons of their own, and the limits of the disk ([`throttle`])
-//! are a third: a request is carried out when none of them is against it. What
-//! a queue had taken from its ring before is completed first, also what only
+//! These are reasons of their own, and the limits of the disk ([`throttle`])
+//! are another: a request is carried out when none of them is against it. For
+//! the first two, what a queue had taken from its ring before is completed first, also what only
 //! waited for its turn; from then on nothing more is taken. So what waits, waits
 //! in the guest's own ring, where nothing can lose it: not the end of a session
 //! or of this process, and stopping a queue waits for nothing. A queue that
@@ -15,7 +16,11 @@
 //! held, and a freeze waits for that as well. So what is shared for both lies
 //! under one lock, and whoever waits for one of them is told of the other.
 //!
+//! A disk that is stopped begins nothing, also of what was taken: that would
+//! fail as well.
+//!
 //! [`throttle`]: super::throttle
+//! [`trouble`]: super::trouble
 //! [`fence`]: super::fence
 #![forbid(unsafe_code)]
 
@@ -51,11 +56,14 @@ pub enum Gate {
     Shut,
     /// It takes it, and answers that it failed.
     Failing,
+    /// It takes none, and begins nothing that it has: the disk below fails.
+    Stopped,
 }
 
 const OPEN: u8 = 0;
 const SHUT: u8 = 1;
 const FAILING: u8 = 2;
+const STOPPED: u8 = 3;
 
 /// What the queues of a disk share to hold its requests.
 #[derive(Debug)]
@@ -74,6 +82,8 @@ pub struct Hold {
 pub(super) struct State {
     mode: Mode,
     frozen: bool,
+    /// The disk below fails.
+    stopped: bool,
     era: u64,
     /// The queues that run.
     pub(super) queues: Vec<QueueState>,
@@ -162,6 +172,7 @@ impl State {
             // What fails touches nothing, frozen or not.
             (Mode::Fail, _) => FAILING,
             (Mode::Pause, _) | (_, true) => SHUT,
+            (Mode::Run, false) if self.stopped => STOPPED,
             (Mode::Run, false) => OPEN,
         }
     }
@@ -229,6 +240,7 @@ impl Hold {
         match self.gate.load(Ordering::Acquire) {
             OPEN => Gate::Open,
             FAILING => Gate::Failing,
+            STOPPED => Gate::Stopped,
             _ => Gate::Shut,
         }
     }
@@ -242,6 +254,13 @@ impl Hold {
     pub fn set(&self, mode: Mode) {
         let mut state = self.state();
         state.mode = mode;
+        self.tell(state);
+    }
+
+    /// Begins nothing more, since the disk below fails; or goes on.
+    pub(super) fn set_stopped(&self, stopped: bool) {
+        let mut state = self.state();
+        state.stopped = stopped;
         self.tell(state);
     }
 
@@ -280,10 +299,31 @@ impl Hold {
         lasts(&self.wait(|state| !lasts(state) || quiet(state)))
     }
 
+    /// The same, but not for longer than until that time. False when it is over.
+    pub fn wait_until_quiet_by(&self, era: u64, deadline: Instant) -> bool {
+        let lasts = |state: &State| state.frozen && state.era == era;
+        let quiet = |state: &State| {
+            state.queues.iter().all(|queue| queue.quiet) && !state.plan.is_under_way()
+        };
+        let done = |state: &State| !lasts(state) || quiet(state);
+        let state = self.wait_until(deadline, done);
+        lasts(&state) && quiet(&state)
+    }
+
     /// Whether the freeze of this number has not ended.
     pub fn is_frozen(&self, era: u64) -> bool {
         let state = self.state();
         state.frozen && state.era == era
+    }
+
+    /// Whether it is frozen.
+    pub fn has_freeze(&self) -> bool {
+        self.state().frozen
+    }
+
+    /// Whether a queue has ended with something at the kernel.
+    pub fn has_lost(&self) -> bool {
+        self.state().plan.lost
     }
 
     /// A queue begins to run. It is waited for as long as what is returned lives.
@@ -378,8 +418,13 @@ mod tests {
         assert_eq!(hold.gate(), Gate::Shut, "it is still frozen");
         hold.set(Mode::Fail);
         assert_eq!(hold.gate(), Gate::Failing);
+        hold.set_stopped(true);
+        assert_eq!(hold.gate(), Gate::Failing, "no time mends its key");
         hold.set(Mode::Run);
+        assert_eq!(hold.gate(), Gate::Shut, "it is frozen, stopped or not");
         assert!(hold.thaw());
+        assert_eq!(hold.gate(), Gate::Stopped);
+        hold.set_stopped(false);
         assert!(!hold.thaw(), "it is not frozen any more");
         assert_eq!(hold.gate(), Gate::Open);
     }

@@ -1,6 +1,9 @@
 //! Processes that end before or after any store, and others that go on: every
 //! request is answered once, and what is done again is done in its order.
 
+#[path = "exhaustive_tests.rs"]
+mod exhaustive;
+
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

@@ -25,6 +25,13 @@ const TIMED_EVERY: u64 = 32 << 10;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(u64);
 
+impl Moment {
+    /// How long it is until a later one.
+    pub fn until(self, later: Moment) -> Duration {
+        Duration::from_nanos(later.0.saturating_sub(self.0))
+    }
+}
+
 /// What is remembered of a request until it is answered.
 #[derive(Clone, Copy, Debug)]
 pub struct Account {

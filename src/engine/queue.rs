@@ -6,34 +6,33 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use virtio_queue::{Queue, QueueT};
 
+use super::dirty::QueueLog;
 use super::disk::Disk;
 use super::fence;
 use super::hold::{self, Gate as Held};
 use super::inflight::Recovered;
-use super::meter::{Account, Meter};
-use super::placement;
+use super::meter::{Account, Meter, Moment};
 use super::poll::Poll;
+use super::retry::Retries;
 use super::slots::{Op, Slots, Table};
 use super::throttle::{self, Gate};
 use super::vring::Vring;
 use super::wakers::Watch;
+use super::watch::Stuck;
+use crate::secret::scrub_stack;
 use crate::store::{Event, Ring};
 use crate::virtio::Memory;
 
 /// Operations that a queue has at the kernel at most.
-const OPERATIONS: u16 = 256;
+pub(super) const OPERATIONS: u16 = 256;
 
 /// Requests that are taken before completions and control messages are looked
 /// at again.
 const MOST_AT_ONCE: usize = 256;
-
-/// The buffers of one queue. Sixteen requests of 128 KiB, or 512 of 4 KiB.
-const ARENA_BYTES: usize = 2 << 20;
 
 /// Data that is encrypted before the kernel is given it, and decrypted before
 /// the guest is told: enough to make a batch, little enough that the disk and
@@ -65,44 +64,65 @@ pub struct QueueStart {
     /// What was found of an earlier process, and where it is written down what is
     /// in flight, if the front end keeps that. A queue that was stopped has none.
     pub inflight: Option<Recovered>,
+    /// Where it is marked what is written to the guest's memory, if anywhere.
+    pub log: Option<QueueLog>,
 }
 
 /// What the session tells a running queue.
 enum Control {
     Call(Option<File>),
     Err(Option<File>),
+    /// Answered as soon as nothing is marked elsewhere any more.
+    Log(Option<QueueLog>, SyncSender<()>),
     Stop,
+    Leave,
 }
 
 /// A queue thread that is running.
 pub struct RunningQueue {
     control: Sender<Control>,
     wake: Arc<OwnedFd>,
-    thread: JoinHandle<QueueStart>,
+    /// What its thread gives back when it has stopped.
+    ended: Receiver<QueueStart>,
 }
 
-/// Starts a thread for the queue.
+/// What a thread of the [crew](super::Crew) is given to do.
+pub(super) struct Job {
+    disk: Arc<Disk>,
+    start: QueueStart,
+    wake: Arc<OwnedFd>,
+    control: Receiver<Control>,
+    ready: SyncSender<io::Result<()>>,
+    ended: SyncSender<QueueStart>,
+    /// So that what the thread logs says which disk it is about.
+    span: tracing::Span,
+}
+
+/// Starts the queue, on its thread.
 ///
 /// # Errors
-/// When the thread or its io_uring cannot be made; the queue comes back.
+/// When the thread or its io_uring cannot be made, or is lost.
 pub fn start_queue(disk: Arc<Disk>, start: QueueStart) -> Result<RunningQueue, io::Error> {
     let (control, receiver) = mpsc::channel();
     let (ready, started) = mpsc::sync_channel(1);
+    let (give_back, ended) = mpsc::sync_channel(1);
     let wake = throttle::wake()?;
-    let wake_in_thread = wake.clone();
-    // So that what the thread logs says which disk it is about.
-    let span = tracing::Span::current();
-    let thread = std::thread::Builder::new()
-        .name(format!("vq{}", start.index))
-        .spawn(move || {
-            let _span = span.entered();
-            run(disk, start, wake_in_thread, receiver, ready)
-        })?;
+    let (index, cpu) = (start.index, disk.cpu(start.index));
+    let job = Job {
+        disk: disk.clone(),
+        start,
+        wake: wake.clone(),
+        control: receiver,
+        ready,
+        ended: give_back,
+        span: tracing::Span::current(),
+    };
+    disk.crew().begin(index, cpu, job)?;
     match started.recv() {
         Ok(Ok(())) => Ok(RunningQueue {
             control,
             wake,
-            thread,
+            ended,
         }),
         Ok(Err(error)) => Err(error),
         Err(_) => Err(io::Error::other("the queue thread ended early")),
@@ -120,11 +140,30 @@ impl RunningQueue {
         self.tell(Control::Err(err));
     }
 
+    /// Exchanges the log of what is written to the guest's memory. When this
+    /// returns, nothing is marked in the one before any more, and everything
+    /// that is written from now on is in this one.
+    pub fn set_log(&self, log: Option<QueueLog>) {
+        let (done, is_done) = mpsc::sync_channel(1);
+        self.tell(Control::Log(log, done));
+        // A thread that has ended, or has lost its ring, writes nothing any more.
+        let _ = is_done.recv();
+    }
+
     /// Takes no more requests, waits until those in flight have completed,
-    /// and gives the queue back, with its position.
+    /// and gives the queue back, with its position. What waits for the disk below
+    /// to work again fails: whoever stops a ring may not be kept waiting, and
+    /// finds nothing in flight in it.
     pub fn stop(self) -> Option<QueueStart> {
         self.tell(Control::Stop);
-        self.thread.join().ok()
+        self.ended.recv().ok()
+    }
+
+    /// The same; but what waits for the disk below is left as it is to whoever
+    /// starts the ring next, if it is written down what is in flight.
+    pub fn leave(self) -> Option<QueueStart> {
+        self.tell(Control::Leave);
+        self.ended.recv().ok()
     }
 
     fn tell(&self, message: Control) {
@@ -135,13 +174,18 @@ impl RunningQueue {
     }
 }
 
-fn run(
-    disk: Arc<Disk>,
-    start: QueueStart,
-    wake: Arc<OwnedFd>,
-    control: Receiver<Control>,
-    ready: SyncSender<io::Result<()>>,
-) -> QueueStart {
+/// Runs a queue until it is stopped, and gives the ring back, unless that is lost.
+pub(super) fn run(job: Job, mut ring: Ring) -> Option<Ring> {
+    let Job {
+        disk,
+        start,
+        wake,
+        control,
+        ready,
+        ended,
+        span,
+    } = job;
+    let _span = span.entered();
     let QueueStart {
         index,
         queue,
@@ -150,28 +194,22 @@ fn run(
         call,
         err,
         inflight,
+        log,
     } = start;
-    // First of all: what follows is allocated where the thread runs.
-    if let Some(cpu) = disk.cpu(index)
-        && let Err(error) = placement::settle(cpu)
-    {
-        // It was there when the disk was opened. To serve is more important.
-        tracing::warn!(%error, cpu, queue = index, "the queue cannot run on its CPU: it runs on any");
-    }
     let slots = queue.size();
     let mut vring = Vring::new(queue, memory, call, err);
     if let Some(found) = inflight {
         vring = vring.tracked(found);
     }
-    let ring =
-        Ring::new(disk.store(), index, OPERATIONS.into(), ARENA_BYTES).and_then(|mut ring| {
-            ring.poll(KICK, kick.as_fd())?;
-            ring.poll(CONTROL, wake.as_fd())?;
-            Ok(ring)
-        });
-    match ring {
-        Ok(ring) => {
+    vring.set_log(log);
+    let attached = ring
+        .attach(disk.store(), index)
+        .and_then(|()| ring.poll(KICK, kick.as_fd()))
+        .and_then(|()| ring.poll(CONTROL, wake.as_fd()));
+    let left = match attached {
+        Ok(()) => {
             let member = disk.hold().join();
+            let retries = Retries::new(slots, disk.trouble().orders());
             let mut thread = QueueThread {
                 polls: [
                     Poll::new(disk.poll()),
@@ -189,11 +227,16 @@ fn run(
                 ops: Table::new(OPERATIONS),
                 waiting: VecDeque::with_capacity(slots.into()),
                 parked: VecDeque::with_capacity(slots.into()),
+                retries,
+                index,
+                stuck: None,
+                idle_since: None,
                 unsubmitted: 0,
                 unannounced: 0,
                 active: false,
                 alarm: false,
                 stopping: false,
+                leaving: false,
             };
             let _ = ready.send(Ok(()));
             let served = thread.serve(&kick, wake.as_fd(), &control);
@@ -201,19 +244,27 @@ fn run(
                 thread.fail_all();
                 thread.vring.break_down(error);
             }
-            vring = thread.end();
+            let left = thread.end();
+            vring = left.0;
             if served.is_err() {
                 // Without its ring the thread can only wait to be ended. Nobody
                 // waits for it meanwhile, and it has no key.
-                while !matches!(control.recv(), Ok(Control::Stop) | Err(_)) {}
+                while !matches!(control.recv(), Ok(Control::Stop | Control::Leave) | Err(_)) {}
             }
+            left.1
         }
         Err(error) => {
+            drop(disk);
+            let kept = ring.detach().then_some(ring);
             let _ = ready.send(Err(error));
+            kept
         }
-    }
+    };
     let (queue, memory, call, err) = vring.into_parts();
-    QueueStart {
+    // Whoever does not want it has gone. Nothing of the disk or the guest is left here.
+    drop(wake);
+    scrub_stack();
+    let _ = ended.send(QueueStart {
         index,
         queue,
         memory,
@@ -221,7 +272,9 @@ fn run(
         call,
         err,
         inflight: None,
-    }
+        log: None,
+    });
+    left
 }
 
 /// What the thread owns. `execute` has the life of a request; here is the loop.
@@ -236,6 +289,12 @@ pub(super) struct QueueThread {
     pub(super) waiting: VecDeque<u16>,
     /// Requests of which a part is closed, oldest first.
     pub(super) parked: VecDeque<u16>,
+    /// Requests that the disk below has failed.
+    pub(super) retries: Retries,
+    /// Which of the queues it is.
+    pub(super) index: usize,
+    /// What it has found to be stuck.
+    pub(super) stuck: Option<Stuck>,
     /// How each unit is stored, and what is closed.
     pub(super) fence: fence::Local,
     /// Bytes queued for the kernel since it was last entered.
@@ -256,7 +315,11 @@ pub(super) struct QueueThread {
     active: bool,
     /// An alarm is set, to see whether there is still something to do.
     alarm: bool,
-    stopping: bool,
+    /// Since when there was nothing to do, as alarms have seen.
+    idle_since: Option<Moment>,
+    pub(super) stopping: bool,
+    /// What waits for the disk below shall be left to the next one.
+    pub(super) leaving: bool,
 }
 
 impl QueueThread {
@@ -272,14 +335,18 @@ impl QueueThread {
             if !self.parked.is_empty() {
                 self.fail_parked()?;
             }
+            if !self.retries.is_empty() {
+                self.look_after_retries()?;
+            }
             self.resume_waiting()?;
             self.release_throttled()?;
             self.take_requests()?;
             self.notify();
-            if self.stopping && self.slots.all_free() {
+            if self.stopping && (self.slots.all_free() || (self.leaves_behind() && self.is_quiet()))
+            {
                 return Ok(());
             }
-            if self.disk.hold().gate() != Held::Open && self.slots.all_free() {
+            if self.disk.hold().gate() != Held::Open && self.is_quiet() {
                 self.member.quiet();
             }
             self.sleep()?;
@@ -289,12 +356,19 @@ impl QueueThread {
 
     /// The thread has done its last request. Whoever waits for it to be clear of
     /// a region does not any more, and rightly so: the kernel has ended all that
-    /// it was given, or no region is moved ever again.
-    fn end(mut self) -> Vring {
+    /// it was given, or no region is moved ever again. What is left is the ring, if it
+    /// can be used again.
+    fn end(mut self) -> (Vring, Option<Ring>) {
         if !self.ring.settle() {
             self.member.lose();
         }
-        self.vring
+        self.leave_retries();
+        self.end_watch();
+        let kept = self.ring.detach().then_some(self.ring);
+        if kept.is_none() {
+            tracing::error!(queue = self.index, "the io_uring of the queue is lost");
+        }
+        (self.vring, kept)
     }
 
     /// Handles everything that the kernel has reported.
@@ -339,6 +413,9 @@ impl QueueThread {
         }
         if ended {
             self.meter.expire();
+            if self.stuck.is_some() {
+                self.look_for_stuck();
+            }
         }
         Ok(())
     }
@@ -347,10 +424,27 @@ impl QueueThread {
     /// No alarm is set then, so that a queue that rests is never woken.
     fn alarmed(&mut self) {
         self.alarm = false;
-        if !self.active && self.slots.all_free() {
+        if !self.ops.is_empty() {
+            self.look_for_stuck();
+        }
+        if std::mem::take(&mut self.active) || !self.slots.all_free() {
+            self.idle_since = None;
+            return;
+        }
+        let now = self.meter.now();
+        let since = *self.idle_since.get_or_insert(now);
+        // It may have been idle for a period when that was seen first; and better
+        // now than a moment after the next alarm.
+        if since.until(now) + 2 * self.alarm_period() >= self.disk.rest_after() {
+            self.idle_since = None;
             self.ring.rest();
         }
-        self.active = false;
+    }
+
+    /// How soon to look whether something is stuck, and whether there is still
+    /// something to do.
+    fn alarm_period(&self) -> Duration {
+        self.disk.rest_after().min(self.disk.watch().period())
     }
 
     /// Tells the driver what has been returned, if it wants to know.
@@ -365,18 +459,27 @@ impl QueueThread {
             match message {
                 Control::Call(call) => self.vring.set_call(call),
                 Control::Err(err) => self.vring.err = err,
+                Control::Log(log, done) => {
+                    self.vring.set_log(log);
+                    // Somebody waits for it, unless that has changed.
+                    let _ = done.send(());
+                }
                 Control::Stop => self.stopping = true,
+                Control::Leave => (self.stopping, self.leaving) = (true, true),
             }
         }
     }
 
     /// Goes on with requests that had to wait, in their order.
     fn resume_waiting(&mut self) -> io::Result<()> {
-        while let Some(&number) = self.waiting.front() {
+        while let Some(place) = self.next_waiting() {
+            let Some(number) = self.waiting.remove(place) else {
+                return Ok(());
+            };
             if !self.advance(number)? {
+                self.waiting.insert(place.min(self.waiting.len()), number);
                 return Ok(());
             }
-            self.waiting.pop_front();
         }
         Ok(())
     }
@@ -385,7 +488,7 @@ impl QueueThread {
     /// is to stop, or to be quiet, holds nothing back: whoever wants that waits
     /// for it. They are charged all the same.
     fn release_throttled(&mut self) -> io::Result<()> {
-        while !self.gate.is_empty() {
+        while !self.gate.is_empty() && !self.is_stopped() {
             let throttle = self.disk.throttle();
             let now = throttle.now();
             let held = self.disk.hold().gate();
@@ -399,7 +502,7 @@ impl QueueThread {
             self.meter.throttled(released.lane, released.waited);
             match held {
                 Held::Failing => self.refuse(released.number),
-                Held::Open | Held::Shut => self.go_on(released.number)?,
+                Held::Open | Held::Shut | Held::Stopped => self.go_on(released.number)?,
             }
         }
         Ok(())
@@ -408,7 +511,7 @@ impl QueueThread {
     /// Whether a new request could be started.
     fn can_take(&mut self) -> bool {
         !self.stopping
-            && self.disk.hold().gate() != Held::Shut
+            && !matches!(self.disk.hold().gate(), Held::Shut | Held::Stopped)
             && self.waiting.is_empty()
             && self.slots.peek_free().is_some()
     }
@@ -463,8 +566,9 @@ impl QueueThread {
             return self.ring.submit();
         }
         let takes = self.can_take();
-        if !self.alarm && self.ring.has_memory() {
-            self.ring.alarm(self.disk.rest_after())?;
+        if !self.alarm && (self.ring.has_memory() || !self.ops.is_empty()) {
+            let period = self.alarm_period();
+            self.ring.alarm(period)?;
             self.alarm = true;
         }
         let waits_for = usize::from(self.ring.in_flight() > 0);
@@ -488,6 +592,11 @@ impl QueueThread {
             self.vring.disable_kicks();
             return Ok(());
         }
+        if waits_for == 0 {
+            // It may be long. Ciphers for which there are not enough registers
+            // have had round keys on the stack.
+            scrub_stack();
+        }
         self.meter.sleeps();
         // Nothing of it is in flight, so that nobody has to wake it in each step.
         let dozes = self.fence.view().is_moving() && self.slots.all_free();
@@ -498,6 +607,7 @@ impl QueueThread {
             let left = due.0.saturating_sub(self.disk.throttle().now().0);
             Duration::from_nanos(left)
         });
+        let due = [due, self.retry_due()].into_iter().flatten().min();
         if self.polls[waits_for].is_on() {
             let start = self.meter.now();
             self.ring.wait(due)?;

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
+use std::time::Instant;
 
 use super::fence::Access;
 use super::meter::{Account, Moment};
@@ -57,6 +58,10 @@ pub struct Slot {
     /// What this pass has left out, since it is being moved, with what lies
     /// between; and the number of the view that closed the first of it.
     left_out: Option<(Range<u64>, u64)>,
+    /// What has failed of it, and is to be tried again, with what lies between.
+    again: Option<Range<u64>>,
+    /// Since when it waits because the disk below fails, now and then on its way.
+    pub troubled: Option<Instant>,
     /// Since when it waits for that, among the requests that are parked or not.
     pub parked: Option<Moment>,
     /// Operations that have not ended.
@@ -108,6 +113,8 @@ impl Slot {
             next: (0, 0),
             only: None,
             left_out: None,
+            again: None,
+            troubled: None,
             parked: None,
             in_flight: 0,
             account: Account::NONE,
@@ -123,6 +130,7 @@ impl Slot {
         self.next = (0, 0);
         self.only = None;
         self.left_out = None;
+        self.again = None;
         self.failed = None;
         self.fall_back = false;
     }
@@ -171,6 +179,29 @@ impl Slot {
     /// Begins anew, with what was left out.
     pub fn begin_pass(&mut self) {
         self.only = self.left_out.take().map(|(range, _)| range);
+        self.next = (0, 0);
+        self.seek();
+    }
+
+    /// A piece has failed, and shall be tried again when nothing else of the
+    /// request is in flight. Of one without data, that is all of it.
+    pub fn note_again(&mut self, piece: &Piece) {
+        let (start, end) = (piece.start(), piece.start() + piece.len);
+        self.again = Some(match self.again.take() {
+            Some(before) => before.start.min(start)..before.end.max(end),
+            None => start..end,
+        });
+    }
+
+    /// Whether something of it is to be tried again.
+    #[inline]
+    pub fn has_again(&self) -> bool {
+        self.again.is_some()
+    }
+
+    /// Begins anew, with what has failed.
+    pub fn begin_again(&mut self) {
+        self.only = self.again.take();
         self.next = (0, 0);
         self.seek();
     }
@@ -262,6 +293,8 @@ pub struct Op {
     pub block: Option<Block>,
     /// Bytes that are done, after a short read or write.
     pub done: u32,
+    /// How often it was interrupted, and handed over again.
+    pub interrupted: u8,
     /// When it was handed over.
     pub started: Moment,
 }
@@ -295,6 +328,11 @@ impl<T> Table<T> {
             }
             None => Err(entry),
         }
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.free.len() == self.entries.len()
     }
 
     /// All that are there, in a time that only the room takes.
@@ -346,6 +384,11 @@ impl Slots {
     /// A slot by number.
     pub fn get(&mut self, number: u16) -> &mut Slot {
         &mut self.slots[usize::from(number)]
+    }
+
+    /// How many slots hold a request.
+    pub fn count(&self) -> usize {
+        self.slots.len() - self.free.len()
     }
 
     /// The numbers of the slots that hold a request.
@@ -448,6 +491,31 @@ mod tests {
         let piece = slot.peek(512).unwrap();
         slot.leave_out(&piece, 512, 1);
         slot.failed = Some(Reject::IoError);
+        assert!(slot.is_started());
+    }
+
+    /// What failed is done again, with what lies between and nothing else.
+    #[test]
+    fn what_has_failed_is_done_again_alone() {
+        let mut slot = Slot::free();
+        let mut extents = Extents::one(extent(100, 100 * 512));
+        extents.push(extent(0, 50 * 512));
+        slot.begin(Work::Zero, extents);
+        while let Some(piece) = slot.peek(10 * 512) {
+            if [120, 140, 30].contains(&piece.sector.0) {
+                slot.note_again(&piece);
+            }
+            slot.step(piece.len);
+        }
+        assert!(slot.is_started() && slot.has_again());
+        slot.begin_again();
+        assert!(!slot.has_again() && !slot.is_started());
+        let mut done = Vec::new();
+        while let Some(piece) = slot.peek(7 * 512) {
+            done.extend((0..piece.len / 512).map(|n| piece.sector.0 + n));
+            slot.step(piece.len);
+        }
+        assert_eq!(done, (100..150).chain(30..50).collect::<Vec<_>>());
         assert!(slot.is_started());
     }
 

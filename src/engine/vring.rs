@@ -9,10 +9,17 @@ use std::sync::atomic::Ordering;
 use virtio_queue::{Error as QueueError, Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
+use super::dirty::{QueueLog, TooShort};
 use super::inflight::{Recovered, Tracker};
 use super::replay::Replay;
 use crate::segment::Segment;
 use crate::virtio::{Completion, Limits, Memory, Parsed, Reject, parse};
+
+/// Where the parts of the used ring are (VIRTIO 1.3, 2.7.8), in bytes.
+const USED_FLAGS: u64 = 0;
+const USED_INDEX: u64 = 2;
+const USED_ENTRIES: u64 = 4;
+const USED_ENTRY_BYTES: u64 = 8;
 
 /// The driver wants no notifications (without EVENT_IDX).
 const AVAIL_NO_INTERRUPT: u16 = 1;
@@ -31,6 +38,9 @@ pub struct Vring {
     tracker: Option<Tracker>,
     /// What an earlier process has taken and not answered, until all is taken.
     replay: Option<Replay>,
+    /// Where it is marked what was written to the guest's memory, while the front
+    /// end wants that.
+    log: Option<QueueLog>,
 }
 
 impl Vring {
@@ -44,6 +54,7 @@ impl Vring {
             broken: false,
             tracker: None,
             replay: None,
+            log: None,
         };
         vring.set_call(call);
         vring
@@ -66,6 +77,42 @@ impl Vring {
             }
         }
         self
+    }
+
+    /// From now on, what is written to the guest's memory is marked here.
+    pub fn set_log(&mut self, log: Option<QueueLog>) {
+        self.log = log;
+    }
+
+    /// Data was written to a request's segments: so many bytes, from an offset on.
+    #[inline]
+    pub fn wrote(&mut self, segments: &[Segment], place: (usize, usize)) {
+        if let Some(log) = &self.log {
+            let logged = log.segments_written(&self.memory, segments, place);
+            self.settle_log(logged);
+        }
+    }
+
+    /// A part of the used ring was written.
+    #[inline]
+    fn wrote_ring(&mut self, offset: u64, len: u64) {
+        if let Some(log) = &self.log {
+            let logged = log.ring_written(offset, len);
+            self.settle_log(logged);
+        }
+    }
+
+    /// What could not be logged would be missing on the other host.
+    #[cold]
+    fn settle_log(&mut self, logged: Result<(), TooShort>) {
+        if let Err(error) = logged {
+            self.break_down(&error);
+        }
+    }
+
+    /// Whether what is taken and not answered is written down for the next process.
+    pub fn is_tracked(&self) -> bool {
+        self.tracker.is_some()
     }
 
     /// Exchanges the descriptor by which the driver is told. It is told at
@@ -123,12 +170,24 @@ impl Vring {
         // only while the queue is stopped, with no request in flight.
         let len = unsafe { completion.write(outcome) };
         let head = completion.head;
+        if let Some(log) = &self.log
+            && let Some(status) = completion.status()
+        {
+            let logged = log.written(&self.memory, status.as_ptr(), 1);
+            self.settle_log(logged);
+        }
         if let Some(tracker) = &mut self.tracker {
             tracker.answering(head);
         }
         match self.queue.add_used(&*self.memory, head, len) {
             Ok(()) => self.returned = true,
             Err(error) => return self.break_down(&error),
+        }
+        if self.log.is_some() {
+            let before = self.queue.next_used().wrapping_sub(1);
+            let entry = u64::from(before % self.queue.size()) * USED_ENTRY_BYTES;
+            self.wrote_ring(USED_ENTRIES + entry, USED_ENTRY_BYTES);
+            self.wrote_ring(USED_INDEX, 2);
         }
         if let Some(tracker) = &mut self.tracker {
             tracker.answered(head, self.queue.next_used());
@@ -179,7 +238,9 @@ impl Vring {
         if self.broken {
             return false;
         }
-        match self.queue.enable_notification(&*self.memory) {
+        let enabled = self.queue.enable_notification(&*self.memory);
+        self.wrote_notification();
+        match enabled {
             Ok(work) => work || self.replay.is_some(),
             Err(error) => {
                 self.break_down(&error);
@@ -190,10 +251,24 @@ impl Vring {
 
     /// Tells the driver that we are looking anyway.
     pub fn disable_kicks(&mut self) {
-        if !self.broken
-            && let Err(error) = self.queue.disable_notification(&*self.memory)
-        {
+        if self.broken {
+            return;
+        }
+        if let Err(error) = self.queue.disable_notification(&*self.memory) {
             self.break_down(&error);
+        }
+        self.wrote_notification();
+    }
+
+    /// The driver was told whether to kick: in the flags, or behind the entries.
+    #[inline]
+    fn wrote_notification(&mut self) {
+        if self.log.is_some() {
+            let entries = u64::from(self.queue.size()) * USED_ENTRY_BYTES;
+            match self.queue.event_idx_enabled() {
+                true => self.wrote_ring(USED_ENTRIES + entries, 2),
+                false => self.wrote_ring(USED_FLAGS, 2),
+            }
         }
     }
 

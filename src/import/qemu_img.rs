@@ -40,11 +40,20 @@ struct Specific {
 }
 
 impl Info {
-    /// Another file that the image stands on.
-    fn stands_on(&self) -> Option<&str> {
+    /// Another file that the image at `path` stands on: one below it, one that
+    /// has its data, or one of the parts that a descriptor of VMDK lists.
+    fn stands_on(&self, path: &Path) -> Option<&str> {
         let data = self.format_specific.as_ref().map(|specific| &specific.data);
         let extern_file = data.and_then(|data| data.get("data-file")?.as_str());
-        self.backing_filename.as_deref().or(extern_file)
+        let parts = data.and_then(|data| data.get("extents")?.as_array());
+        let part = parts.and_then(|parts| {
+            let names = parts
+                .iter()
+                .filter_map(|part| part.get("filename")?.as_str());
+            // An image of one file is its own part.
+            names.into_iter().find(|name| Path::new(name) != path)
+        });
+        self.backing_filename.as_deref().or(extern_file).or(part)
     }
 }
 
@@ -79,7 +88,7 @@ pub fn size(path: &Path, format: &str, backing: bool) -> Result<u64, Error> {
             "decrypt it with `qemu-img convert`, which takes its secret, and import the result",
         ));
     }
-    match info.stands_on() {
+    match info.stands_on(path) {
         Some(other) if !backing => Err(unusable(
             format!("stands on another file, {other}, which would be read too"),
             "if that file is the right one, and no guest could have written its name, add \

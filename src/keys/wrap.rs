@@ -59,7 +59,8 @@ impl KeySet {
 impl KeySets {
     /// Wraps `dek` with the key of `key_set`, and with that of its break-glass
     /// key set if it has one, bound to `binding` (the bytes of
-    /// [`crate::volume::Binding`]).
+    /// [`crate::volume::Binding`]). Each wrap has been opened again: what only
+    /// it can open is not to be lost to a service that answers with anything.
     ///
     /// # Errors
     /// When there is no such key set, or a provider fails.
@@ -72,11 +73,11 @@ impl KeySets {
     ) -> Result<Vec<Wrap>, Error> {
         let set = self.get(key_set)?;
         let dek = dek.as_secret();
-        let mut wraps = vec![self.wrap_with(context, &set, dek, binding).await?];
+        let mut wraps = vec![self.wrap_proven(context, &set, dek, binding).await?];
         if let Some(second) = &set.definition.policy.break_glass {
             let set = self.get(second.as_str())?;
             let context = context.clone().for_break_glass();
-            wraps.push(self.wrap_with(&context, &set, dek, binding).await?);
+            wraps.push(self.wrap_proven(&context, &set, dek, binding).await?);
         }
         Ok(wraps)
     }
@@ -104,6 +105,27 @@ impl KeySets {
                 self.wrap_directly(context, &set, secret, aad).await
             }
         }
+    }
+
+    /// The same as [`Self::wrap_with`], and the service has opened what it made.
+    /// That of a group key has been opened before this host uses it.
+    async fn wrap_proven(
+        &self,
+        context: &Context,
+        set: &KeySet,
+        secret: &Secret,
+        aad: &[u8],
+    ) -> Result<Wrap, Error> {
+        if set.definition.policy.hierarchy == Hierarchy::Group {
+            return self.wrap_with(context, set, secret, aad).await;
+        }
+        let wrapped = self
+            .provider_wrap(context, set, secret, aad, None)
+            .await
+            .map_err(|error| set.failed(error))?;
+        self.prove(context, set, &wrapped, secret, aad, None)
+            .await?;
+        Ok(set.wrap(wrapped, Bound::Aad, None))
     }
 
     async fn wrap_with(
@@ -238,12 +260,10 @@ impl KeySets {
             .provider_wrap(context, set, &key, &group::binding(id), Some(id))
             .await
             .map_err(|error| set.failed(error))?;
-        if version.is_some() {
-            // Volumes that have another key are to have this one instead.
-            let aad = group::binding(id);
-            self.prove(context, set, &wrapped, &key, &aad, Some(id))
-                .await?;
-        }
+        // All volumes will need it: it has to open before it is on record.
+        let aad = group::binding(id);
+        self.prove(context, set, &wrapped, &key, &aad, Some(id))
+            .await?;
         let record = Record::new(id, set.provider.name(), set.key.id.clone(), wrapped);
         let stored = records
             .write(&set.name, record.clone(), replaces)

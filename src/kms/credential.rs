@@ -5,16 +5,14 @@
 //! are never kept longer than that.
 
 use std::fmt;
-use std::fs::{File, Metadata};
+use std::fs::Metadata;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags};
-use rustix::io::Errno;
-
 use super::{Class, Error};
 use crate::error::{Kind, io_kind};
+use crate::paths;
 use crate::secret::Secret;
 
 /// More than any token, PIN or private key has.
@@ -143,17 +141,15 @@ impl fmt::Display for SecretFile {
 }
 
 fn read(path: &Path, exposure: Exposure) -> Result<Secret, Cause> {
-    // NONBLOCK: opening a FIFO must not wait for its other end. Links are
-    // followed: kubelet replaces tokens by moving one.
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let mut file = match rustix::fs::openat(CWD, path, flags, Mode::empty()) {
-        Ok(fd) => File::from(fd),
-        Err(Errno::NOENT | Errno::NOTDIR) => return Err(Cause::Missing),
-        Err(Errno::NXIO) => return Err(Cause::NotRegular),
-        Err(error) => return Err(Cause::Io(error.into())),
-    };
-    let meta = file.metadata().map_err(Cause::Io)?;
+    use io::ErrorKind as E;
+    // Links are followed: kubelet replaces tokens by moving one.
+    let found = paths::find(path).map_err(|error| match error.kind() {
+        E::NotFound | E::NotADirectory => Cause::Missing,
+        _ => Cause::Io(error),
+    })?;
+    let meta = found.metadata().map_err(Cause::Io)?;
     check(&meta, exposure, rustix::process::geteuid().as_raw())?;
+    let mut file = found.open_to_read().map_err(Cause::Io)?;
 
     let mut text = Secret::zeroed(SECRET_MAX + 1).map_err(Cause::Memory)?;
     let mut filled = 0;
@@ -217,7 +213,10 @@ impl Unreadable {
             Cause::Mode(_) => format!("chmod 0600 {what}, and consider who may have read it"),
             Cause::Owner { us, .. } => format!("chown {us} {what}, or run sealblk as its owner"),
             Cause::Empty | Cause::TooLarge => format!("put the secret alone into {what}"),
-            Cause::Io(_) => format!("check who may read {what}, and the file system it is on"),
+            Cause::Io(error) => match paths::Refused::of(error) {
+                Some(refused) => refused.next().into(),
+                None => format!("check who may read {what}, and the file system it is on"),
+            },
             Cause::Memory(_) => {
                 "raise the limit of locked memory (`ulimit -l`, or LimitMEMLOCK= in a systemd unit)"
                     .into()

@@ -2,13 +2,15 @@
 //! plain words. Redirects are never followed and proxies of the environment
 //! never used: both would take a credential to another host.
 
+mod echo;
+
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
@@ -17,6 +19,7 @@ use rustls::ClientConfig;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
+use self::echo::Sent;
 use super::cluster::Failed;
 use super::tls::{self, Tls};
 use super::{Class, Error};
@@ -31,6 +34,17 @@ pub const BODY_MAX: usize = 1 << 20;
 const METADATA_V6: [std::net::Ipv6Addr; 2] = [
     std::net::Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
     std::net::Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
+];
+
+/// How long connections are used, however busy they are. After that the server
+/// has to show its certificate again, and its name is looked up again.
+pub(super) const CONNECTIONS_MAX: Duration = Duration::from_secs(600);
+
+/// Where `localhost` is, whatever the name service says: what is sent there may
+/// go without TLS (RFC 6761, section 6.3). The port is that of the address.
+const LOCALHOST: [SocketAddr; 2] = [
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 0),
 ];
 
 /// The base of a service's addresses: `https://HOST[:PORT][/PATH]`, or with
@@ -340,6 +354,11 @@ impl Reply {
     }
 }
 
+/// How long a connection is kept that nobody uses: through the calls of a burst.
+/// Its buffers have the last answer in clear, which may be a key, for as long as it
+/// is open. They are wiped when it is closed.
+const IDLE: Duration = Duration::from_secs(1);
+
 /// The client side of HTTP, with its TLS.
 #[derive(Debug)]
 pub struct Http {
@@ -351,6 +370,7 @@ pub struct Http {
 struct Made {
     runtime: tokio::runtime::Id,
     tls: Arc<ClientConfig>,
+    since: Instant,
     client: Client,
 }
 
@@ -373,6 +393,7 @@ impl Http {
         if let Some(made) = &*made
             && made.runtime == runtime
             && Arc::ptr_eq(&made.tls, &tls)
+            && made.since.elapsed() < CONNECTIONS_MAX
         {
             return Ok(made.client.clone());
         }
@@ -380,8 +401,9 @@ impl Http {
             .tls_backend_preconfigured((*tls).clone())
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
+            .resolve_to_addrs("localhost", &LOCALHOST)
             .user_agent(concat!("sealblk/", env!("CARGO_PKG_VERSION")))
-            .pool_idle_timeout(Duration::from_secs(30))
+            .pool_idle_timeout(IDLE)
             .build()
             .map_err(|error| {
                 Failed::Everywhere(Error::new(
@@ -393,6 +415,7 @@ impl Http {
         *made = Some(Made {
             runtime,
             tls,
+            since: Instant::now(),
             client: client.clone(),
         });
         Ok(client)
@@ -405,6 +428,7 @@ impl Http {
     pub async fn send(&self, endpoint: &BaseUrl, request: Request) -> Result<Reply, Failed> {
         let client = self.client()?;
         let fail = |error: reqwest::Error| Failed::Here(unreachable(endpoint, &error));
+        let sent = Sent::of(&request.headers, request.body.as_deref());
         let mut building = client
             .request(request.method, request.url)
             .headers(request.headers);
@@ -412,6 +436,7 @@ impl Http {
             building = building.body(body);
         }
         let mut response = building.send().await.map_err(fail)?;
+        sent.hide_in_headers(response.headers_mut());
         let header = |name: &str| response.headers().get(name)?.to_str().ok();
         let mut reply = Reply {
             status: response.status().as_u16(),
@@ -432,6 +457,10 @@ impl Http {
                 )));
             }
             extend_wiping(&mut reply.body, &chunk);
+        }
+        // What is no success is there to be read by people.
+        if !(200..300).contains(&reply.status) {
+            sent.hide(&mut reply.body);
         }
         Ok(reply)
     }

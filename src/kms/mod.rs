@@ -19,6 +19,7 @@ pub mod broker;
 pub mod call;
 pub mod cluster;
 pub mod credential;
+mod echo;
 pub(crate) mod envelope;
 mod error;
 pub mod file;

@@ -97,6 +97,7 @@ async fn adopt_over(socket: OwnedFd, ours: Option<&Record>) -> io::Result<Found>
             link,
             process,
             status,
+            version: hello.version,
         },
         record,
         key,

@@ -17,8 +17,9 @@ use super::api::{CORRELATION, ProblemDetails, Turn};
 use super::model::{
     Attach, ChangeWraps, DiskChange, DiskInfo, DiskList, EraseVolume, ErasedVolume, Freeze,
     KeySetCheck, KeySetInfo, KeySetRotation, KeySetSwitch, NewKeySet, RekeyChange, RekeysStarted,
-    Reloaded, StartRekey, Status, Verification, Verify, WrapsChanged,
+    Reloaded, Resume, StartRekey, Status, Verification, Verify, WrapsChanged,
 };
+use super::model::{UpgradeDisk, UpgradeManager, UpgradedDisk, UpgradedManager};
 use crate::error::{Failure, Kind};
 use crate::rekey::Direction;
 use crate::rotation::KeySetLedger;
@@ -171,6 +172,28 @@ impl Client {
         self.call(Method::POST, url, Some(&how)).await
     }
 
+    /// Replaces the worker of a disk.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn upgrade_disk(
+        &self,
+        name: &str,
+        how: &UpgradeDisk,
+    ) -> Result<UpgradedDisk, Failure> {
+        let url = self.url(&["v1", "disks", name, "upgrade"], &[]);
+        self.call(Method::POST, url, Some(how)).await
+    }
+
+    /// Has the manager replaced by another program.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn upgrade(&self, how: &UpgradeManager) -> Result<UpgradedManager, Failure> {
+        let url = self.url(&["v1", "upgrade"], &[]);
+        self.call(Method::POST, url, Some(how)).await
+    }
+
     /// Lets a frozen disk go on.
     ///
     /// # Errors
@@ -178,6 +201,15 @@ impl Client {
     pub async fn thaw(&self, name: &str) -> Result<DiskInfo, Failure> {
         let url = self.url(&["v1", "disks", name, "thaw"], &[]);
         self.call(Method::POST, url, None::<&()>).await
+    }
+
+    /// Tries again what waits because the disk below fails, or fails it.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn resume(&self, name: &str, wanted: Resume) -> Result<DiskInfo, Failure> {
+        let url = self.url(&["v1", "disks", name, "resume"], &[]);
+        self.call(Method::POST, url, Some(&wanted)).await
     }
 
     /// All key sets.

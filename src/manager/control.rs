@@ -8,13 +8,15 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use async_trait::async_trait;
+use tokio::sync::mpsc;
 
 use super::api::Api;
-use super::model::Reloaded;
+use super::model::{Reloaded, UpgradedManager};
+use super::replace::{self, Successor};
 use super::roles::Roles;
 use super::services::{Control, Disks, Facts, KeySets};
 use crate::config::{self, Config};
-use crate::error::Failure;
+use crate::error::{Failure, Kind};
 use crate::logging;
 use crate::timestamp::Timestamp;
 
@@ -35,6 +37,9 @@ pub struct Manager {
     state: Mutex<State>,
     /// Who is told of changes. Empty until they are there.
     targets: OnceLock<Targets>,
+    instance: String,
+    /// What it is to be replaced by.
+    successor: mpsc::Sender<Successor>,
 }
 
 struct State {
@@ -61,8 +66,18 @@ impl fmt::Debug for Manager {
 
 impl Manager {
     /// A manager that runs with `config`, and listens at `socket`.
-    pub fn new(config: &Config, socket: PathBuf, load: Load, log: logging::Handle) -> Self {
+    ///
+    /// What it is to be replaced by, if somebody wants that, goes to `successor`.
+    pub fn new(
+        config: &Config,
+        socket: PathBuf,
+        load: Load,
+        log: logging::Handle,
+        successor: mpsc::Sender<Successor>,
+    ) -> Self {
         Manager {
+            instance: uuid::Uuid::new_v4().to_string(),
+            successor,
             since: Timestamp::now(),
             socket,
             state_dir: config.daemon.state_dir.clone(),
@@ -177,6 +192,7 @@ impl Control for Manager {
     fn facts(&self) -> Facts {
         let state = self.state();
         Facts {
+            instance: self.instance.clone(),
             since: self.since,
             config: state.file.clone(),
             socket: self.socket.clone(),
@@ -189,6 +205,25 @@ impl Control for Manager {
     async fn reload(&self) -> Result<Reloaded, Failure> {
         // Users are looked up, in a directory service perhaps.
         tokio::task::block_in_place(|| self.read_again())
+    }
+
+    async fn upgrade(&self, binary: Option<PathBuf>) -> Result<UpgradedManager, Failure> {
+        let tried = tokio::task::spawn_blocking(move || {
+            let program = binary.map_or_else(replace::own_place, Ok)?;
+            replace::probe(&program)
+        });
+        let failed = |_| Failure::new(Kind::Internal, "the work on it ended", None);
+        let successor = tried.await.map_err(failed)??;
+        let upgraded = UpgradedManager {
+            binary: successor.program.clone(),
+            before: crate::version::version().into(),
+            version: successor.probe.version.clone(),
+            instance: self.instance.clone(),
+        };
+        self.successor
+            .try_send(successor)
+            .map_err(|_| Failure::new(Kind::Busy, "the manager is being replaced already", None))?;
+        Ok(upgraded)
     }
 }
 

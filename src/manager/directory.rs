@@ -1,9 +1,9 @@
 //! Directories that one manager at a time has.
 #![forbid(unsafe_code)]
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -11,9 +11,14 @@ use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
 use super::state::{Error, failed};
+use crate::durable;
+use crate::paths::{self, Loose};
 
 /// How long a manager that was killed may take to be gone.
 const ENDING: Duration = Duration::from_millis(300);
+
+/// After which half of a file is one that nobody writes any more.
+const HALF_DONE: Duration = Duration::from_secs(60);
 
 /// A directory that one manager at a time has, for as long as this lives.
 #[derive(Debug)]
@@ -30,12 +35,14 @@ impl OwnDirectory {
     pub fn take(path: &Path, mode: u32) -> Result<Self, Error> {
         make_directory(path, mode)?;
         let lock_path = path.join("manager.lock");
+        // No link that somebody left there when the directory was not ours yet.
         let mut lock = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
             .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
             .open(&lock_path)
             .map_err(failed("open", &lock_path))?;
         if !lock_in_time(&lock).map_err(failed("lock", &lock_path))? {
@@ -50,6 +57,8 @@ impl OwnDirectory {
         let _ = lock
             .set_len(0)
             .and_then(|()| writeln!(lock, "{}", std::process::id()));
+        // A command may be writing there, too, but not for so long.
+        durable::sweep(path, HALF_DONE);
         Ok(OwnDirectory {
             path: path.to_owned(),
             _lock: lock,
@@ -85,18 +94,24 @@ fn lock_in_time(file: &File) -> io::Result<bool> {
 /// Makes a directory unless there is one, in which nobody else can put things.
 fn make_directory(path: &Path, mode: u32) -> Result<(), Error> {
     let failed = || failed("make the directory", path);
-    let mut builder = DirBuilder::new();
-    builder.recursive(true).mode(mode);
-    builder.create(path).map_err(failed())?;
+    durable::directory_of_mode(path, mode).map_err(failed())?;
     let meta = path.metadata().map_err(failed())?;
     let others = meta.mode() & 0o022 & !mode;
     let owner = rustix::process::geteuid().as_raw();
-    match meta.uid() == owner && others == 0 {
-        true => Ok(()),
-        false => Err(Error::Unsafe {
+    if meta.uid() != owner || others != 0 {
+        return Err(Error::Unsafe {
             path: path.to_owned(),
             owner: meta.uid(),
             mode: meta.mode() & 0o7777,
+        });
+    }
+    // Whoever can exchange a directory above it can exchange all that is in it.
+    match paths::firm(path) {
+        Ok(_) => Ok(()),
+        Err(Loose::Io { source, .. }) => Err(failed()(source)),
+        Err(Loose::Writable { path: above, .. }) => Err(Error::Beneath {
+            path: path.to_owned(),
+            above,
         }),
     }
 }

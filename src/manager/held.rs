@@ -4,9 +4,10 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::MemfdFlags;
@@ -18,7 +19,7 @@ use crate::keys::ledger::KnownWrap;
 use crate::plane::Spec;
 use crate::secret::Dek;
 use crate::vhost::SocketFile;
-use crate::volume::{Access, Files, Location, Volume, Wrap};
+use crate::volume::{Access, Files, Location, Standing, Tenure, Volume, Wrap};
 use crate::worker::parcel::{Parcel, Role};
 use crate::worker::protocol::Start;
 
@@ -128,18 +129,29 @@ pub struct Held {
     pub memo: File,
     /// The memory in which the workers count I/O, one after the other.
     pub statistics: Option<OwnedFd>,
+    /// Where it is written down whether this host has it. Nothing: it has, and it
+    /// does not move.
+    pub tenure: Option<Arc<Tenure>>,
 }
 
 impl Held {
-    /// A volume that was just opened.
+    /// A volume that was just opened, of which this host has so much.
     ///
     /// # Errors
     /// When there are no more descriptors, or there is no memory.
-    pub fn of(volume: &Volume, spec: Spec) -> io::Result<Self> {
+    pub fn of(volume: &Volume, spec: Spec, standing: Standing) -> io::Result<Self> {
         let statistics = stats::create(spec.queues).map_err(io::Error::other)?;
         Ok(Held {
             files: volume.files()?,
-            access: volume.access(),
+            access: match spec.read_only {
+                true => Access::ReadOnly,
+                false => Access::ReadWrite,
+            },
+            // Who only reads shares it with others as it is.
+            tenure: match spec.read_only {
+                true => None,
+                false => Some(Arc::new(Tenure::new(standing)?)),
+            },
             size: AtomicU64::new(spec.size),
             spec,
             memo: new_memo()?,
@@ -167,6 +179,7 @@ impl Held {
             spec,
             memo: new_memo()?,
             statistics: Some(statistics),
+            tenure: None,
         })
     }
 
@@ -197,6 +210,14 @@ impl Held {
             spec: start.spec.clone(),
             memo: parcel.need(Role::Memo)?.into(),
             statistics: parcel.take(Role::Statistics),
+            tenure: match parcel.take(Role::Tenure) {
+                // A description of our own: that one is the worker's.
+                Some(theirs) => {
+                    let ours = Tenure::of(Tenure::of(theirs).another()?);
+                    Some(Arc::new(ours))
+                }
+                None => None,
+            },
         })
     }
 
@@ -213,14 +234,34 @@ impl Held {
         self.size.store(bytes, Ordering::SeqCst);
     }
 
-    /// The volume, with its header read anew. It has the same lock. Blocks.
+    /// What this host has of the volume.
+    pub fn standing(&self) -> Standing {
+        let written = self.tenure.as_ref().map(|tenure| tenure.standing());
+        // Memory that cannot be read says nothing good.
+        written.map_or(Standing::Held, |it| it.unwrap_or(Standing::Moved))
+    }
+
+    /// The volume, with its header read anew. It has the same lock, and is written
+    /// only while it is this host's. Blocks.
     ///
     /// # Errors
     /// When the header cannot be read.
     pub fn volume(&self) -> Result<Volume, crate::error::Failure> {
         let files = self.files.try_clone();
         let files = files.map_err(super::disks::system("cannot copy a descriptor"))?;
-        Ok(Volume::of_files(files, self.access)?)
+        let Some(tenure) = &self.tenure else {
+            return Ok(Volume::of_files(files, self.access)?);
+        };
+        let failed = super::disks::system("cannot wait for who decides about a volume");
+        let still = tenure.still().map_err(failed)?;
+        // What another host has is not repaired, either.
+        let access = match still.standing() {
+            Ok(Standing::Held) => self.access,
+            _ => Access::ReadOnly,
+        };
+        let volume = Volume::of_files(files, access)?;
+        drop(still);
+        Ok(volume.under(tenure.clone()))
     }
 
     /// All that a worker is given, but for what is made for each worker.
@@ -238,10 +279,25 @@ impl Held {
         if let Some(statistics) = &self.statistics {
             parcel.share(Role::Statistics, statistics)?;
         }
+        if let Some(tenure) = &self.tenure {
+            parcel.add(Role::Tenure, tenure.another()?);
+        }
         if let Some(dek) = dek {
             parcel.add(Role::Dek, dek.pass()?);
         }
         Ok(parcel)
+    }
+}
+
+impl Held {
+    /// What the next worker tells by that nobody else serves: the memo, opened for that
+    /// worker alone. Nobody may keep a copy.
+    ///
+    /// # Errors
+    /// When there are no more descriptors.
+    pub fn turn(&self) -> io::Result<File> {
+        let path = format!("/proc/self/fd/{}", self.memo.as_raw_fd());
+        File::options().read(true).write(true).open(path)
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
@@ -13,6 +13,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::watched::watched;
+use crate::quota::Quota;
 use crate::worker::packet;
 use crate::worker::parcel::{Parcel, Role};
 use crate::worker::protocol::{Answer, Call, Hello, Message, PROTOCOL, Report, Request};
@@ -25,6 +26,16 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The most that a worker may say before it answers.
 const MAX_EARLY: usize = 64;
+
+/// How much of what a worker says is heard: so much at once, and then one message
+/// in that time, which is twice what a worker tells by itself
+/// (`worker::control`). What one says beyond that stays in its
+/// socket, so that a worker that was taken over keeps nobody from others.
+const HEARD: Quota = Quota::new(512, Duration::from_millis(10));
+
+/// The most that is heard of a worker that has ended, and for how long at most.
+const MAX_LAST_WORDS: usize = 1024;
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 fn invalid(what: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.into())
@@ -94,6 +105,7 @@ pub struct Link {
     next_id: u64,
     /// What came while an answer was awaited.
     early: VecDeque<Message>,
+    heard: Quota,
 }
 
 impl Link {
@@ -106,6 +118,7 @@ impl Link {
             socket: watched(socket, Interest::READABLE | Interest::WRITABLE)?,
             next_id: 1,
             early: VecDeque::new(),
+            heard: HEARD,
         };
         match in_time(link.receive()).await? {
             Some((Message::Hello(hello), mut parcel)) if hello.protocol == PROTOCOL => {
@@ -161,12 +174,20 @@ impl Link {
             .retain(|message| !matches!(message, Message::Changed { .. }));
     }
 
-    async fn answer(&mut self, wanted: u64) -> io::Result<(Answer, Parcel)> {
+    pub(super) async fn answer(&mut self, wanted: u64) -> io::Result<(Answer, Parcel)> {
         loop {
             match self.receive().await? {
                 Some((Message::Answer { id, answer }, parcel)) if id == wanted => {
                     return Ok((answer, parcel));
                 }
+                // It is only ever the answer to the first call, and may be long.
+                Some((
+                    Message::Answer {
+                        answer: Answer::Adopted { .. },
+                        ..
+                    },
+                    _,
+                )) => {}
                 // To a call that is not waited for here, or was given up.
                 Some(_) if self.early.len() >= MAX_EARLY => {
                     return Err(invalid("the worker talks and does not answer"));
@@ -175,6 +196,21 @@ impl Link {
                 None => return Err(io::ErrorKind::ConnectionReset.into()),
             }
         }
+    }
+
+    /// What a worker that has ended had said until then. It is not waited for more:
+    /// another process may have its end of the connection.
+    pub async fn last_words(&mut self) -> Vec<Message> {
+        let mut said = Vec::new();
+        let hear = async {
+            while said.len() < MAX_LAST_WORDS
+                && let Ok(Some(message)) = self.next().await
+            {
+                said.push(message);
+            }
+        };
+        let _ = tokio::time::timeout(LAST_WORDS, hear).await;
+        said
     }
 
     /// What the worker says next, or nothing when it has closed. Nothing is
@@ -190,12 +226,18 @@ impl Link {
     }
 
     async fn receive(&mut self) -> io::Result<Option<(Message, Parcel)>> {
+        // Whoever stops waiting here has lost nothing, and counts nothing.
+        let pause = self.heard.wait(Instant::now());
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
         let packet = self
             .socket
             .async_io(Interest::READABLE, |socket| packet::receive(socket));
         let Some(packet) = packet.await? else {
             return Ok(None);
         };
+        self.heard.note(Instant::now());
         let report: Report = serde_json::from_slice(&packet.bytes)?;
         Ok(Some((report.message, Parcel::of(&report.fds, packet.fds)?)))
     }

@@ -140,6 +140,11 @@ impl services::Audit for Recorder {
                 volume: *volume,
                 expired: false,
             },
+            Act::Resume { disk, volume, fail } => Event::Resume {
+                disk,
+                volume: *volume,
+                fail: *fail,
+            },
             Act::KeySetCreate { key_set, provider } => Event::KeySetCreated {
                 key_set,
                 provider: provider.as_deref().unwrap_or_default(),
@@ -194,6 +199,21 @@ impl services::Audit for Recorder {
                 severity: kind.map(RekeyEvent::severity_of).unwrap_or_default(),
                 kind: *kind,
                 action,
+            },
+            Act::Upgrade {
+                disk,
+                volume,
+                reconnect,
+                version,
+            } => Event::Upgrade {
+                disk,
+                volume: *volume,
+                reconnect: *reconnect,
+                version: version.as_deref().unwrap_or_default(),
+            },
+            Act::UpgradeManager { binary, version } => Event::DaemonUpgraded {
+                binary: binary.as_deref().unwrap_or(std::path::Path::new("")),
+                version: version.as_deref().unwrap_or_default(),
             },
             Act::Reload { changed } => Event::DaemonReloaded { changed },
             Act::Verify {

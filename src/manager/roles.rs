@@ -22,7 +22,7 @@ use crate::config::{Group, user};
 pub enum Role {
     /// May look, and have disks verified.
     Reader,
-    /// May attach, detach, limit, resize and freeze, and look.
+    /// May attach, detach, limit, resize, freeze and upgrade, and look.
     Operator,
     /// May change and check key sets, destroy the keys of volumes, and look.
     KeyAdmin,
@@ -58,7 +58,8 @@ pub enum Operation {
     /// To detach one.
     Detach,
     /// To change one: to limit what its guest may do per second, or resize it.
-    Limit,
+    /// Which of them is in a body that nobody reads before it is permitted.
+    Change,
     /// To make a key set.
     KeySetCreate,
     /// To change one.
@@ -89,15 +90,19 @@ pub enum Operation {
     Rekey,
     /// To say how fast that goes, and whether it rests.
     RekeyPace,
+    /// To have workers and manager replaced by new processes.
+    Upgrade,
+    /// To try again what waits because the disk below fails, or to have it fail.
+    Resume,
 }
 
 impl Operation {
     /// Every operation.
-    pub const ALL: [Operation; 19] = [
+    pub const ALL: [Operation; 21] = [
         Operation::Look,
         Operation::Attach,
         Operation::Detach,
-        Operation::Limit,
+        Operation::Change,
         Operation::KeySetCreate,
         Operation::KeySetEdit,
         Operation::KeySetRemove,
@@ -113,6 +118,8 @@ impl Operation {
         Operation::Thaw,
         Operation::Rekey,
         Operation::RekeyPace,
+        Operation::Upgrade,
+        Operation::Resume,
     ];
 
     /// As it stands in records.
@@ -121,7 +128,7 @@ impl Operation {
             Operation::Look => "look",
             Operation::Attach => "attach",
             Operation::Detach => "detach",
-            Operation::Limit => "limit",
+            Operation::Change => "change",
             Operation::KeySetCreate => "key-set-create",
             Operation::KeySetEdit => "key-set-edit",
             Operation::KeySetRemove => "key-set-remove",
@@ -137,6 +144,8 @@ impl Operation {
             Operation::Thaw => "thaw",
             Operation::Rekey => "rekey",
             Operation::RekeyPace => "rekey-pace",
+            Operation::Upgrade => "upgrade",
+            Operation::Resume => "resume",
         }
     }
 
@@ -148,9 +157,11 @@ impl Operation {
             Operation::Verify => &Role::ALL,
             Operation::Attach
             | Operation::Detach
-            | Operation::Limit
+            | Operation::Change
             | Operation::Freeze
-            | Operation::Thaw => &[Role::Operator],
+            | Operation::Thaw
+            | Operation::Upgrade
+            | Operation::Resume => &[Role::Operator],
             Operation::KeySetCreate
             | Operation::KeySetEdit
             | Operation::KeySetRemove
@@ -321,12 +332,14 @@ mod tests {
         Operation::Look,
         Operation::Attach,
         Operation::Detach,
-        Operation::Limit,
+        Operation::Change,
         Operation::Reload,
         Operation::Verify,
         Operation::Freeze,
         Operation::Thaw,
         Operation::RekeyPace,
+        Operation::Upgrade,
+        Operation::Resume,
     ];
     const KEY_ADMIN: &[Operation] = &[
         Operation::Look,

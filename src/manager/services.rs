@@ -14,8 +14,8 @@ use uuid::Uuid;
 
 use super::model::{
     Attach, ChangeWraps, Detach, DiskInfo, EraseVolume, ErasedVolume, KeySetCheck, KeySetInfo,
-    KeySetRotation, NewSize, RekeyChange, RekeysStarted, Reloaded, StartRekey, Verify, WrapAction,
-    WrapsChanged,
+    KeySetRotation, NewSize, RekeyChange, RekeysStarted, Reloaded, StartRekey, UpgradeDisk,
+    UpgradedDisk, UpgradedManager, Verify, WrapAction, WrapsChanged,
 };
 use super::roles::{Operation, Role};
 use crate::config::{Config, Limits};
@@ -104,6 +104,24 @@ pub trait Disks: fmt::Debug + Send + Sync {
     /// # Errors
     /// When there is none of that name, or it is not frozen any more.
     async fn thaw(&self, context: &Context, name: &str) -> Result<DiskInfo, Failure>;
+
+    /// Replaces the worker of a disk by a new process, which goes on with its front
+    /// end.
+    ///
+    /// # Errors
+    /// When there is none of that name, or it cannot be: the old one goes on then.
+    async fn upgrade(
+        &self,
+        context: &Context,
+        name: &str,
+        wanted: UpgradeDisk,
+    ) -> Result<UpgradedDisk, Failure>;
+
+    /// Tries again what waits because the disk below fails, or fails it.
+    ///
+    /// # Errors
+    /// When there is none of that name, it is not served, or nothing of it waits.
+    async fn resume(&self, context: &Context, name: &str, fail: bool) -> Result<DiskInfo, Failure>;
 
     /// Has all data of disks re-encrypted or decrypted, while they are served: of
     /// some now, of the others when it is their turn.
@@ -394,6 +412,15 @@ pub enum Act {
         /// Its volume.
         volume: Option<Uuid>,
     },
+    /// Had tried again what waited because the disk below fails, or had it fail.
+    Resume {
+        /// Its name.
+        disk: String,
+        /// Its volume.
+        volume: Option<Uuid>,
+        /// Whether to have it fail.
+        fail: bool,
+    },
     /// Asked for what their role does not permit.
     Refused {
         /// What they asked for.
@@ -475,6 +502,24 @@ pub enum Act {
         /// `resume`, `pause`, `pace`, `back` or `forward`.
         action: &'static str,
     },
+    /// Had the worker of a disk replaced.
+    Upgrade {
+        /// Its name.
+        disk: String,
+        /// Its volume.
+        volume: Option<Uuid>,
+        /// Whether the front end might have to connect anew.
+        reconnect: bool,
+        /// The version of the new one, where it was replaced.
+        version: Option<String>,
+    },
+    /// Had the manager replaced.
+    UpgradeManager {
+        /// By which program.
+        binary: Option<PathBuf>,
+        /// Its version, where it will be replaced.
+        version: Option<String>,
+    },
 }
 
 /// How something ended.
@@ -525,11 +570,20 @@ pub trait Control: fmt::Debug + Send + Sync {
     /// # Errors
     /// When it is wrong. Everything stays as it was then.
     async fn reload(&self) -> Result<Reloaded, Failure>;
+
+    /// Tries a program, and has the manager replaced by it as soon as what is asked of
+    /// it now has been answered.
+    ///
+    /// # Errors
+    /// When the program is not one that can: nothing changes then.
+    async fn upgrade(&self, binary: Option<PathBuf>) -> Result<UpgradedManager, Failure>;
 }
 
 /// What the manager runs with.
 #[derive(Clone, Debug)]
 pub struct Facts {
+    /// Another one in every manager.
+    pub instance: String,
     /// When it was started.
     pub since: Timestamp,
     /// The configuration file, if there is one.

@@ -83,7 +83,18 @@ impl Socket {
     /// See [`Error`].
     pub fn open(daemon: &Daemon) -> Result<Self, Error> {
         match inherited()? {
-            Some(fd) => Self::activated(fd),
+            Some(fd) => {
+                let mut socket = Self::activated(fd)?;
+                // That of the program before this one, in the same process.
+                if super::replace::owns_socket() {
+                    let made = socket
+                        .listener
+                        .try_clone()
+                        .and_then(|listener| Listener::of(listener, socket.path.clone()));
+                    socket.made = made.ok();
+                }
+                Ok(socket)
+            }
             None => Self::bind(daemon),
         }
     }
@@ -156,6 +167,19 @@ impl Socket {
     /// Whether systemd made it.
     pub fn is_inherited(&self) -> bool {
         self.made.is_none()
+    }
+
+    /// For the program that this process is next, and whether that is to remove it.
+    ///
+    /// # Errors
+    /// When no descriptor is left.
+    pub fn pass_on(self) -> io::Result<(OwnedFd, bool)> {
+        let ours = self.made.is_some();
+        if let Some(made) = self.made {
+            // It stays where it is.
+            made.release()?;
+        }
+        Ok((self.listener.into(), ours))
     }
 
     /// The same socket, to accept connections from.

@@ -18,6 +18,7 @@ use crate::config::Options;
 use crate::durable;
 use crate::error::{Explain, Kind, io_kind};
 use crate::timestamp::Timestamp;
+use crate::volume::Standing;
 
 /// The version of the records that are written, and the highest that is read.
 const VERSION: u32 = 1;
@@ -55,6 +56,13 @@ pub struct Record {
     /// For a disk that is nowhere but in its worker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ephemeral: Option<Scratch>,
+    /// What this host has of the volume: another one may have it, or have had it.
+    #[serde(default, skip_serializing_if = "is_held")]
+    pub standing: Standing,
+}
+
+fn is_held(standing: &Standing) -> bool {
+    *standing == Standing::Held
 }
 
 /// What is on record of an ephemeral disk.
@@ -84,6 +92,7 @@ impl Record {
             break_glass: false,
             attached: Timestamp::now(),
             ephemeral: None,
+            standing: Standing::Held,
         }
     }
 }
@@ -137,6 +146,14 @@ pub enum Error {
         /// How that shows.
         what: String,
     },
+    /// Others could put another directory in its place.
+    #[error("{path} is not safe: others than root and its owner can change {above}")]
+    Beneath {
+        /// The directory.
+        path: PathBuf,
+        /// What is above it, or leads to it.
+        above: PathBuf,
+    },
 }
 
 fn pid(pid: Option<u32>) -> String {
@@ -147,7 +164,7 @@ impl Explain for Error {
     fn kind(&self) -> Kind {
         match self {
             Error::Taken { .. } => Kind::Busy,
-            Error::Unsafe { .. } => Kind::Permission,
+            Error::Unsafe { .. } | Error::Beneath { .. } => Kind::Permission,
             Error::Io { source, .. } => io_kind(source),
             Error::Damaged { .. } => Kind::Corrupt,
             Error::Foreign { .. } => Kind::Unsupported,
@@ -162,6 +179,11 @@ impl Explain for Error {
             Error::Unsafe { path, .. } => format!(
                 "give it to the user that the manager runs as, and take the right to write from \
                  others: `chmod go-w {}`",
+                path.display()
+            ),
+            Error::Beneath { path, above } => format!(
+                "take that right from them (`chmod go-w {}`), or have {} elsewhere",
+                above.display(),
                 path.display()
             ),
             Error::Io { path, .. } => format!(

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use super::access::Suspicions;
 use super::control::Manager;
@@ -16,7 +17,7 @@ use super::disks::{self, Settings};
 use super::key_sets::Admin;
 use super::model::{
     Attach, ChangeWraps, Detach, DiskInfo, EraseVolume, ErasedVolume, NewSize, RekeyChange,
-    RekeysStarted, StartRekey, WrapsChanged,
+    RekeysStarted, StartRekey, UpgradeDisk, UpgradedDisk, WrapsChanged,
 };
 use super::poll::Poll;
 use super::recorder::Recorder;
@@ -29,20 +30,21 @@ use crate::error::Failure;
 use crate::key_store::KeyStores;
 use crate::keys::ledger::{Known, Ledger};
 use crate::keys::{self, Context, Witness};
-use crate::metrics::{DiskView, RekeyView};
+use crate::metrics::{DiskView, RekeyView, TroubleView};
 use crate::rekey::Direction;
 use crate::rotation::Rotation;
+use crate::sandbox::Walls;
 use crate::volume::{Inspection, Location};
 use crate::{audit, metrics};
 
-/// The services of the running manager.
+/// The services of the running manager, its recorder, and what polls the key services.
 ///
 /// # Errors
 /// When one of them cannot be had.
 pub async fn services(
     config: &Config,
     manager: Arc<Manager>,
-) -> Result<(Services, Option<Arc<Recorder>>), Failure> {
+) -> Result<(Services, Option<Arc<Recorder>>, JoinHandle<()>), Failure> {
     let metrics = Arc::new(metrics::Metrics::new());
     let recorder = match config.audit.of_manager() {
         Some(settings) => {
@@ -95,7 +97,7 @@ pub async fn services(
         keeper: keeper.clone(),
     });
     tokio::spawn(tell_metrics(Arc::downgrade(&disks), metrics.clone()));
-    tokio::spawn(poll.run());
+    let poll = tokio::spawn(poll.run());
     let verifier = Verifier::new(
         disks.clone(),
         Ledger::below(&config.daemon.state_dir),
@@ -112,7 +114,7 @@ pub async fn services(
         audit: recorder.clone().map(|recorder| recorder as _),
         control: manager,
     };
-    Ok((services, recorder))
+    Ok((services, recorder, poll))
 }
 
 fn settings(config: &Config) -> Settings {
@@ -124,6 +126,10 @@ fn settings(config: &Config) -> Settings {
         concurrency: daemon.attach_concurrency,
         rekey_concurrency: daemon.rekey_concurrency,
         poll: daemon.poll,
+        walls: Walls {
+            uids: daemon.worker_uids,
+            required: daemon.require_sandbox,
+        },
         ..Settings::new(daemon.state_dir.clone(), daemon.run_dir.clone())
     }
 }
@@ -244,7 +250,28 @@ impl Disks for Attached {
     }
 
     async fn thaw(&self, context: &Context, name: &str) -> Result<DiskInfo, Failure> {
-        self.disks.thaw(context, name).await
+        let disk = self.disks.thaw(context, name).await?;
+        // Its key may have changed meanwhile, and its header was not to.
+        if !disk.ephemeral {
+            self.note(&disk).await;
+        }
+        Ok(disk)
+    }
+
+    async fn upgrade(
+        &self,
+        context: &Context,
+        name: &str,
+        wanted: UpgradeDisk,
+    ) -> Result<UpgradedDisk, Failure> {
+        let upgraded = self.disks.upgrade(context, name, wanted).await;
+        let pause = upgraded.as_ref().map(|upgraded| upgraded.pause_us);
+        self.metrics.disk_upgraded(pause.ok());
+        upgraded
+    }
+
+    async fn resume(&self, context: &Context, name: &str, fail: bool) -> Result<DiskInfo, Failure> {
+        self.disks.resume(context, name, fail).await
     }
 
     async fn rekey(&self, context: &Context, wanted: StartRekey) -> Result<RekeysStarted, Failure> {
@@ -334,6 +361,13 @@ async fn tell_metrics(disks: Weak<Attached>, metrics: Arc<metrics::Metrics>) {
                     size: rekey.size,
                     rate: rekey.rate,
                 }),
+                trouble: TroubleView {
+                    waiting: disk.trouble.as_ref().map_or(0, |it| it.waiting),
+                    stuck: disk.stuck.as_ref().map_or(0, |it| it.count),
+                    stops: disk.troubles.stops,
+                    waited: disk.troubles.waited,
+                    stalls: disk.troubles.stuck,
+                },
             });
             let before = told.entry(disk.name.clone()).or_default();
             let Some(memory) = disks.disks.statistics(&disk.name) else {

@@ -14,7 +14,7 @@ use super::encode::About;
 use crate::engine::stats::Reader;
 
 /// The states of a disk, as the API names them.
-pub const DISK_STATES: [&str; 10] = [
+pub const DISK_STATES: [&str; 14] = [
     "waiting",
     "attaching",
     "running",
@@ -25,6 +25,10 @@ pub const DISK_STATES: [&str; 10] = [
     "failing",
     "frozen",
     "denied",
+    "migrating",
+    "moved",
+    "incoming",
+    "stopped",
 ];
 
 /// What is told of a disk, beside its statistics.
@@ -42,6 +46,23 @@ pub struct DiskView {
     pub restarts: u32,
     /// All its data is moved to another key, or is to be.
     pub rekey: Option<RekeyView>,
+    /// What the disk below does wrong.
+    pub trouble: TroubleView,
+}
+
+/// What the disk below a disk does wrong.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TroubleView {
+    /// Requests that wait since they have failed.
+    pub waiting: u64,
+    /// Operations that are in flight for too long.
+    pub stuck: u64,
+    /// Times that the disk was stopped, since its worker was started.
+    pub stops: u64,
+    /// Requests that were to wait, since then.
+    pub waited: u64,
+    /// Times that operations were in flight for too long, since then.
+    pub stalls: u64,
 }
 
 /// How far all data of a disk was moved.
@@ -141,6 +162,7 @@ impl Collector for Disks {
         )
         .counters(encoder, restarts)?;
         encode_rekeys(encoder, &views)?;
+        encode_troubles(encoder, &views)?;
         let counted = table.iter().filter_map(|(name, known)| {
             let volume = known.view.as_ref().and_then(|view| view.volume);
             let snapshot = known.stats.as_ref()?.snapshot();
@@ -148,6 +170,54 @@ impl Collector for Disks {
         });
         disk_io::encode(encoder, &counted.collect::<Vec<_>>())
     }
+}
+
+fn encode_troubles(
+    encoder: &mut DescriptorEncoder<'_>,
+    views: &[(Labels, &DiskView)],
+) -> fmt::Result {
+    for (name, help, value) in [
+        (
+            "disk_waiting_requests",
+            "Requests that wait because the file or device below the disk has failed them.",
+            (|trouble| trouble.waiting) as fn(&TroubleView) -> u64,
+        ),
+        (
+            "disk_stuck_operations",
+            "Operations of the file or device below the disk that are in flight for longer than \
+             stuck_after.",
+            |trouble| trouble.stuck,
+        ),
+    ] {
+        let values = views
+            .iter()
+            .map(|(labels, view)| (labels.as_slice(), value(&view.trouble) as f64));
+        About(name, help, None).gauges(encoder, values)?;
+    }
+    for (name, help, value) in [
+        (
+            "disk_stops",
+            "Times that the disk was stopped because the file or device below it has failed.",
+            (|trouble| trouble.stops) as fn(&TroubleView) -> u64,
+        ),
+        (
+            "disk_waited_requests",
+            "Requests that were to wait because the file or device below the disk has failed them.",
+            |trouble| trouble.waited,
+        ),
+        (
+            "disk_stalls",
+            "Times that operations of the file or device below the disk were in flight for longer \
+             than stuck_after.",
+            |trouble| trouble.stalls,
+        ),
+    ] {
+        let values = views
+            .iter()
+            .map(|(labels, view)| (labels.as_slice(), value(&view.trouble)));
+        About(name, help, None).counters(encoder, values)?;
+    }
+    Ok(())
 }
 
 fn encode_rekeys(

@@ -22,7 +22,7 @@ mod rotations;
 
 #[cfg(feature = "broker")]
 pub use broker::{BrokerMetrics, CallEnd};
-pub use disks::{DISK_STATES, DiskView, RekeyView};
+pub use disks::{DISK_STATES, DiskView, RekeyView, TroubleView};
 pub use kms::KmsMetrics;
 pub use rotations::Rotations;
 
@@ -33,7 +33,7 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::crypt::Engine;
@@ -59,6 +59,13 @@ pub struct Metrics {
     api_requests: Family<Route, Counter>,
     api_seconds: Family<RouteOnly, Histogram, fn() -> Histogram>,
     verifications: Family<Verdict, Counter>,
+    upgrades: Family<Upgrade, Counter>,
+    upgrade_pauses: Histogram,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Upgrade {
+    outcome: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -158,6 +165,19 @@ impl Metrics {
             "Times that the key of a volume was to be destroyed",
             volumes_erased.clone(),
         );
+        let upgrades = Family::default();
+        ours.register(
+            "disk_upgrades",
+            "Times that the worker of a disk was to be replaced under its front end",
+            upgrades.clone(),
+        );
+        let upgrade_pauses = Histogram::new(exponential_buckets(0.001, 2.0, 15));
+        ours.register_with_unit(
+            "disk_upgrade_pause",
+            "How long no request was begun while another worker went on",
+            Unit::Seconds,
+            upgrade_pauses.clone(),
+        );
         let api_requests = Family::default();
         ours.register(
             "api_requests",
@@ -189,6 +209,8 @@ impl Metrics {
             api_requests,
             api_seconds,
             verifications,
+            upgrades,
+            upgrade_pauses,
         }
     }
 
@@ -266,6 +288,20 @@ impl Metrics {
             None => "failed",
         };
         self.volumes_erased.get_or_create(&Erased { outcome }).inc();
+    }
+
+    /// The worker of a disk was replaced, or was to be (`None`): after a pause of so
+    /// many microseconds, or by its front end connecting anew.
+    pub fn disk_upgraded(&self, pause_us: Option<Option<u64>>) {
+        let outcome = match pause_us {
+            Some(Some(_)) => "handed-over",
+            Some(None) => "reconnected",
+            None => "failed",
+        };
+        self.upgrades.get_or_create(&Upgrade { outcome }).inc();
+        if let Some(Some(pause)) = pause_us {
+            self.upgrade_pauses.observe(pause as f64 / 1e6);
+        }
     }
 
     /// A disk was verified, and found to be so: `proved`, `disproved` or

@@ -26,7 +26,7 @@ use crate::error::{Explain, Kind, io_kind};
 use crate::secret::Dek;
 use crate::store::Store;
 use crate::units::Bytes;
-use crate::vhost::{Notices, Server, Stopper};
+use crate::vhost::{Ended, Exported, Notices, Rest, Server, Stopper};
 
 /// A queue without work for so long gives back its buffers. To take them again
 /// takes some tenths of a millisecond.
@@ -47,13 +47,16 @@ pub enum Error {
     /// Front ends cannot be accepted any more.
     #[error("a socket failed")]
     Socket(#[source] io::Error),
+    /// The kernel has failed a ring, and the walls let no other be made.
+    #[error("the io_uring of a queue is lost")]
+    Ring(#[source] io::Error),
 }
 
 impl Explain for Error {
     fn kind(&self) -> Kind {
         match self {
             Error::NotDurable { .. } => Kind::Io,
-            Error::Socket(source) => io_kind(source),
+            Error::Socket(source) | Error::Ring(source) => io_kind(source),
         }
     }
 
@@ -63,6 +66,9 @@ impl Explain for Error {
                  the guest check its file systems"
                 .into(),
             Error::Socket(_) => "check the limits of the process (`ulimit -a`)".into(),
+            Error::Ring(_) => {
+                "look at the log of the kernel (`dmesg`), and serve the disk anew".into()
+            }
         })
     }
 }
@@ -98,6 +104,8 @@ pub fn disk_of(spec: &Spec, store: Store, transform: Transform, stats: Stats) ->
         rest_after: REST_AFTER,
         stats,
         rate_limits: spec.limits.clone(),
+        on_error: spec.on_error,
+        stuck_after: Duration::from_millis(spec.stuck_after_ms),
     })
 }
 
@@ -114,6 +122,11 @@ impl Plane {
         Plane { disk, server, path }
     }
 
+    /// The disk.
+    pub fn disk(&self) -> &Arc<Disk> {
+        &self.disk
+    }
+
     /// What ends it.
     pub fn stopper(&self) -> Stopper {
         self.server.stopper()
@@ -124,12 +137,34 @@ impl Plane {
         self.server.notices()
     }
 
-    /// Serves front ends until stopped, and then makes durable what they wrote.
+    /// What has it come to rest, for another process to go on.
+    pub fn rest(&self) -> Rest {
+        self.server.rest()
+    }
+
+    /// Takes over the session of another process: see [`Server::take_over`].
+    ///
+    /// # Errors
+    /// When it cannot be one of this disk, or cannot be served here.
+    pub fn take_over(&self, exported: Exported) -> io::Result<()> {
+        self.server.take_over(exported)
+    }
+
+    /// Serves front ends until stopped, and then makes durable what they wrote. One
+    /// that was handed over is left as it is: what was written is as durable as it
+    /// was, and whoever goes on answers for it.
     ///
     /// # Errors
     /// When that fails, or front ends cannot be accepted any more.
     pub fn run(&self) -> Result<(), Error> {
-        self.server.run().map_err(Error::Socket)?;
+        let failed = |error| match self.disk.crew().has_lost() {
+            true => Error::Ring(error),
+            false => Error::Socket(error),
+        };
+        if self.server.run().map_err(failed)? == Ended::HandedOver {
+            tracing::info!("handed over");
+            return Ok(());
+        }
         let synced = self.disk.sync_now();
         let done = self.disk.stats().snapshot();
         let total = done.total();

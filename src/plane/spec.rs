@@ -8,6 +8,7 @@ use uuid::Uuid;
 use crate::crypt::Engine;
 use crate::engine::SERIAL_BYTES;
 use crate::engine::throttle::Limits;
+use crate::engine::trouble::OnError;
 use crate::store::DirectMode;
 use crate::units::SectorSize;
 
@@ -53,6 +54,17 @@ pub struct Spec {
     /// What the guest may do per second.
     #[serde(default)]
     pub limits: Limits,
+    /// What is done when the disk below fails.
+    #[serde(default)]
+    pub on_error: OnError,
+    /// How long an operation is in flight before it is reported, in milliseconds.
+    #[serde(default = "stuck_after_ms")]
+    pub stuck_after_ms: u64,
+}
+
+/// What one of an earlier version says of it, which says nothing.
+fn stuck_after_ms() -> u64 {
+    30_000
 }
 
 impl Spec {
@@ -123,6 +135,8 @@ pub(crate) mod tests {
             write_cache: true,
             poll_us: 50,
             limits: Limits::default(),
+            on_error: OnError::Stop,
+            stuck_after_ms: 7000,
         }
     }
 

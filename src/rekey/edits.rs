@@ -1,5 +1,8 @@
 //! What an edited, damaged or older journal does: nothing, or it is refused.
 
+#[path = "exhaustive_tests.rs"]
+mod exhaustive;
+
 use std::io;
 use std::sync::{Arc, Mutex};
 

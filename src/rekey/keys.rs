@@ -9,7 +9,7 @@ use ring::hmac::{self, HMAC_SHA256};
 use uuid::Uuid;
 
 use super::{Error, Facts, Kind, SECTOR};
-use crate::secret::{DEK_BYTES, Dek, Secret, SecretBox, scrub_stack};
+use crate::secret::{DEK_BYTES, Dek, Secret, SecretBox, scrub_stack, scrubbed};
 
 /// The length of a tag, in bytes.
 pub const TAG_BYTES: usize = 16;
@@ -127,14 +127,12 @@ pub fn seal_previous(facts: &Facts, main: &Dek, old: &Dek) -> Result<Vec<u8>, Er
     getrandom::fill(&mut nonce).map_err(|error| Error::Memory(io::Error::other(error)))?;
     // Encrypted in secret memory: the key is never in ordinary memory.
     let mut buffer = Secret::copy_of(old.bytes()).map_err(Error::Memory)?;
-    let tag = Aes256Gcm::new(gcm_key(&key)?)
-        .encrypt_inout_detached(
-            &nonce.into(),
-            &info(facts, PREVIOUS),
-            (&mut buffer[..]).into(),
-        )
-        .map_err(|_| Error::Unfit("its previous key cannot be sealed"))?;
-    scrub_stack();
+    let (key, info) = (gcm_key(&key)?, info(facts, PREVIOUS));
+    let tag = scrubbed(|| {
+        let buffer = (&mut buffer[..]).into();
+        Aes256Gcm::new(key).encrypt_inout_detached(&nonce.into(), &info, buffer)
+    })
+    .map_err(|_| Error::Unfit("its previous key cannot be sealed"))?;
     Ok([&nonce[..], &buffer, &tag].concat())
 }
 
@@ -153,15 +151,12 @@ pub fn open_previous(facts: &Facts, main: &Dek, sealed: &[u8]) -> Result<Dek, Er
     };
     let key = derive(facts, main.bytes(), PREVIOUS, MAC_BYTES)?;
     let mut buffer = Secret::copy_of(ciphertext).map_err(Error::Memory)?;
-    Aes256Gcm::new(gcm_key(&key)?)
-        .decrypt_inout_detached(
-            &nonce,
-            &info(facts, PREVIOUS),
-            (&mut buffer[..]).into(),
-            &tag,
-        )
-        .map_err(|_| Error::Previous)?;
-    scrub_stack();
+    let (key, info) = (gcm_key(&key)?, info(facts, PREVIOUS));
+    scrubbed(|| {
+        let buffer = (&mut buffer[..]).into();
+        Aes256Gcm::new(key).decrypt_inout_detached(&nonce, &info, buffer, &tag)
+    })
+    .map_err(|_| Error::Previous)?;
     Dek::try_from(buffer).map_err(|_| Error::Previous)
 }
 

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use super::Error;
+use crate::secret::scrub_stack;
 
 /// Does `each` part, on that many threads; on this one, if it is one. The first
 /// failure ends it, and parts that nobody has begun are left out.
@@ -20,6 +21,7 @@ pub fn over<T: Send>(
         for part in parts {
             each(part)?;
         }
+        scrub_stack();
         return Ok(());
     }
     let parts = Mutex::new(parts);
@@ -31,6 +33,8 @@ pub fn over<T: Send>(
         {
             each(part).inspect_err(|_| failed.store(true, Ordering::Relaxed))?;
         }
+        // It was encrypted or decrypted here, and the stack may be another's next.
+        scrub_stack();
         Ok(())
     };
     thread::scope(|scope| {

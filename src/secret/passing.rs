@@ -14,7 +14,7 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 use zeroize::Zeroize;
 
-use super::{DEK_BYTES, Dek, Secret, memfd_secret};
+use super::{DEK_BYTES, Dek, Secret, memfd_secret, registers};
 
 /// What `fstatfs` says of a descriptor of `memfd_secret(2)`.
 const SECRETMEM_MAGIC: u64 = 0x5345_434d;
@@ -35,6 +35,7 @@ impl Dek {
         };
         let mut page = Page::map(&fd)?;
         page.bytes().copy_from_slice(self.bytes());
+        registers::clear();
         Ok(fd)
     }
 

@@ -5,7 +5,7 @@ use ring::{hkdf, hmac};
 use uuid::Uuid;
 
 use crate::rekey::{Facts, Kind};
-use crate::secret::Dek;
+use crate::secret::{Dek, scrub_stack};
 
 /// The length of a record.
 pub const RECORD_BYTES: usize = 512;
@@ -53,6 +53,7 @@ impl Key {
         let key = secret
             .expand(&[&info], hmac::HMAC_SHA256)
             .map_or_else(|_| hmac::Key::new(hmac::HMAC_SHA256, &[]), hmac::Key::from);
+        scrub_stack();
         Key { id: facts.id, key }
     }
 

@@ -9,26 +9,15 @@ use uuid::Uuid;
 
 use super::*;
 use crate::crypt::{Engine, Params, SectorCipher};
+use crate::platter::{Disk, Kept, SECTOR};
+use crate::random::Random;
 use crate::rekey::{Facts, Kind, Medium};
 use crate::secret::Dek;
 use crate::units::{Sector, SectorSize};
 
-const SECTOR: usize = 512;
 /// The length of the room: small, so that there are many steps.
 const BY: u64 = 16 << 10;
 const SIZE: u64 = (100 << 10) + 512 * 8;
-
-/// Random numbers that a seed gives.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-}
 
 /// The power of all media together.
 struct Power {
@@ -39,15 +28,17 @@ struct Power {
 
 struct Storage<'p> {
     power: &'p Mutex<Power>,
-    /// As it is read, and as it is on stable storage.
-    now: Mutex<(Vec<u8>, Vec<u8>)>,
+    disk: Mutex<Disk>,
 }
 
 impl<'p> Storage<'p> {
     fn new(power: &'p Mutex<Power>, bytes: Vec<u8>) -> Self {
+        let mut disk = Disk::new(bytes.len());
+        disk.write(&bytes, 0);
+        disk.sync();
         Storage {
             power,
-            now: Mutex::new((bytes.clone(), bytes)),
+            disk: Mutex::new(disk),
         }
     }
 
@@ -58,33 +49,37 @@ impl<'p> Storage<'p> {
         power.left > 0
     }
 
-    /// What is there after the power was cut: of each sector that was not synced,
-    /// what was there before, or what was written last.
-    fn after_cut(&self) -> Vec<u8> {
-        let (now, mut stable) = self.now.lock().unwrap().clone();
-        let mut power = self.power.lock().unwrap();
-        for (old, new) in stable.chunks_mut(SECTOR).zip(now.chunks(SECTOR)) {
-            if power.random.next().is_multiple_of(2) {
-                old.copy_from_slice(new);
-            }
-        }
-        stable
+    /// What is there when it is read.
+    fn now(&self) -> Vec<u8> {
+        bytes(&self.disk.lock().unwrap())
     }
+
+    /// What is there after the power was cut: of each sector that was not synced,
+    /// what was there before, or anything written to it since.
+    fn after_cut(&self) -> Vec<u8> {
+        let mut disk = self.disk.lock().unwrap().clone();
+        let mut power = self.power.lock().unwrap();
+        disk.lose_power(&mut power.random, |_| Kept::Any);
+        bytes(&disk)
+    }
+}
+
+fn bytes(disk: &Disk) -> Vec<u8> {
+    let mut bytes = vec![0; disk.sectors() * SECTOR];
+    disk.read(&mut bytes, 0);
+    bytes
 }
 
 impl Medium for Storage<'_> {
     fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        let now = self.now.lock().unwrap();
-        let from = offset as usize;
-        buffer.copy_from_slice(&now.0[from..from + buffer.len()]);
+        self.disk.lock().unwrap().read(buffer, offset);
         Ok(())
     }
 
     fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let lives = self.lives();
-        let (from, mut now) = (offset as usize, self.now.lock().unwrap());
         // The last one is under way.
-        now.0[from..from + bytes.len()].copy_from_slice(bytes);
+        self.disk.lock().unwrap().write(bytes, offset);
         match lives {
             true => Ok(()),
             false => Err(io::Error::other("no power")),
@@ -95,8 +90,7 @@ impl Medium for Storage<'_> {
         if !self.lives() {
             return Err(io::Error::other("no power"));
         }
-        let mut now = self.now.lock().unwrap();
-        now.1 = now.0.clone();
+        self.disk.lock().unwrap().sync();
         Ok(())
     }
 }
@@ -274,7 +268,7 @@ fn as_long_as_it_is_in_pieces_nobody_finds_a_disk_there() {
         });
         let (disk, medium) = (Storage::new(&power, file), Storage::new(&power, beside));
         assert!(!case.run(&disk, &medium, false));
-        let file = disk.now.lock().unwrap().0.clone();
+        let file = disk.now();
         assert!(file.starts_with(b"SEALBLK MOVING "));
         let command = match way {
             Way::Up => "sealblk volume encrypt",
@@ -296,7 +290,7 @@ fn what_is_stopped_goes_on_from_there() {
     let (disk, medium) = (Storage::new(&power, file), Storage::new(&power, beside));
     assert!(!case.run(&disk, &medium, true));
     assert!(case.run(&disk, &medium, false));
-    case.assert_done(&disk.now.lock().unwrap().0, "stopped");
+    case.assert_done(&disk.now(), "stopped");
 }
 
 #[test]
@@ -330,7 +324,7 @@ fn another_disk_or_a_strange_boundary_is_refused() {
             let error = shift.run(&mut journal, boundary, pace).unwrap_err();
             assert!(matches!(error, Error::Impossible(_)), "{error}");
         }
-        assert!(disk.now.lock().unwrap().0 == case.before(), "written to");
+        assert!(disk.now() == case.before(), "written to");
         let other = Case::new(way, false, SectorSize::B512);
         let opened = Journal::open(&medium, &(0..AREA_BYTES), &other.key);
         assert!(matches!(opened, Err(Error::NoRecord)));

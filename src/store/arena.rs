@@ -99,6 +99,13 @@ impl Arena {
         }
     }
 
+    /// Gives the memory back: whoever owned blocks of it is gone. The kernel must
+    /// not know it any more.
+    pub fn abandon(&mut self) {
+        self.memory = None;
+        self.free.fill(u64::MAX);
+    }
+
     /// Leaves the memory to the kernel for good: it may write to it at any time.
     pub fn forget(&mut self) {
         std::mem::forget(self.memory.take());

@@ -4,6 +4,10 @@
 //! The memory of the arena is taken when the first block is, and can be given
 //! back when there is nothing to do: a queue that rests costs hardly any.
 //!
+//! A ring is made once, before the walls of a process are closed (`sandbox`), and is
+//! used for one session after the other: what belongs to a session, its file among
+//! it, is [attached](Ring::attach) and [detached](Ring::detach).
+//!
 //! The file and the arena are registered with the ring, so that the kernel
 //! looks neither of them up per operation. Kicks and control messages arrive
 //! as completions of a poll in the same ring: there is one place to wait.
@@ -20,14 +24,39 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
-use io_uring::types::{Fd, Fixed, FsyncFlags, SubmitArgs, Timespec};
+use io_uring::register::Restriction;
+use io_uring::types::{Fixed, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use super::arena::{Arena, Block};
 use super::file::Store;
 
-/// Index of the data file among the registered files.
+/// Index of the data file among the registered files. What is polled follows.
 const DATA: Fixed = Fixed(0);
+
+/// How many descriptors can be polled.
+const POLLS: usize = 2;
+
+/// All that a ring ever does, and with registered files alone. `docs/sandbox.md`
+/// lists the same.
+pub const OPERATIONS: [(&str, u8); 9] = [
+    ("IORING_OP_READ", opcode::Read::CODE),
+    ("IORING_OP_READ_FIXED", opcode::ReadFixed::CODE),
+    ("IORING_OP_WRITE", opcode::Write::CODE),
+    ("IORING_OP_WRITE_FIXED", opcode::WriteFixed::CODE),
+    ("IORING_OP_FSYNC", opcode::Fsync::CODE),
+    ("IORING_OP_FALLOCATE", opcode::Fallocate::CODE),
+    ("IORING_OP_POLL_ADD", opcode::PollAdd::CODE),
+    ("IORING_OP_TIMEOUT", opcode::Timeout::CODE),
+    ("IORING_OP_ASYNC_CANCEL", opcode::AsyncCancel::CODE),
+];
+
+/// What can be registered with a ring that is in use.
+pub const REGISTRATIONS: [(&str, u8); 3] = [
+    ("IORING_REGISTER_BUFFERS", 0),
+    ("IORING_UNREGISTER_BUFFERS", 1),
+    ("IORING_REGISTER_FILES_UPDATE", 6),
+];
 
 /// Index of the arena among the registered buffers.
 const ARENA: u16 = 0;
@@ -37,6 +66,16 @@ const POLL: u64 = 1 << 63;
 
 /// User data of the alarm.
 const ALARM: u64 = 1 << 62;
+
+/// User data of what takes polls and the alarm back.
+const CANCEL: u64 = 1 << 61;
+
+/// How long the kernel may take for that, which is no work: so often.
+const CANCEL_PATIENCE: Duration = Duration::from_secs(1);
+const CANCEL_TRIES: u32 = 10;
+
+/// No file in its place.
+const NONE: i32 = -1;
 
 /// Something that happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,44 +113,130 @@ pub struct Ring {
     entries: u64,
     /// What the kernel reads when it is given an alarm.
     alarm: Box<Timespec>,
+    /// How many operations there can be.
+    operations: u32,
+    /// What of it the kernel has: polls, and the alarm last.
+    armed: [bool; POLLS + 1],
+    /// How many of those are being taken back.
+    cancels: u32,
 }
 
+/// Where the alarm is among what is armed.
+const ALARM_ARMED: usize = POLLS;
+
 impl Ring {
-    /// A ring with room for `operations` at once, on the descriptor of `store`
-    /// that belongs to this queue, with an arena of `arena_bytes`. It is used by the thread that makes it, and no other.
+    /// A ring with room for `operations` at once, with an arena of `arena_bytes`, that
+    /// has no file yet. It is used by the thread that makes it, and no other.
     ///
     /// # Errors
     /// When the kernel has no io_uring, or refuses one (limits, seccomp).
-    pub fn new(
-        store: &Store,
-        queue: usize,
-        operations: u32,
-        arena_bytes: usize,
-    ) -> io::Result<Self> {
+    pub fn without_file(operations: u32, arena_bytes: usize) -> io::Result<Self> {
         // Three more for the polls of kick and control, and the alarm.
         let entries = operations + 3;
         let (uring, deferred) = build(entries)?;
-        uring
-            .submitter()
-            .register_files(&[store.file(queue).as_raw_fd()])?;
-        let in_memory = match store.is_in_memory() {
-            true => Some(store.file(queue).try_clone()?),
-            false => None,
-        };
+        uring.submitter().register_files(&[NONE; 1 + POLLS])?;
+        close(&uring)?;
         Ok(Ring {
             uring,
             arena: Arena::without_memory(arena_bytes),
             fixed_buffers: false,
             deferred,
             in_flight: 0,
-            called: VecDeque::with_capacity(match in_memory {
-                Some(_) => operations as usize,
-                None => 0,
-            }),
-            in_memory,
+            called: VecDeque::new(),
+            in_memory: None,
             entries: 0,
             alarm: Box::default(),
+            operations,
+            armed: [false; POLLS + 1],
+            cancels: 0,
         })
+    }
+
+    /// The same on the descriptor of `store` that belongs to this queue.
+    ///
+    /// # Errors
+    /// As both.
+    pub fn new(
+        store: &Store,
+        queue: usize,
+        operations: u32,
+        arena_bytes: usize,
+    ) -> io::Result<Self> {
+        let mut ring = Self::without_file(operations, arena_bytes)?;
+        ring.attach(store, queue)?;
+        Ok(ring)
+    }
+
+    /// Works on the descriptor of `store` that belongs to this queue from now on, and
+    /// counts from 0.
+    ///
+    /// # Errors
+    /// When there are no more descriptors.
+    pub fn attach(&mut self, store: &Store, queue: usize) -> io::Result<()> {
+        let file = store.file(queue);
+        self.in_memory = match store.is_in_memory() {
+            true => Some(file.try_clone()?),
+            false => None,
+        };
+        if self.in_memory.is_some() {
+            self.called.reserve(self.operations as usize);
+        }
+        let submitter = self.uring.submitter();
+        submitter.register_files_update(DATA.0, &[file.as_raw_fd()])?;
+        self.entries = 0;
+        Ok(())
+    }
+
+    /// Waits for the kernel to be done with all that it was given, and keeps nothing of
+    /// whoever has used the ring until now: no file, no buffers, no polls. False when
+    /// that cannot be: then it is of no use to anybody else.
+    #[must_use]
+    pub fn detach(&mut self) -> bool {
+        self.settle() && self.disarm() && self.clear().is_ok()
+    }
+
+    /// Takes back the polls and the alarm.
+    fn disarm(&mut self) -> bool {
+        for (number, armed) in self.armed.into_iter().enumerate() {
+            if !armed {
+                continue;
+            }
+            let data = match number {
+                ALARM_ARMED => ALARM,
+                poll => POLL | poll as u64,
+            };
+            let entry = opcode::AsyncCancel::new(data)
+                .build()
+                // As for the alarm.
+                .flags(squeue::Flags::FIXED_FILE)
+                .user_data(CANCEL);
+            if self.push(entry).is_err() {
+                return false;
+            }
+            self.cancels += 1;
+        }
+        for _ in 0..CANCEL_TRIES {
+            while self.next_event().is_some() {}
+            if self.cancels == 0 && self.armed == [false; POLLS + 1] {
+                return true;
+            }
+            if self.wait(Some(CANCEL_PATIENCE)).is_err() {
+                return false;
+            }
+        }
+        false
+    }
+
+    fn clear(&mut self) -> io::Result<()> {
+        if self.fixed_buffers {
+            self.uring.submitter().unregister_buffers()?;
+            self.fixed_buffers = false;
+        }
+        self.arena.abandon();
+        self.in_memory = None;
+        let submitter = self.uring.submitter();
+        submitter.register_files_update(DATA.0, &[NONE; 1 + POLLS])?;
+        Ok(())
     }
 
     /// The buffers.
@@ -173,8 +298,12 @@ impl Ring {
         *self.alarm = Timespec::from(after);
         let entry = opcode::Timeout::new(&raw const *self.alarm)
             .build()
+            // It has no file; the ring takes nothing without this.
+            .flags(squeue::Flags::FIXED_FILE)
             .user_data(ALARM);
-        self.push(entry)
+        self.push(entry)?;
+        self.armed[ALARM_ARMED] = true;
+        Ok(())
     }
 
     /// Whether operations have ended that the kernel was never given.
@@ -274,16 +403,24 @@ impl Ring {
     }
 
     /// Reports [`Event::Ready`] whenever the descriptor becomes readable,
-    /// again and again. An eventfd need not be read for that.
+    /// again and again. An eventfd need not be read for that. There are two
+    /// numbers: 0 and 1.
     ///
     /// # Errors
     /// When the ring is full and the kernel takes nothing from it.
     pub fn poll(&mut self, number: u32, fd: BorrowedFd<'_>) -> io::Result<()> {
-        let entry = opcode::PollAdd::new(Fd(fd.as_raw_fd()), libc::POLLIN as u32)
+        assert!((number as usize) < POLLS, "two descriptors are polled");
+        let place = DATA.0 + 1 + number;
+        self.uring
+            .submitter()
+            .register_files_update(place, &[fd.as_raw_fd()])?;
+        let entry = opcode::PollAdd::new(Fixed(place), libc::POLLIN as u32)
             .multi(true)
             .build()
             .user_data(POLL | u64::from(number));
-        self.push(entry)
+        self.push(entry)?;
+        self.armed[number as usize] = true;
+        Ok(())
     }
 
     fn pointer(&self, block: &Block, skip: u32, len: u32) -> *mut u8 {
@@ -404,19 +541,25 @@ impl Ring {
             self.in_flight -= 1;
             return Some(Event::Done(op, result));
         }
-        let entry = self.uring.completion().next()?;
-        let data = entry.user_data();
+        let (entry, data) = loop {
+            let entry = self.uring.completion().next()?;
+            match entry.user_data() {
+                // Whether there was something left to be taken back, that says itself.
+                CANCEL => self.cancels -= 1,
+                data => break (entry, data),
+            }
+        };
         if data & POLL != 0 {
             let number = data as u32;
+            let more = cqueue::more(entry.flags());
+            self.armed[number as usize] = more;
             return Some(match entry.result() {
-                0.. => Event::Ready {
-                    number,
-                    more: cqueue::more(entry.flags()),
-                },
+                0.. => Event::Ready { number, more },
                 _ => Event::Lost(number),
             });
         }
         if data & ALARM != 0 {
+            self.armed[ALARM_ARMED] = false;
             return Some(Event::Alarm);
         }
         self.in_flight -= 1;
@@ -449,7 +592,8 @@ impl Drop for Ring {
 }
 
 /// The best ring that the kernel gives: completions are delivered to this
-/// thread alone, when it asks for them (6.1); else an ordinary one.
+/// thread alone, when it asks for them (6.1); else an ordinary one. It does nothing
+/// before it is [closed](close).
 fn build(entries: u32) -> io::Result<(IoUring, bool)> {
     let best = IoUring::builder()
         .dontfork()
@@ -457,12 +601,171 @@ fn build(entries: u32) -> io::Result<(IoUring, bool)> {
         .setup_defer_taskrun()
         .setup_taskrun_flag()
         .setup_submit_all()
+        .setup_r_disabled()
         .build(entries);
     match best {
         Ok(uring) => Ok((uring, true)),
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            Ok((IoUring::builder().dontfork().build(entries)?, false))
+            let plain = IoUring::builder()
+                .dontfork()
+                .setup_r_disabled()
+                .build(entries)?;
+            Ok((plain, false))
         }
         Err(error) => Err(error),
+    }
+}
+
+/// Has the ring do from now on what it is for, and nothing else, whoever asks: no
+/// other operations, on registered files alone, and no others registered than
+/// those in their places.
+fn close(uring: &IoUring) -> io::Result<()> {
+    let operations = OPERATIONS.map(|(_, code)| Restriction::sqe_op(code));
+    let registrations = REGISTRATIONS.map(|(_, code)| Restriction::register_op(code));
+    let files = Restriction::sqe_flags_required(squeue::Flags::FIXED_FILE.bits());
+    let mut all: Vec<Restriction> = operations.into_iter().chain(registrations).collect();
+    all.push(files);
+    uring.submitter().register_restrictions(&mut all)?;
+    uring.submitter().register_enable_rings()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::DirectMode;
+    use crate::units::SectorSize;
+    use io_uring::types::Fd;
+    use std::os::fd::AsFd;
+
+    fn ring() -> (Ring, File) {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(1 << 20).unwrap();
+        let mode = (false, DirectMode::Never);
+        let store = Store::open(file.as_fd(), (0, 1 << 20), SectorSize::B512, mode, 1).unwrap();
+        (Ring::new(&store, 0, 8, 64 << 10).unwrap(), file)
+    }
+
+    fn result(ring: &mut Ring, entry: squeue::Entry) -> i32 {
+        ring.push(entry.user_data(1)).unwrap();
+        loop {
+            if let Some(done) = ring.uring.completion().next() {
+                return done.result();
+            }
+            ring.wait(None).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_ring_does_nothing_but_what_it_is_for() {
+        let (mut ring, file) = ring();
+        let bytes = [0u8; 512];
+        let (path, length) = (c"/etc/passwd".as_ptr(), bytes.len() as u32);
+        let fixed = squeue::Flags::FIXED_FILE;
+        let here = Fd(libc::AT_FDCWD);
+        let refused = -libc::EACCES;
+        for entry in [
+            opcode::OpenAt::new(here, path).build(),
+            opcode::OpenAt::new(here, path).build().flags(fixed),
+            opcode::UnlinkAt::new(here, path).build().flags(fixed),
+            opcode::Socket::new(libc::AF_INET, libc::SOCK_STREAM, 0).build(),
+            opcode::Socket::new(libc::AF_INET, libc::SOCK_STREAM, 0)
+                .build()
+                .flags(fixed),
+            opcode::Close::new(DATA).build().flags(fixed),
+            opcode::Nop::new().build().flags(fixed),
+            opcode::Statx::new(here, path, std::ptr::null_mut())
+                .build()
+                .flags(fixed),
+            // What it may do, and with a file that is not registered.
+            opcode::Write::new(Fd(file.as_raw_fd()), bytes.as_ptr(), length).build(),
+            opcode::Fsync::new(Fd(file.as_raw_fd())).build(),
+        ] {
+            assert_eq!(result(&mut ring, entry.clone()), refused, "{entry:?}");
+        }
+        let written = opcode::Write::new(DATA, bytes.as_ptr(), length).build();
+        assert_eq!(result(&mut ring, written), 512);
+    }
+
+    /// One session after the other, each with files and descriptors of its own.
+    #[test]
+    fn a_ring_keeps_nothing_of_whoever_has_used_it() {
+        use rustix::event::{EventfdFlags, eventfd};
+        let mut ring = Ring::without_file(8, 64 << 10).unwrap();
+        let nothing = |ring: &mut Ring| {
+            let bytes = [0u8; 512];
+            let read = opcode::Read::new(DATA, bytes.as_ptr().cast_mut(), 512).build();
+            assert_eq!(result(ring, read), -libc::EBADF);
+        };
+        nothing(&mut ring);
+        for round in 0..20u8 {
+            let (first, file) = super::tests::ring();
+            drop(first);
+            let mode = (false, DirectMode::Never);
+            let store = Store::open(file.as_fd(), (0, 1 << 20), SectorSize::B512, mode, 1).unwrap();
+            ring.attach(&store, 0).unwrap();
+            assert_eq!(ring.entries(), 0);
+            let (kick, control) = (
+                eventfd(0, EventfdFlags::CLOEXEC).unwrap(),
+                eventfd(0, EventfdFlags::CLOEXEC).unwrap(),
+            );
+            ring.poll(0, kick.as_fd()).unwrap();
+            ring.poll(1, control.as_fd()).unwrap();
+            ring.alarm(Duration::from_secs(3600)).unwrap();
+            let block = ring.allocate(4096).unwrap().unwrap();
+            // SAFETY: the kernel is given the block after this.
+            unsafe { ring.arena().bytes(&block, 4096) }.fill(round);
+            ring.write(7, &block, 0, 4096, 4096).unwrap();
+            let bytes = 1u64.to_ne_bytes();
+            rustix::io::write(&kick, &bytes).unwrap();
+            let mut seen = vec![];
+            while seen.len() < 2 {
+                match ring.next_event() {
+                    Some(event) => seen.push(event),
+                    None => ring.wait(None).unwrap(),
+                }
+            }
+            assert!(seen.contains(&Event::Done(7, 4096)), "{seen:?}");
+            assert!(
+                seen.contains(&Event::Ready {
+                    number: 0,
+                    more: true
+                }),
+                "{seen:?}"
+            );
+            // The block is never given back.
+            assert!(ring.detach());
+            assert!(!ring.has_memory() && ring.next_event().is_none());
+            nothing(&mut ring);
+            // What is polled no more is heard no more, and is known to nobody else.
+            rustix::io::write(&control, &bytes).unwrap();
+            ring.wait(Some(Duration::from_millis(1))).unwrap();
+            assert_eq!(ring.next_event(), None);
+            let mut written = [0; 4096];
+            file.read_exact_at(&mut written, 4096).unwrap();
+            assert_eq!(written, [round; 4096]);
+        }
+        // All of it is there for the next one.
+        assert!(ring.detach());
+        let (_, file) = super::tests::ring();
+        let mode = (false, DirectMode::Never);
+        let store = Store::open(file.as_fd(), (0, 1 << 20), SectorSize::B512, mode, 1).unwrap();
+        ring.attach(&store, 0).unwrap();
+        assert!(ring.allocate(64 << 10).unwrap().is_some());
+    }
+
+    #[test]
+    fn nothing_is_registered_with_a_ring_but_what_it_needs() {
+        let (ring, file) = ring();
+        let submitter = ring.uring.submitter();
+        let refused = |result: io::Result<()>| {
+            assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EACCES));
+        };
+        refused(submitter.register_files(&[file.as_raw_fd()]));
+        refused(submitter.unregister_files());
+        refused(submitter.register_eventfd(file.as_raw_fd()));
+        refused(submitter.register_personality().map(drop));
+        // And no restriction is lifted.
+        let mut more = [Restriction::sqe_op(opcode::OpenAt::CODE)];
+        assert!(submitter.register_restrictions(&mut more).is_err());
     }
 }

@@ -102,6 +102,15 @@ impl Inflight {
         })
     }
 
+    /// What the front end said of it, and the memory: somebody else can
+    /// [map](Inflight::map) it.
+    pub fn told(&self) -> Option<(VhostUserInflight, &File)> {
+        let backing = self.memory.file_offset()?;
+        let bytes = self.memory.size() as u64;
+        let told = VhostUserInflight::new(bytes, backing.start(), self.queues, self.entries);
+        Some((told, backing.file()))
+    }
+
     /// The part of a queue. Nothing: the front end keeps none for it.
     pub fn part(&self, queue: usize) -> Option<Part> {
         if queue >= usize::from(self.queues) {

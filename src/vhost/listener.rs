@@ -2,18 +2,19 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, CWD, FlockOperation, Gid, Mode};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Gid, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Explain, Kind, io_kind};
+use crate::paths;
 
 /// Front ends that may wait to be accepted. One is served at a time.
 const BACKLOG: i32 = 8;
@@ -151,7 +152,7 @@ impl Listener {
         // yet listening, for one that nobody serves.
         let _alone = lock_directory(path);
         remove_stale(path, &address)?;
-        let bind = || -> io::Result<Self> {
+        let bind = || -> io::Result<(Self, OwnedFd)> {
             let socket = rustix::net::socket_with(
                 AddressFamily::UNIX,
                 SocketType::STREAM,
@@ -162,35 +163,55 @@ impl Listener {
             // else can connect before its owner and mode are set.
             rustix::fs::fchmod(&socket, Mode::from_raw_mode(0o600 & params.mode))?;
             rustix::net::bind(&socket, &address)?;
-            let made = std::fs::symlink_metadata(path)?;
-            Ok(Listener {
+            let made = just_made(path)?;
+            let stat = rustix::fs::fstat(&made)?;
+            let listener = Listener {
                 socket: socket.into(),
                 file: Some(SocketFile {
                     path: path.clone(),
-                    device: made.dev(),
-                    inode: made.ino(),
+                    device: stat.st_dev,
+                    inode: stat.st_ino,
                 }),
-            })
+            };
+            Ok((listener, made))
         };
         // From here on a failure takes the socket away again.
-        let listener = bind().map_err(|source| match source.raw_os_error() {
+        let (listener, made) = bind().map_err(|source| match source.raw_os_error() {
             Some(libc::EADDRINUSE) => Error::Taken(path.clone()),
             _ => failed(source),
         })?;
         if let Some(group) = params.group {
             let gid = Some(Gid::from_raw(group));
-            rustix::fs::chownat(CWD, path, None, gid, AtFlags::SYMLINK_NOFOLLOW).map_err(
-                |source| Error::Group {
+            rustix::fs::chownat(&made, "", None, gid, AtFlags::EMPTY_PATH).map_err(|source| {
+                Error::Group {
                     path: path.clone(),
                     group,
                     source: source.into(),
-                },
-            )?;
+                }
+            })?;
         }
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(params.mode))
+        let own_name = format!("/proc/self/fd/{}", made.as_raw_fd());
+        std::fs::set_permissions(own_name, std::fs::Permissions::from_mode(params.mode))
             .map_err(failed)?;
         rustix::net::listen(&listener.socket, BACKLOG).map_err(|errno| failed(errno.into()))?;
         Ok(listener)
+    }
+
+    /// A socket at this path that is ours from now on, to be removed at the end.
+    ///
+    /// # Errors
+    /// When nothing is at the path.
+    pub fn of(socket: UnixListener, path: PathBuf) -> io::Result<Self> {
+        let made = std::fs::symlink_metadata(&path)?;
+        let (device, inode) = (made.dev(), made.ino());
+        Ok(Listener {
+            socket,
+            file: Some(SocketFile {
+                path,
+                device,
+                inode,
+            }),
+        })
     }
 
     /// A socket that somebody else has made, and will remove.
@@ -232,10 +253,27 @@ impl Drop for Listener {
     }
 }
 
+/// The socket that was made at `path` just now. Its owner and mode are changed by
+/// this descriptor: whoever can write to the directory may have put something else
+/// there meanwhile, a link to any file at all.
+fn just_made(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let made = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
+    let stat = rustix::fs::fstat(&made)?;
+    let is_socket = stat.st_mode & libc::S_IFMT == libc::S_IFSOCK;
+    match is_socket && stat.st_nlink == 1 && stat.st_uid == rustix::process::geteuid().as_raw() {
+        true => Ok(made),
+        false => Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "somebody has put something else there meanwhile",
+        )),
+    }
+}
+
 /// Keeps others who make a socket in the same directory waiting, until it is
 /// dropped. Where that is not possible, it goes without.
 fn lock_directory(path: &Path) -> Option<File> {
-    let directory = File::open(path.parent()?).ok()?;
+    let directory = paths::open_directory(path.parent()?).ok()?;
     let deadline = Instant::now() + PATIENCE;
     loop {
         match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {

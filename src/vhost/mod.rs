@@ -8,14 +8,26 @@
 //! Source: the vhost-user protocol specification of QEMU
 //! (<https://www.qemu.org/docs/master/interop/vhost-user.html>).
 
+mod bus_error;
+mod claims;
+mod crowd;
+mod events;
+mod handover;
 mod inflight;
 mod listener;
+mod log;
 mod memory;
 mod notices;
+mod rest;
 mod ring;
 mod server;
 mod session;
 
+pub use bus_error::explain_bus_errors;
+pub use claims::{Claims, Settled};
+pub use handover::{Exported, Facts, HAND_OVER};
 pub use listener::{Error as ListenerError, Listener, SocketFile, SocketParams};
 pub use notices::{Notices, Sent};
-pub use server::{Server, Stopper};
+pub use rest::{After, Handed, Rest};
+pub use ring::RingFacts;
+pub use server::{Ended, Server, Stopper};

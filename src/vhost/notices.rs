@@ -92,6 +92,27 @@ impl Notices {
         *self.lock() = State::default();
     }
 
+    /// A copy of the channel, what was read, and whether the front end was reminded:
+    /// for who serves it next.
+    ///
+    /// # Errors
+    /// When there are no more descriptors.
+    pub fn export(&self) -> io::Result<(Option<OwnedFd>, Option<u64>, bool)> {
+        let state = self.lock();
+        let channel = state.channel.as_ref().map(OwnedFd::try_clone).transpose()?;
+        Ok((channel, state.read, state.reminded))
+    }
+
+    /// Takes over what another process [knew](Notices::export) of the front end.
+    pub fn import(&self, (channel, read, reminded): (Option<OwnedFd>, Option<u64>, bool)) {
+        *self.lock() = State {
+            channel,
+            read,
+            reminded,
+        };
+        self.changed();
+    }
+
     /// The front end has given a channel.
     pub fn opened(&self, channel: OwnedFd) {
         self.lock().channel = Some(channel);

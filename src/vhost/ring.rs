@@ -7,10 +7,12 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use serde::{Deserialize, Serialize};
 use virtio_queue::{Queue, QueueT};
 
 use super::inflight::Inflight;
 use super::memory::MemoryMap;
+use crate::engine::dirty::{DirtyLog, QueueLog};
 use crate::engine::inflight::{Fault, Recovered};
 use crate::engine::{Disk, QueueStart, RunningQueue, start_queue};
 
@@ -20,6 +22,25 @@ pub struct Addresses {
     pub descriptors: u64,
     pub available: u64,
     pub used: u64,
+}
+
+/// What was said of a virtqueue that has been stopped, but for its descriptors.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RingFacts {
+    /// How many entries it has.
+    pub size: u16,
+    /// Where its parts are: descriptors, available, used.
+    pub addresses: Option<[u64; 3]>,
+    /// The next available entry to be taken.
+    pub base: u16,
+    /// Whether it is enabled.
+    pub enabled: bool,
+    /// Whether there are the descriptors of these names.
+    pub kick: bool,
+    /// See `kick`.
+    pub call: bool,
+    /// See `kick`.
+    pub err: bool,
 }
 
 /// One virtqueue of the device.
@@ -35,6 +56,8 @@ pub struct VirtQueue {
     call: Option<File>,
     err: Option<File>,
     enabled: bool,
+    /// Under which address its used ring is logged, if it is.
+    logged_at: Option<u64>,
     running: Option<RunningQueue>,
 }
 
@@ -54,6 +77,7 @@ impl VirtQueue {
             call: None,
             err: None,
             enabled: false,
+            logged_at: None,
             running: None,
         }
     }
@@ -77,6 +101,25 @@ impl VirtQueue {
 
     pub fn set_addresses(&mut self, addresses: Addresses) {
         self.addresses = Some(addresses);
+    }
+
+    /// Whether the used ring is logged, and under which address.
+    pub fn set_logged(&mut self, at: Option<u64>) {
+        self.logged_at = at;
+    }
+
+    /// What is logged of it: `data` says whether what its requests write is.
+    pub fn log(&self, log: Option<&Arc<DirtyLog>>, data: bool) -> Option<QueueLog> {
+        let log = log?.clone();
+        let ring = self.logged_at;
+        (data || ring.is_some()).then_some(QueueLog { log, data, ring })
+    }
+
+    /// Has its thread mark what it writes there, from now on.
+    pub fn tell_log(&self, log: Option<&Arc<DirtyLog>>, data: bool) {
+        if let Some(running) = &self.running {
+            running.set_log(self.log(log, data));
+        }
     }
 
     pub fn set_base(&mut self, base: u32) -> io::Result<()> {
@@ -123,14 +166,75 @@ impl VirtQueue {
         self.base
     }
 
-    /// Waits for the requests in flight, and stops the thread.
+    /// Waits for the requests in flight, and stops the thread. What waits for the
+    /// disk below fails.
     pub fn stop(&mut self) {
-        if let Some(stopped) = self.running.take().and_then(RunningQueue::stop) {
+        let stopped = self.running.take().and_then(RunningQueue::stop);
+        self.has_stopped(stopped);
+    }
+
+    /// The same; but what waits for the disk below is left to the next start of
+    /// the ring, if the front end keeps what is in flight.
+    pub fn leave(&mut self) {
+        let stopped = self.running.take().and_then(RunningQueue::leave);
+        self.has_stopped(stopped);
+    }
+
+    fn has_stopped(&mut self, stopped: Option<QueueStart>) {
+        if let Some(stopped) = stopped {
             self.base = stopped.queue.next_avail();
             self.kick = Some(stopped.kick);
             self.call = stopped.call;
             self.err = stopped.err;
         }
+    }
+
+    /// What was said of it, with copies of the descriptors (kick, call, err), for
+    /// who serves it next. It has to be [stopped](VirtQueue::stop).
+    ///
+    /// # Errors
+    /// When there are no more descriptors.
+    pub fn export(&self) -> io::Result<(RingFacts, [Option<File>; 3])> {
+        let copy = |file: &Option<File>| file.as_ref().map(File::try_clone).transpose();
+        let addresses = |at: Addresses| [at.descriptors, at.available, at.used];
+        let facts = RingFacts {
+            size: self.size,
+            addresses: self.addresses.map(addresses),
+            base: self.base,
+            enabled: self.enabled,
+            kick: self.kick.is_some(),
+            call: self.call.is_some(),
+            err: self.err.is_some(),
+        };
+        let files = [copy(&self.kick)?, copy(&self.call)?, copy(&self.err)?];
+        Ok((facts, files))
+    }
+
+    /// Takes over what another process [knew](VirtQueue::export) of the ring.
+    ///
+    /// # Errors
+    /// When it has more entries than it may have here.
+    pub fn import(&mut self, facts: &RingFacts, files: [Option<File>; 3]) -> io::Result<()> {
+        self.set_size(facts.size.into())?;
+        self.addresses = facts
+            .addresses
+            .map(|[descriptors, available, used]| Addresses {
+                descriptors,
+                available,
+                used,
+            });
+        (self.base, self.enabled) = (facts.base, facts.enabled);
+        [self.kick, self.call, self.err] = files;
+        Ok(())
+    }
+
+    /// Whether it would be started.
+    pub fn is_ready(&self, map: &MemoryMap) -> bool {
+        self.enabled
+            && self.running.is_none()
+            && self.addresses.is_some()
+            && self.kick.is_some()
+            && !map.is_empty()
     }
 
     /// Starts the thread if all that it needs has been said.
@@ -143,14 +247,11 @@ impl VirtQueue {
         disk: &Arc<Disk>,
         map: &MemoryMap,
         kept: Option<&Inflight>,
-        event_idx: bool,
+        (event_idx, log): (bool, Option<QueueLog>),
     ) -> io::Result<()> {
-        let (true, None, Some(addresses)) = (self.enabled, &self.running, self.addresses) else {
+        let (true, Some(addresses)) = (self.is_ready(map), self.addresses) else {
             return Ok(());
         };
-        if self.kick.is_none() || map.is_empty() {
-            return Ok(());
-        }
         let mut queue = self.queue(addresses, map, event_idx)?;
         let inflight = self.recover(&mut queue, kept)?;
         let Some(kick) = self.kick.take() else {
@@ -164,6 +265,7 @@ impl VirtQueue {
             call: self.call.take(),
             err: self.err.take(),
             inflight,
+            log,
         };
         self.running = Some(start_queue(disk.clone(), start)?);
         tracing::debug!(queue = self.index, size = self.size, "virtqueue started");

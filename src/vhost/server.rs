@@ -10,8 +10,12 @@ use std::time::Duration;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use vhost::vhost_user::{BackendReqHandler, Error as VhostError};
 
+use super::claims::{Claims, Settled};
+use super::crowd::Crowd;
+use super::handover::{Exported, Imported};
 use super::listener::Listener;
 use super::notices::{Notices, channel_in_next_message};
+use super::rest::{After, Handed, Rest};
 use super::session::Session;
 use crate::engine::Disk;
 
@@ -22,6 +26,19 @@ pub struct Server {
     stopper: Stopper,
     on_front_end: Option<FrontEndHook>,
     notices: Arc<Notices>,
+    claims: Arc<dyn Claims>,
+    rest: Rest,
+    /// A session that another process has begun.
+    taken_over: Mutex<Option<Imported>>,
+}
+
+/// How a server has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was stopped: nobody serves the front end any more.
+    Stopped,
+    /// Another process serves on.
+    HandedOver,
 }
 
 /// Is told when a front end has come (`true`) or gone.
@@ -134,6 +151,9 @@ impl Server {
             },
             on_front_end: None,
             notices: Arc::default(),
+            rest: Rest::new()?,
+            taken_over: Mutex::default(),
+            claims: Arc::new(Settled),
         })
     }
 
@@ -141,6 +161,14 @@ impl Server {
     #[must_use]
     pub fn telling(mut self, hook: FrontEndHook) -> Self {
         self.on_front_end = Some(hook);
+        self
+    }
+
+    /// The same server of a volume that moves between hosts: no ring starts before
+    /// it is this one's.
+    #[must_use]
+    pub fn claiming(mut self, claims: Arc<dyn Claims>) -> Self {
+        self.claims = claims;
         self
     }
 
@@ -160,46 +188,102 @@ impl Server {
         self.stopper.clone()
     }
 
-    /// Serves front ends until stopped.
+    /// What has it come to rest, for another process to go on.
+    pub fn rest(&self) -> Rest {
+        self.rest.clone()
+    }
+
+    /// Takes over the session of another process. Its rings run from here on, and
+    /// its messages are heard from [`Server::run`] on.
+    ///
+    /// # Errors
+    /// When it cannot be one of this disk, or cannot be served here.
+    pub fn take_over(&self, exported: Exported) -> io::Result<()> {
+        let session = Session::new(self.disk.clone(), self.notices.clone(), self.claims.clone());
+        let imported = Imported::new(session, exported)?;
+        *self.taken_over() = Some(imported);
+        Ok(())
+    }
+
+    fn taken_over(&self) -> MutexGuard<'_, Option<Imported>> {
+        let taken_over = self.taken_over.lock();
+        taken_over.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Serves front ends until stopped, or until another process does.
     ///
     /// # Errors
     /// When the socket cannot be waited for or accepted from.
-    pub fn run(&self) -> io::Result<()> {
-        while let Some(stream) = self.accept()? {
+    pub fn run(&self) -> io::Result<Ended> {
+        let imported = self.taken_over().take();
+        let mut next = imported.map(Next::Begun);
+        loop {
+            let front_end = match next.take() {
+                Some(begun) => begun,
+                None => self.accept()?,
+            };
+            let (stream, imported) = match front_end {
+                Next::Stop => return Ok(Ended::Stopped),
+                Next::Leave => return Ok(Ended::HandedOver),
+                Next::Come(stream) => (stream, None),
+                Next::Begun(it) => match it.stream.try_clone() {
+                    Ok(stream) => (stream, Some(it)),
+                    Err(error) => {
+                        tracing::warn!(%error, "a front end could not be served");
+                        continue;
+                    }
+                },
+            };
+            let mut after = After::GoOn;
             match stream.try_clone() {
                 Ok(handle) => {
                     if self.stopper.begin(handle) {
-                        self.serve(stream);
+                        after = match imported {
+                            Some(imported) => self.serve_on(imported),
+                            None => self.serve(stream),
+                        };
                     }
                 }
                 Err(error) => tracing::warn!(%error, "a front end could not be served"),
             }
             self.stopper.silence();
-            if self.stopper.is_stopped() {
-                return Ok(());
+            match after {
+                After::Leave => return Ok(Ended::HandedOver),
+                After::GoOn if self.stopper.is_stopped() => return Ok(Ended::Stopped),
+                // The next one would fare no better: another process has to go on.
+                After::GoOn if self.disk.crew().has_lost() => {
+                    return Err(io::Error::other("a queue cannot be served any more"));
+                }
+                After::GoOn => {}
             }
         }
-        Ok(())
     }
 
-    /// The next front end, or nothing when stopped.
-    fn accept(&self) -> io::Result<Option<UnixStream>> {
+    /// The next front end, unless it is to end.
+    fn accept(&self) -> io::Result<Next> {
         let wake = self.stopper.wake.as_fd();
         let mut short = false;
         loop {
             let mut fds = [
                 PollFd::from_borrowed_fd(wake, PollFlags::IN),
                 PollFd::new(&self.listener, PollFlags::IN),
+                PollFd::new(&self.rest, PollFlags::IN),
             ];
             match poll(&mut fds, None) {
                 Err(rustix::io::Errno::INTR) => continue,
                 result => result?,
             };
             if !fds[0].revents().is_empty() {
-                return Ok(None);
+                return Ok(Next::Stop);
+            }
+            if !fds[2].revents().is_empty() && self.rest.rest(|| Ok(None)) == After::Leave {
+                return Ok(Next::Leave);
+            }
+            if fds[1].revents().is_empty() {
+                continue;
             }
             match self.listener.accept() {
-                Ok(stream) => return Ok(Some(stream)),
+                Ok(stream) => return Ok(Next::Come(stream)),
                 Err(error) if has_gone(&error) => {}
                 // It stays in the backlog, so that polling alone would spin.
                 Err(error) if is_shortage(&error) => {
@@ -215,16 +299,58 @@ impl Server {
         }
     }
 
-    fn serve(&self, stream: UnixStream) {
+    fn serve(&self, stream: UnixStream) -> After {
         tracing::info!("front end connected");
         self.notices.begin();
-        self.tell(true);
-        let session = Session::new(self.disk.clone(), self.notices.clone());
+        let session = Session::new(self.disk.clone(), self.notices.clone(), self.claims.clone());
         let session = Arc::new(Mutex::new(session));
-        // Without a second descriptor it is served as one that takes no notices.
+        // Without a second descriptor it is served as one that takes no notices,
+        // and is handed over to nobody.
         let peeked = stream.try_clone().ok();
-        let mut handler = BackendReqHandler::from_stream(stream, session.clone());
+        let handler = BackendReqHandler::from_stream(stream, session.clone());
+        self.converse(session, handler, peeked)
+    }
+
+    /// Goes on with a front end that another process has served.
+    fn serve_on(&self, imported: Imported) -> After {
+        let Imported {
+            session,
+            handler,
+            stream,
+        } = imported;
+        tracing::info!("serving on, where another process has stopped");
+        self.converse(session, handler, Some(stream))
+    }
+
+    /// Hears a front end until it has gone, or somebody wants it handed over.
+    fn converse(
+        &self,
+        session: Arc<Mutex<Session>>,
+        mut handler: BackendReqHandler<Mutex<Session>>,
+        peeked: Option<UnixStream>,
+    ) -> After {
+        self.tell(true);
+        let lock = || session.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut crowd = Crowd::default();
         let reason = loop {
+            if let Some(stream) = &peeked
+                && self.is_rest_wanted(stream, &mut crowd)
+            {
+                let hand = || -> io::Result<Handed> {
+                    let mut session = lock();
+                    session.leave_queues();
+                    Exported::of(&session, stream).map(Some)
+                };
+                match self.rest.rest(hand) {
+                    After::Leave => return After::Leave,
+                    After::GoOn => {
+                        if let Err(error) = lock().start_queues() {
+                            break error;
+                        }
+                        continue;
+                    }
+                }
+            }
             let channel = peeked.as_ref().and_then(channel_in_next_message);
             if let Err(error) = handler.handle_request() {
                 break error;
@@ -236,7 +362,7 @@ impl Server {
         };
         drop(peeked);
         self.stopper.silence();
-        session.lock().unwrap_or_else(PoisonError::into_inner).end();
+        lock().end();
         match reason {
             VhostError::Disconnected => tracing::info!("front end disconnected"),
             error => tracing::warn!(%error, "front end cut off"),
@@ -246,7 +372,48 @@ impl Server {
         drop(handler);
         self.notices.begin();
         self.tell(false);
+        After::GoOn
     }
+
+    /// Waits for the next message, or until somebody may want this to rest, which is
+    /// only looked for between messages.
+    fn is_rest_wanted(&self, stream: &UnixStream, crowd: &mut Crowd) -> bool {
+        loop {
+            let mut fds = [
+                PollFd::new(&self.rest, PollFlags::IN),
+                PollFd::new(stream, PollFlags::IN),
+                PollFd::new(&self.listener, PollFlags::IN),
+            ];
+            // Once: who waits there stays there.
+            let looked_at = if crowd.is_looked_for() { 3 } else { 2 };
+            match poll(&mut fds[..looked_at], None) {
+                Err(rustix::io::Errno::INTR) => continue,
+                // Whoever reads the message finds out what is wrong.
+                Err(_) => return false,
+                Ok(_) => {}
+            }
+            let [wanted, message, came] = fds.map(|fd| !fd.revents().is_empty());
+            if wanted || message {
+                return wanted;
+            }
+            // One that has left, and is not known to have, does not count.
+            if came {
+                crowd.came(stream);
+            }
+        }
+    }
+}
+
+/// Whom to serve next.
+enum Next {
+    /// A front end that has just come.
+    Come(UnixStream),
+    /// One that another process has served until now.
+    Begun(Imported),
+    /// Nobody: it was stopped.
+    Stop,
+    /// Nobody: another process does.
+    Leave,
 }
 
 /// Whether there is room for an answer.

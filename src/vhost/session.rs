@@ -9,7 +9,6 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
-use rustix::fs::OFlags;
 use vhost::VhostUserMemoryRegionBase;
 use vhost::vhost_user::message::{
     VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight,
@@ -20,11 +19,15 @@ use vhost::vhost_user::message::{
 use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandlerMut};
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 
+use super::claims::Claims;
+use super::events;
 use super::inflight::{self, Inflight};
+use super::log::{self, LOG_ALL};
 use super::memory::{MAX_REGIONS, MemoryMap};
 use super::notices::Notices;
 use super::ring::{Addresses, VirtQueue};
 use crate::engine::Disk;
+use crate::engine::dirty::{DirtyLog, TooShort};
 use crate::virtio::config::{CONFIG_BYTES, WRITEBACK_OFFSET, write_cache};
 
 /// The most configuration bytes that a front end may ask for: those of the
@@ -32,14 +35,10 @@ use crate::virtio::config::{CONFIG_BYTES, WRITEBACK_OFFSET, write_cache};
 /// here reads as zero.
 const MAX_CONFIG_BYTES: usize = 256;
 
-/// A descriptor that is signalled never keeps a queue thread waiting, whatever
-/// the front end does with it. The flag is one of the open file, which is the
-/// front end's too; QEMU's eventfds have it from the start.
+/// What the queue threads signal, which they never wait for.
 fn unblock(fd: Option<File>) -> Result<Option<File>> {
     if let Some(file) = &fd {
-        rustix::fs::fcntl_getfl(file)
-            .and_then(|flags| rustix::fs::fcntl_setfl(file, flags | OFlags::NONBLOCK))
-            .map_err(|errno| Error::ReqHandlerError(errno.into()))?;
+        events::unblock(file).map_err(Error::ReqHandlerError)?;
     }
     Ok(fd)
 }
@@ -52,26 +51,38 @@ const PROTOCOL_FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
 /// What one front end has negotiated and set up.
 pub struct Session {
     disk: Arc<Disk>,
-    notices: Arc<Notices>,
-    map: MemoryMap,
-    queues: Vec<VirtQueue>,
+    pub(super) notices: Arc<Notices>,
+    /// Whether this host has the volume.
+    claims: Arc<dyn Claims>,
+    pub(super) map: MemoryMap,
+    pub(super) queues: Vec<VirtQueue>,
     /// Where the front end keeps what is in flight.
-    inflight: Option<Inflight>,
-    negotiated: u64,
+    pub(super) inflight: Option<Inflight>,
+    /// Where the front end wants to know what was written to memory.
+    log: Option<Arc<DirtyLog>>,
+    pub(super) negotiated: u64,
     /// The `writeback` byte of the configuration space.
-    writeback: bool,
+    pub(super) writeback: bool,
+    /// The features of the last message that set them, of the device and of the
+    /// protocol. What a reset does to them is what the `vhost` crate does: nothing.
+    pub(super) features: u64,
+    pub(super) protocol_features: u64,
 }
 
 impl Session {
     /// A session that has not begun.
-    pub fn new(disk: Arc<Disk>, notices: Arc<Notices>) -> Self {
+    pub fn new(disk: Arc<Disk>, notices: Arc<Notices>, claims: Arc<dyn Claims>) -> Self {
         let mut session = Session {
             notices,
+            claims,
             map: MemoryMap::default(),
             queues: Vec::new(),
             inflight: None,
+            log: None,
             negotiated: 0,
             writeback: disk.initial_write_cache(),
+            features: 0,
+            protocol_features: 0,
             disk,
         };
         session.reset();
@@ -80,19 +91,30 @@ impl Session {
 
     /// Waits for the requests in flight, stops all queues, makes durable what
     /// was written, and lets go of the guest's memory.
+    ///
+    /// What waits for the disk below, which fails, stays in flight in the memory of
+    /// the front end, if that keeps it: it is for the next session.
     pub fn end(&mut self) {
-        self.stop_queues();
+        self.leave_queues();
         // A failure has been logged, and is remembered by the disk.
         let _ = self.disk.sync_now();
         self.map = MemoryMap::default();
+        self.claims.moving(false);
     }
 
+    /// Waits for the requests in flight, and stops all queues. What waits for the disk
+    /// below is left to whoever starts them again, if the front end keeps that.
+    pub(super) fn leave_queues(&mut self) {
+        self.queues.iter_mut().for_each(VirtQueue::leave);
+    }
+
+    /// Waits for the requests in flight, and stops all queues.
     fn stop_queues(&mut self) {
         self.queues.iter_mut().for_each(VirtQueue::stop);
     }
 
     fn offered(&self) -> u64 {
-        self.disk.shape().features() | PROTOCOL_FEATURES
+        self.disk.shape().features() | PROTOCOL_FEATURES | LOG_ALL
     }
 
     fn queue(&mut self, index: impl Into<u64>) -> Result<&mut VirtQueue> {
@@ -101,11 +123,22 @@ impl Session {
     }
 
     /// Starts every queue that has all it needs.
-    fn start_queues(&mut self) -> Result<()> {
+    pub(super) fn start_queues(&mut self) -> Result<()> {
         let event_idx = self.negotiated & (1 << VIRTIO_RING_F_EVENT_IDX) != 0;
+        self.check_log()?;
+        if self.queues.iter().any(|queue| queue.is_ready(&self.map)) {
+            self.claims.claim().map_err(Error::ReqHandlerError)?;
+        }
+        let data = self.negotiated & LOG_ALL != 0;
         for queue in &mut self.queues {
+            let log = queue.log(self.log.as_ref(), data);
             queue
-                .start_if_ready(&self.disk, &self.map, self.inflight.as_ref(), event_idx)
+                .start_if_ready(
+                    &self.disk,
+                    &self.map,
+                    self.inflight.as_ref(),
+                    (event_idx, log),
+                )
                 .map_err(Error::ReqHandlerError)?;
         }
         if self.queues.iter().any(VirtQueue::is_running) {
@@ -114,10 +147,59 @@ impl Session {
         Ok(())
     }
 
+    /// The guest wants a write cache, or none.
+    pub(super) fn set_writeback(&mut self, writeback: bool) {
+        self.writeback = writeback;
+        self.disk
+            .set_write_cache(write_cache(self.negotiated, writeback));
+    }
+
+    /// Whether the front end has what is written to memory logged, as it does
+    /// while it moves its guest to another host.
+    pub fn is_logging(&self) -> bool {
+        self.log.is_some() && self.negotiated & LOG_ALL != 0
+    }
+
+    /// Has all queues that run mark what they write where it is wanted now. When
+    /// this returns, they do.
+    fn tell_log(&mut self) -> Result<()> {
+        self.check_log()?;
+        let data = self.negotiated & LOG_ALL != 0;
+        for queue in &self.queues {
+            queue.tell_log(self.log.as_ref(), data);
+        }
+        self.claims.moving(self.is_logging());
+        Ok(())
+    }
+
+    /// The front end has stopped a ring. If it was the last one, and it is moving
+    /// its guest, the guest goes on elsewhere, as soon as this is answered.
+    fn ring_was_stopped(&self) {
+        if self.is_logging() && !self.queues.iter().any(VirtQueue::is_running) {
+            self.claims.let_go();
+        }
+    }
+
+    /// A log that has no bit for some of the memory would lose what is written
+    /// there.
+    fn check_log(&self) -> Result<()> {
+        match &self.log {
+            Some(log) if self.is_logging() && !log.covers(self.map.end()) => {
+                let end = self.map.end();
+                Err(Error::ReqHandlerError(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    TooShort { end },
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Exchanges the memory while no request is in flight.
     fn set_map(&mut self, map: io::Result<MemoryMap>) -> Result<()> {
         let map = map.map_err(Error::ReqHandlerError)?;
-        self.stop_queues();
+        // What waits for the disk below is found again by those that start.
+        self.leave_queues();
         self.map = map;
         self.start_queues()
     }
@@ -130,9 +212,11 @@ impl Session {
             .map(|index| VirtQueue::new(index, most))
             .collect();
         self.inflight = None;
+        self.log = None;
         self.negotiated = 0;
         self.writeback = self.disk.initial_write_cache();
         self.disk.set_write_cache(self.writeback);
+        self.claims.moving(false);
     }
 }
 
@@ -159,9 +243,10 @@ impl VhostUserBackendReqHandlerMut for Session {
         if features & !self.offered() != 0 {
             return Err(Error::FeatureMismatch);
         }
-        self.negotiated = features;
+        (self.negotiated, self.features) = (features, features);
         self.disk
             .set_write_cache(write_cache(features, self.writeback));
+        self.tell_log()?;
         // Without protocol features there is no message that enables rings.
         if features & PROTOCOL_FEATURES == 0 {
             self.queues
@@ -189,18 +274,21 @@ impl VhostUserBackendReqHandlerMut for Session {
     fn set_vring_addr(
         &mut self,
         index: u32,
-        _flags: VhostUserVringAddrFlags,
+        flags: VhostUserVringAddrFlags,
         descriptor: u64,
         used: u64,
         available: u64,
-        _log: u64,
+        log: u64,
     ) -> Result<()> {
-        self.queue(index)?.set_addresses(Addresses {
+        let logged = flags.contains(VhostUserVringAddrFlags::VHOST_VRING_F_LOG);
+        let queue = self.queue(index)?;
+        queue.set_addresses(Addresses {
             descriptors: descriptor,
             available,
             used,
         });
-        Ok(())
+        queue.set_logged(logged.then_some(log));
+        self.tell_log()
     }
 
     fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
@@ -211,6 +299,7 @@ impl VhostUserBackendReqHandlerMut for Session {
 
     fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {
         let base = self.queue(index)?.take_base();
+        self.ring_was_stopped();
         Ok(VhostUserVringState::new(index, base.into()))
     }
 
@@ -219,6 +308,7 @@ impl VhostUserBackendReqHandlerMut for Session {
             tracing::error!("the front end wants a ring that is polled without kicks");
             return Err(Error::InvalidParam);
         };
+        events::check(&kick).map_err(Error::ReqHandlerError)?;
         self.queue(index)?.set_kick(kick);
         self.start_queues()
     }
@@ -239,6 +329,7 @@ impl VhostUserBackendReqHandlerMut for Session {
             | VhostUserProtocolFeatures::REPLY_ACK
             | VhostUserProtocolFeatures::BACKEND_REQ
             | VhostUserProtocolFeatures::INFLIGHT_SHMFD
+            | VhostUserProtocolFeatures::LOG_SHMFD
             | VhostUserProtocolFeatures::RESET_DEVICE
             | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS)
     }
@@ -246,7 +337,10 @@ impl VhostUserBackendReqHandlerMut for Session {
     fn set_protocol_features(&mut self, features: u64) -> Result<()> {
         let offered = self.get_protocol_features()?.bits();
         match features & !offered {
-            0 => Ok(()),
+            0 => {
+                self.protocol_features = features;
+                Ok(())
+            }
             _ => Err(Error::FeatureMismatch),
         }
     }
@@ -257,6 +351,9 @@ impl VhostUserBackendReqHandlerMut for Session {
 
     fn set_vring_enable(&mut self, index: u32, enable: bool) -> Result<()> {
         self.queue(index)?.set_enabled(enable);
+        if !enable {
+            self.ring_was_stopped();
+        }
         self.start_queues()
     }
 
@@ -283,9 +380,7 @@ impl VhostUserBackendReqHandlerMut for Session {
     fn set_config(&mut self, offset: u32, data: &[u8], _flags: VhostUserConfigFlags) -> Result<()> {
         match (offset, data) {
             (WRITEBACK_OFFSET, [byte @ (0 | 1)]) => {
-                self.writeback = *byte == 1;
-                self.disk
-                    .set_write_cache(write_cache(self.negotiated, self.writeback));
+                self.set_writeback(*byte == 1);
                 Ok(())
             }
             _ => {
@@ -353,7 +448,9 @@ impl VhostUserBackendReqHandlerMut for Session {
         Err(Error::InvalidOperation("no shared memory regions"))
     }
 
-    fn set_log_base(&mut self, _log: &VhostUserLog, _file: File) -> Result<()> {
-        Err(Error::InvalidOperation("dirty logging is not offered"))
+    fn set_log_base(&mut self, told: &VhostUserLog, file: File) -> Result<()> {
+        let log = log::map(told, file).map_err(Error::ReqHandlerError)?;
+        self.log = Some(log);
+        self.tell_log()
     }
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::Error;
 use super::lock;
+use crate::paths;
 
 /// What a volume is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,25 +34,24 @@ impl Device {
     pub fn open(path: &Path, access: Access) -> Result<Self, Error> {
         let fail = |error| Error::opening("open", path, error);
         let write = access == Access::ReadWrite;
-        let block = is_block(path, &path.metadata().map_err(fail)?)?;
-        // O_NONBLOCK: should the path have become a FIFO meanwhile, do not hang.
+        // What is looked at is what is opened: nothing is exchanged in between.
+        let found = paths::find(path).map_err(fail)?;
+        let block = is_block(path, &found.metadata().map_err(fail)?)?;
+        if write && !block {
+            found.not_planted().map_err(fail)?;
+        }
         let mut flags = libc::O_NONBLOCK | libc::O_NOCTTY;
         if block && write {
             flags |= libc::O_EXCL;
         }
-        let file = OpenOptions::new()
-            .read(true)
-            .write(write)
-            .custom_flags(flags)
-            .open(path)
+        let mut options = OpenOptions::new();
+        options.read(true).write(write).custom_flags(flags);
+        let file = found
+            .open(&options)
             .map_err(|error| match error.raw_os_error() {
                 Some(libc::EBUSY) if block => Error::InUse { path: path.into() },
                 _ => fail(error),
             })?;
-        if is_block(path, &file.metadata().map_err(fail)?)? != block {
-            let source = io::Error::other("it was replaced while it was being opened");
-            return Err(fail(source));
-        }
         Ok(Device {
             file,
             path: path.to_owned(),
@@ -61,12 +61,7 @@ impl Device {
 
     /// Creates a file that must not exist yet, for its owner only.
     pub fn create(path: &Path) -> Result<Self, Error> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)
+        let file = paths::create_new(path, 0o600)
             .map_err(|error| Error::opening("create", path, error))?;
         Ok(Device {
             file,
@@ -185,7 +180,7 @@ pub fn directory_of(path: &Path) -> &Path {
 /// Makes the directory entry of a file that was just created survive a crash.
 pub fn sync_directory_of(path: &Path) -> Result<(), Error> {
     let directory = directory_of(path);
-    File::open(directory)
+    paths::open_directory(directory)
         .and_then(|directory| directory.sync_all())
         .map_err(|error| Error::io("synchronise the directory", directory, error))
 }

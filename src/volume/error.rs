@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::luks2::copies::Lost;
 use super::luks2::metadata::Fault;
 use super::occupied::Occupant;
+use super::tenure::Standing;
 use super::token::{Rekey, TokenError};
 use crate::timestamp::Timestamp;
 use crate::units::Bytes;
@@ -268,6 +269,17 @@ pub enum Error {
     /// Nobody has it open any more, and something is in flight all the same.
     #[error("what a process that has ended was writing to {} is still on its way", .0.display())]
     Dying(PathBuf),
+    /// Its guest was moved to another host, or is to come from one.
+    #[error("{path} is not this host's: {}", match .standing {
+        Standing::Moved => "its guest was moved to another one",
+        _ => "its guest has not come from another one yet",
+    })]
+    Elsewhere {
+        /// The path.
+        path: PathBuf,
+        /// Which of the two.
+        standing: Standing,
+    },
     /// No random numbers.
     #[error("the kernel's random number generator failed")]
     Random(#[source] io::Error),

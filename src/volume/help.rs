@@ -10,6 +10,7 @@ use super::luks2::Flaw;
 use super::luks2::metadata::Fault;
 use super::token::Rekey;
 use crate::error::{Explain, Kind, io_kind};
+use crate::paths;
 use crate::rekey;
 
 impl Explain for Error {
@@ -22,7 +23,10 @@ impl Explain for Error {
             | Error::Place { .. }
             | Error::TooSmall { .. } => Kind::Usage,
             Error::DetachedHeader { .. } | Error::OtherVolume { .. } => Kind::Usage,
-            Error::Busy { .. } | Error::InUse { .. } | Error::Dying(_) => Kind::Busy,
+            Error::Busy { .. }
+            | Error::InUse { .. }
+            | Error::Dying(_)
+            | Error::Elsewhere { .. } => Kind::Busy,
             Error::NotAVolume { .. } | Error::NotSealblk { .. } => Kind::Unsupported,
             Error::BothDamaged { lost, .. } => match lost.primary {
                 Flaw::Version(_) => Kind::Unsupported,
@@ -65,6 +69,9 @@ impl Explain for Error {
             Error::Busy { .. } => {
                 "only one process may use a volume: stop the other one, or wait for it".into()
             }
+            Error::Elsewhere { .. } => "do it at the host that the guest runs at; or detach the \
+                 disk here, if it shall not come back"
+                .into(),
             Error::Dying(_) => "the disk below does not answer: check it, for example with \
                  `dmesg`, and try again when it does"
                 .into(),
@@ -173,6 +180,9 @@ pub(crate) fn plain_help(data_offset: u64) -> String {
 /// The next step after a failed system call on `path`.
 fn io_help(path: &Path, source: &io::Error) -> Option<String> {
     use io::ErrorKind as E;
+    if let Some(refused) = paths::Refused::of(source) {
+        return Some(refused.next().into());
+    }
     Some(match source.kind() {
         E::NotFound | E::NotADirectory => {
             format!("check that {} exists and is spelt right", path.display())

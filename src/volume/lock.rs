@@ -24,6 +24,8 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 
+use crate::byte_lock;
+
 /// How long to wait for whoever reads or writes a header: they take
 /// milliseconds, unless they are stopped.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -45,7 +47,7 @@ const DYING: Duration = Duration::from_secs(10);
 const NOTABLE: Duration = Duration::from_secs(1);
 
 /// Where the bytes of the I/O locks begin, one for each queue.
-const IO: i64 = 1 << 62;
+const IO: i64 = byte_lock::FIRST_QUEUE;
 
 /// What came of asking for a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,8 +106,17 @@ pub fn mark_io(holder: &File, files: &[File]) -> io::Result<bool> {
     Ok(true)
 }
 
+/// Lets go all locks that the descriptor has, of any kind, which stay those of
+/// nobody: whoever wants the volume may have it at once.
+///
+/// # Errors
+/// When the file system has no locks.
+pub fn let_go(file: &File) -> io::Result<()> {
+    set(file, Kind::None, Part::All).map(drop)
+}
+
 /// The byte of who moves data, beyond those of any queue.
-const MOVER: i64 = 1 << 16;
+const MOVER: i64 = byte_lock::MOVER - IO;
 
 /// Marks `file` as the one that data is moved through, beside those of the queues.
 /// False: another one is, still.

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use uuid::Uuid;
 
@@ -14,6 +15,7 @@ use super::error::Error;
 use super::luks2::copies;
 use super::luks2::metadata::Fault;
 use super::luks2::{Header, Which};
+use super::tenure::{Standing, Still, Tenure};
 use super::token::{self, Token};
 use crate::secret::Dek;
 use crate::units::Bytes;
@@ -51,6 +53,8 @@ pub struct Volume {
     access: Access,
     description: Description,
     repaired: Option<Which>,
+    /// Where it is written down whether this host has it, if it may move.
+    tenure: Option<Arc<Tenure>>,
 }
 
 impl Volume {
@@ -155,7 +159,23 @@ impl Volume {
             access,
             description,
             repaired,
+            tenure: None,
         })
+    }
+
+    /// The same volume, which is written only while it is this host's.
+    #[must_use]
+    pub fn under(mut self, tenure: Arc<Tenure>) -> Self {
+        self.tenure = Some(tenure);
+        self
+    }
+
+    /// Keeps the volume this host's for as long as what is returned lives.
+    ///
+    /// # Errors
+    /// [`Error::Elsewhere`], if it is not.
+    pub(crate) fn keep_here(&self) -> Result<Option<Still<'_>>, Error> {
+        keep_here(self.tenure.as_deref(), self.devices.data.path())
     }
 
     /// Which volume it is.
@@ -241,6 +261,7 @@ impl Volume {
     /// as it was. After [`Error::Io`] either token may be on disk; this object
     /// then still has the old one, and the call may be repeated.
     pub fn set_token(&mut self, token: Token) -> Result<(), Error> {
+        drop(self.keep_here()?);
         let path = self.devices.header().path();
         if self.access != Access::ReadWrite {
             return Err(Error::ReadOnly { path: path.into() });
@@ -303,6 +324,8 @@ impl Volume {
         change: impl FnOnce(&Description, &mut Header) -> Result<(), Error>,
         permitted: impl FnOnce(&Description, &Description) -> Result<(), Error>,
     ) -> Result<(), Error> {
+        let tenure = self.tenure.clone();
+        let _here = keep_here(tenure.as_deref(), self.devices.data.path())?;
         let device = self.devices.header();
         let path = device.path();
         if self.access != Access::ReadWrite {
@@ -341,6 +364,21 @@ impl Volume {
             ..description
         };
         Ok(())
+    }
+}
+
+fn keep_here<'a>(tenure: Option<&'a Tenure>, path: &Path) -> Result<Option<Still<'a>>, Error> {
+    let Some(tenure) = tenure else {
+        return Ok(None);
+    };
+    let failed = |error| Error::io("wait for who decides about", path, error);
+    let still = tenure.still().map_err(failed)?;
+    match still.standing().map_err(failed)? {
+        Standing::Held => Ok(Some(still)),
+        standing => Err(Error::Elsewhere {
+            path: path.to_owned(),
+            standing,
+        }),
     }
 }
 

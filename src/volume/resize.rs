@@ -87,6 +87,7 @@ impl Volume {
     /// block device that has not so much, [`Error::Io`].
     pub fn extend(&self, size: u64, preallocate: bool) -> Result<(), Error> {
         let layout = self.layout();
+        let _here = self.keep_here()?;
         self.check_writable()?;
         self.check_settled("resize")?;
         check_size(&layout, size)?;

@@ -27,7 +27,7 @@ impl Connection {
         parcel.add(Role::Process, rustix::process::pidfd_open(own, flags)?);
         let hello = Hello {
             protocol: PROTOCOL,
-            version: env!("CARGO_PKG_VERSION").into(),
+            version: crate::version::version().into(),
             pid: std::process::id(),
             serving,
         };

@@ -10,13 +10,18 @@
 
 mod connection;
 mod control;
+mod cord;
+mod elder;
 mod freeze;
+mod heir;
 mod hygiene;
 mod moving;
 mod news;
 pub mod packet;
 pub mod parcel;
+mod peer;
 mod process;
 pub mod protocol;
+mod turn;
 
 pub use process::run;

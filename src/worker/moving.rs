@@ -1,6 +1,8 @@
 //! The data of this worker's disk, while it is moved.
 #![forbid(unsafe_code)]
 
+use std::fs::File;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +25,8 @@ pub struct Mover {
     disk: Arc<Disk>,
     news: Arc<News>,
     moving: Option<Moving>,
+    /// What data is moved through, for the mark on it.
+    file: Option<File>,
     /// When managers were told last, and what.
     told: Instant,
     last: Option<Progress>,
@@ -37,8 +41,8 @@ pub fn recover(
     task: &Task,
     main: &Dek,
     parcel: &mut Parcel,
-) -> Result<Ready, Failure> {
-    let lost = |error: std::io::Error| {
+) -> Result<(Ready, File), Failure> {
+    let lost = |error: io::Error| {
         let what = format!("what the manager sent cannot be moved: {error}");
         Failure::new(crate::error::io_kind(&error), what, None)
     };
@@ -48,7 +52,11 @@ pub fn recover(
         data: parcel.need(Role::Mover).map_err(lost)?.into(),
         journal: parcel.need(Role::Journal).map_err(lost)?.into(),
     };
-    Ok(moving::recover(spec, task, main, old.as_ref(), files)?)
+    let file = files.data.try_clone().map_err(lost)?;
+    Ok((
+        moving::recover(spec, task, main, old.as_ref(), files)?,
+        file,
+    ))
 }
 
 impl Mover {
@@ -58,20 +66,30 @@ impl Mover {
             disk,
             news,
             moving: None,
+            file: None,
             told: Instant::now(),
             last: None,
         }
+    }
+
+    /// What data is moved through, if it is.
+    ///
+    /// # Errors
+    /// When there are no more descriptors.
+    pub fn file(&self) -> io::Result<Option<File>> {
+        self.file.as_ref().map(File::try_clone).transpose()
     }
 
     /// The same, which begins.
     ///
     /// # Errors
     /// As [`Ready::begin`].
-    pub fn with(self, ready: Ready) -> Result<Self, Failure> {
+    pub fn with(self, (ready, file): (Ready, File)) -> Result<Self, Failure> {
         let news = self.news.clone();
         let moving = ready.begin(&self.disk, move || news.moved())?;
         Ok(Mover {
             moving: Some(moving),
+            file: Some(file),
             ..self
         })
     }
@@ -107,7 +125,7 @@ impl Mover {
         if estate.start.contents != Contents::Volume || estate.start.spec.read_only {
             return refuse("the data of this disk cannot be moved");
         }
-        let lost = |error: std::io::Error| {
+        let lost = |error: io::Error| {
             Failure::new(
                 crate::error::io_kind(&error),
                 format!("what the manager sent cannot be moved: {error}"),
@@ -118,9 +136,10 @@ impl Mover {
             .need(Role::Dek)
             .and_then(Dek::receive)
             .map_err(lost)?;
-        let ready = recover(&estate.start.spec, &task, &main, parcel)?;
+        let (ready, file) = recover(&estate.start.spec, &task, &main, parcel)?;
         let news = self.news.clone();
         self.moving = Some(ready.begin_served(&self.disk, move || news.moved())?);
+        self.file = Some(file);
         // For the managers that come later.
         estate.dek = estate.start.keep_dek.then_some(main);
         estate.start.moving = Some(Box::new(task));
@@ -175,6 +194,7 @@ impl Mover {
                     estate.dek = Dek::receive(dek).ok();
                 }
                 self.last = None;
+                self.file = None;
                 tracing::info!("the other key of the disk is forgotten");
                 Ok(())
             }
@@ -182,6 +202,18 @@ impl Mover {
                 self.moving = Some(moving);
                 Err(Fault::from(&Failure::from(error)))
             }
+        }
+    }
+
+    /// The disk below may work again: what has failed there goes on, if it was to.
+    pub fn try_again(&mut self, estate: &mut Estate) {
+        let progress = self.moving.as_ref().map(Moving::progress);
+        if progress.is_some_and(|it| it.phase == Phase::Failed && it.go == Go::Run) {
+            let orders = Orders {
+                go: Some(Go::Run),
+                ..Orders::default()
+            };
+            self.order(estate, orders);
         }
     }
 
@@ -194,6 +226,15 @@ impl Mover {
             };
             // It cannot fail without a direction.
             let _ = moving.order(orders);
+        }
+    }
+
+    /// Another process moves the data from here on: nothing is done any more, not even
+    /// to come to rest, where this is already.
+    pub fn abandon(&mut self) {
+        if let Some(moving) = self.moving.take() {
+            // Its thread sleeps until the process ends, which is soon.
+            std::mem::forget(moving);
         }
     }
 

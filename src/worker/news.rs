@@ -19,6 +19,7 @@ pub struct News {
     changed: AtomicBool,
     moved: AtomicBool,
     ended: Mutex<Option<Option<Fault>>>,
+    kept: Mutex<Option<Fault>>,
 }
 
 impl News {
@@ -33,6 +34,7 @@ impl News {
             changed: AtomicBool::new(false),
             moved: AtomicBool::new(false),
             ended: Mutex::new(None),
+            kept: Mutex::new(None),
         }))
     }
 
@@ -46,6 +48,18 @@ impl News {
     pub fn changed(&self) {
         self.changed.store(true, Ordering::SeqCst);
         self.wake();
+    }
+
+    /// The volume was not taken, or not let go.
+    pub fn kept(&self, fault: Fault) {
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault);
+        self.changed();
+    }
+
+    /// Why, if that is so since this was asked last.
+    pub fn take_kept(&self) -> Option<Fault> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.take()
     }
 
     /// The moving of data does something else.
@@ -85,6 +99,11 @@ impl News {
     pub fn clear(&self) {
         // Nothing to read: nothing was told.
         let _ = rustix::io::read(&self.wake, &mut [0u8; 8]);
+    }
+
+    /// Whether it would say so.
+    pub fn has_change(&self) -> bool {
+        self.changed.load(Ordering::SeqCst)
     }
 
     /// How the data plane ended, if it has.

@@ -34,6 +34,18 @@ pub enum Role {
     Mover,
     /// The file of the header, for the journal.
     Journal,
+    /// The memo once more, in an open file description of the worker's own: the lock
+    /// on it tells who serves the disk.
+    Turn,
+    /// The connection between the worker that serves and the one that is to go on.
+    Peer,
+    /// What belongs to a session with a front end, in the order in which that says.
+    Session,
+    /// What is written down of who has the volume, in a description of the worker's
+    /// own.
+    Tenure,
+    /// What ends a worker that was told to succeed another: see `worker::cord`.
+    Cord,
     /// Something of a later version. It is closed.
     #[serde(other)]
     Unknown,
@@ -79,6 +91,15 @@ impl Parcel {
     pub fn take(&mut self, role: Role) -> Option<OwnedFd> {
         let at = self.0.iter().position(|(is, _)| *is == role)?;
         Some(self.0.remove(at).1)
+    }
+
+    /// A copy of the first one of this role, which stays.
+    ///
+    /// # Errors
+    /// When there are no more descriptors.
+    pub fn copy(&self, role: Role) -> io::Result<Option<OwnedFd>> {
+        let found = self.0.iter().find(|(is, _)| *is == role);
+        found.map(|(_, fd)| fd.try_clone()).transpose()
     }
 
     /// The first one of this role, which has to be there.

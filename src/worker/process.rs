@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use rustix::event::Timespec;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -15,19 +16,25 @@ use signal_hook::low_level::pipe;
 use super::connection::Connection;
 use super::control::{Control, Estate};
 use super::freeze::Freezer;
+use super::heir;
 use super::hygiene;
 use super::moving::{self, Mover};
 use super::news::{Memo, News};
 use super::parcel::{Parcel, Role};
-use super::protocol::{Answer, Contents, Fault, Request, Start, Status};
-use crate::engine::Disk;
+use super::protocol::{Answer, Contents, Fault, Request, Start};
+use super::turn::Turn;
+use crate::engine::hold::Mode;
 use crate::engine::stats::Stats;
+use crate::engine::{Crew, Disk, Lookout};
 use crate::error::{Failure, Kind, io_kind};
 use crate::logging;
+use crate::migration::Migration;
 use crate::plane::{self, Plane};
+use crate::sandbox;
 use crate::secret::Dek;
 use crate::store::Store;
-use crate::vhost::{Listener, Server};
+use crate::vhost::{self, Listener, Server};
+use crate::volume::{Files, Location, Tenure};
 
 /// How long the manager that started us may take to say what to serve.
 const PATIENCE: Timespec = Timespec {
@@ -54,15 +61,20 @@ pub fn run() -> Result<(), Failure> {
         .and_then(|socket| hygiene::close_up().map(|()| socket))
         .and_then(|socket| Connection::greet(socket, false))
         .map_err(failed("a worker cannot begin"))?;
-    let Some((id, start, parcel)) = await_start(&connection).map_err(failed("no disk to serve"))?
-    else {
+    let told = await_start(&connection).map_err(failed("no disk to serve"))?;
+    let Some((id, start, parcel, succeeds)) = told else {
         // The manager has ended or changed its mind. There is nothing to tell.
         return Ok(());
     };
-    logging::init(start.log);
+    logging::init_bounded(start.log);
     hygiene::show_name(&start.name);
+    vhost::explain_bus_errors(&format!("disk '{}'", start.name))
+        .map_err(failed("a worker cannot begin"))?;
     let span = tracing::error_span!("disk", name = start.name, path = %start.volume.display());
     let _span = span.entered();
+    if succeeds {
+        return heir::run(connection, id, start, parcel);
+    }
     let (control, plane) = match prepare(connection, start, parcel) {
         Ok(prepared) => prepared,
         Err((connection, failure)) => {
@@ -75,18 +87,20 @@ pub fn run() -> Result<(), Failure> {
     serve(id, control, plane)
 }
 
-fn failed(what: &'static str) -> impl FnOnce(io::Error) -> Failure {
+pub(super) fn failed(what: &'static str) -> impl FnOnce(io::Error) -> Failure {
     move |error| Failure::new(io_kind(&error), format!("{what}: {error}"), None)
 }
 
-/// What to serve, or nothing when the manager closes the connection.
-fn await_start(connection: &Connection) -> io::Result<Option<(u64, Start, Parcel)>> {
+/// What to serve, and whether another process does so far; or nothing when the
+/// manager closes the connection.
+fn await_start(connection: &Connection) -> io::Result<Option<(u64, Start, Parcel, bool)>> {
     loop {
         connection.wait(PATIENCE)?;
         match connection.next_call() {
             Ok(None) => return Ok(None),
             Ok(Some((call, parcel))) => match call.request {
-                Request::Start(start) => return Ok(Some((call.id, *start, parcel))),
+                Request::Start(start) => return Ok(Some((call.id, *start, parcel, false))),
+                Request::Succeed(start) => return Ok(Some((call.id, *start, parcel, true))),
                 _ => connection.answer(call.id, Answer::Unsupported, &Parcel::default())?,
             },
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -100,48 +114,121 @@ fn await_start(connection: &Connection) -> io::Result<Option<(u64, Start, Parcel
 fn prepare(
     connection: Connection,
     start: Start,
-    parcel: Parcel,
+    mut parcel: Parcel,
 ) -> Result<(Control, Plane), (Connection, Failure)> {
-    let manager_uid = match connection.peer_uid() {
-        Ok(uid) => uid,
-        Err(error) => return Err((connection, failed("who is the manager?")(error))),
-    };
-    match build(start, parcel) {
-        Ok(parts) => {
-            let control = Control {
-                manager: Some(connection),
-                manager_uid,
-                managers: parts.managers,
-                signals: parts.signals,
-                news: parts.news,
-                estate: parts.estate,
-                disk: parts.disk,
-                notices: parts.plane.notices(),
-                stopper: parts.plane.stopper(),
-                stopping: false,
-                stop_call: None,
-                freezer: parts.freezer,
-                freeze_call: None,
-                mover: parts.mover,
-            };
-            Ok((control, parts.plane))
+    // Before anything is done with what came.
+    let report = sandbox::shut_worker(&start.walls);
+    if let Err(failure) = report.settle(start.walls.required) {
+        return Err((connection, failure));
+    }
+    let begin = || -> Result<Parts, Failure> {
+        let crew = muster(&start)?;
+        let turn = parcel.take(Role::Turn).map(Turn::new);
+        if let Some(turn) = &turn
+            && !turn.take(TURN).map_err(failed("no turn to serve"))?
+        {
+            return Err(Failure::new(
+                Kind::Busy,
+                "another process serves the disk",
+                Some("end it (`sealblk list` knows one, `fuser` of the volume all)".into()),
+            ));
         }
+        Ok(Parts {
+            turn,
+            ..build(start, parcel, &crew, false)?
+        })
+    };
+    match begin() {
+        Ok(parts) => parts.into_control(connection),
         Err(failure) => Err((connection, failure)),
     }
 }
 
-struct Parts {
-    managers: OwnedFd,
-    signals: UnixStream,
-    news: Arc<News>,
-    estate: Estate,
-    disk: Arc<Disk>,
-    plane: Plane,
-    freezer: Freezer,
-    mover: Mover,
+/// The threads of the queues, and their rings: no others are made from here on, and the
+/// last wall stands, before anything that came is looked at.
+pub(super) fn muster(start: &Start) -> Result<Arc<Crew>, Failure> {
+    let crew = Arc::new(Crew::default());
+    let made = crew.muster(start.spec.queues, &start.spec.cpus);
+    made.map_err(|error| {
+        Failure::new(
+            io_kind(&error),
+            format!("the io_uring of a queue cannot be made: {error}"),
+            Some("see what `sealblk doctor` says of this host".into()),
+        )
+    })?;
+    sandbox::shut_for_good(start.walls.required)?;
+    Ok(crew)
 }
 
-fn build(start: Start, mut parcel: Parcel) -> Result<Parts, Failure> {
+/// How long to wait for a process that is ending.
+const TURN: Duration = Duration::from_secs(1);
+
+impl Parts {
+    /// The two halves of a worker.
+    #[allow(clippy::result_large_err, reason = "once in a process")]
+    pub fn into_control(
+        self,
+        connection: Connection,
+    ) -> Result<(Control, Plane), (Connection, Failure)> {
+        let manager_uid = match connection.peer_uid() {
+            Ok(uid) => uid,
+            Err(error) => return Err((connection, failed("who is the manager?")(error))),
+        };
+        let Some(managers) = self.managers else {
+            let none = io::ErrorKind::NotFound.into();
+            return Err((connection, failed("where are managers accepted?")(none)));
+        };
+        let lookout = Lookout::new(self.disk.clone());
+        let control = Control {
+            manager: Some(connection),
+            manager_uid,
+            managers,
+            signals: self.signals,
+            news: self.news,
+            estate: self.estate,
+            disk: self.disk,
+            notices: self.plane.notices(),
+            stopper: self.plane.stopper(),
+            stopping: false,
+            stop_call: None,
+            freezer: self.freezer,
+            freeze_call: None,
+            mover: self.mover,
+            rest: self.plane.rest(),
+            turn: self.turn,
+            hand_over: None,
+            handed_over: None,
+            migration: self.migration,
+            lookout,
+            telling: super::control::TELLING,
+        };
+        Ok((control, self.plane))
+    }
+}
+
+/// What a worker is put together from.
+pub(super) struct Parts {
+    /// Who succeeds another process has that from there.
+    pub managers: Option<OwnedFd>,
+    pub signals: UnixStream,
+    pub news: Arc<News>,
+    pub estate: Estate,
+    pub disk: Arc<Disk>,
+    pub plane: Plane,
+    pub freezer: Freezer,
+    pub mover: Mover,
+    pub migration: Option<Arc<Migration>>,
+    pub turn: Option<Turn>,
+}
+
+/// Puts a worker together. One that `succeeds` another is paused: it carries out
+/// nothing until it is given the mode that it was started with.
+pub(super) fn build(
+    start: Start,
+    mut parcel: Parcel,
+    crew: &Arc<Crew>,
+    succeeds: bool,
+) -> Result<Parts, Failure> {
     let broken = || failed("what the manager sent cannot be served");
     let spec = &start.spec;
     let files = parcel.take_all(Role::Queue);
@@ -152,6 +239,7 @@ fn build(start: Start, mut parcel: Parcel) -> Result<Parts, Failure> {
     let files = files.into_iter().map(File::from).collect();
     let store = Store::of(files, (spec.data_offset, spec.size), start.direct);
     let dek = match start.contents {
+        Contents::Ephemeral if succeeds => parcel.need(Role::Dek).and_then(Dek::receive),
         Contents::Volume => parcel.need(Role::Dek).and_then(Dek::receive),
         // That of a lost disk encrypts nothing.
         Contents::Ephemeral | Contents::Lost => Dek::generate(),
@@ -174,7 +262,7 @@ fn build(start: Start, mut parcel: Parcel) -> Result<Parts, Failure> {
         None => (plane::disk(spec, store, &dek, stats)?, None),
         Some(task) => {
             let mut ready = moving::recover(spec, task, &dek, &mut parcel)?;
-            let old = ready.old_transform();
+            let old = ready.0.old_transform();
             let old = old.ok_or_else(|| broken()(io::ErrorKind::NotFound.into()))?;
             (plane::disk_of(spec, store, old, stats), Some(ready))
         }
@@ -187,7 +275,10 @@ fn build(start: Start, mut parcel: Parcel) -> Result<Parts, Failure> {
 
     let news = News::new().map_err(broken())?;
     let memo = parcel.need(Role::Memo).map_err(broken())?;
-    let managers = parcel.need(Role::Managers).map_err(broken())?;
+    let managers = match succeeds {
+        true => None,
+        false => Some(parcel.need(Role::Managers).map_err(broken())?),
+    };
     let front_ends = parcel.need(Role::FrontEnds).map_err(broken())?;
     // The estate is what the parcel still has, and these two.
     parcel.share(Role::Memo, &memo).map_err(broken())?;
@@ -196,15 +287,24 @@ fn build(start: Start, mut parcel: Parcel) -> Result<Parts, Failure> {
         .map_err(broken())?;
     let memo = Memo::new(memo);
     let has_failed = memo.has_failed().map_err(broken())?;
-    let disk = Arc::new(disk.remembering(has_failed, {
+    let disk = disk.served_by(crew.clone()).remembering(has_failed, {
         let news = news.clone();
         Box::new(move || {
             memo.note();
             news.changed();
         })
-    }));
-    // Before there is a front end.
-    disk.hold().set(start.mode);
+    });
+    let disk = disk.telling_trouble({
+        let news = news.clone();
+        Box::new(move || news.changed())
+    });
+    let disk = Arc::new(disk);
+    // Before there is a front end. One that succeeds another does not even fail
+    // requests until it serves: they would be answered that the other one goes on with.
+    disk.hold().set(match succeeds {
+        true => Mode::Pause,
+        false => start.mode,
+    });
     let mut freezer = Freezer::new(disk.clone(), news.clone());
     if let Some(timeout_ms) = start.frozen_ms {
         freezer.begin(timeout_ms)?;
@@ -214,12 +314,16 @@ fn build(start: Start, mut parcel: Parcel) -> Result<Parts, Failure> {
         Some(ready) => mover.with(ready)?,
         None => mover,
     };
-    let server = Server::new(disk.clone(), Listener::received(front_ends))
+    let migration = migration(&start, &disk, &news, &dek, &mut parcel)?;
+    let mut server = Server::new(disk.clone(), Listener::received(front_ends))
         .map_err(failed("cannot make an eventfd"))?
         .telling({
             let news = news.clone();
             Box::new(move |connected| news.front_end(connected))
         });
+    if let Some(migration) = &migration {
+        server = server.claiming(migration.clone());
+    }
     server.notices().on_change({
         let news = news.clone();
         Box::new(move || news.changed())
@@ -231,14 +335,58 @@ fn build(start: Start, mut parcel: Parcel) -> Result<Parts, Failure> {
         news,
         freezer,
         mover,
+        migration,
         disk: disk.clone(),
         plane: Plane::new(disk, server, start.volume.clone()),
-        estate: Estate {
-            dek: keep_dek.then_some(dek),
-            start,
-            parcel,
+        estate: match start.contents == Contents::Ephemeral {
+            true => Estate {
+                dek: None,
+                own: Some(dek),
+                start,
+                parcel,
+            },
+            false => Estate {
+                dek: keep_dek.then_some(dek),
+                own: None,
+                start,
+                parcel,
+            },
         },
+        turn: None,
     })
+}
+
+/// What takes the volume and lets it go when a guest moves, where that may be.
+fn migration(
+    start: &Start,
+    disk: &Arc<Disk>,
+    news: &Arc<News>,
+    dek: &Dek,
+    parcel: &mut Parcel,
+) -> Result<Option<Arc<Migration>>, Failure> {
+    let broken = || failed("what the manager sent cannot be served");
+    let tenure = parcel.copy(Role::Tenure).map_err(broken())?;
+    let data = parcel.copy(Role::Data).map_err(broken())?;
+    let (Some(tenure), Some(data)) = (tenure, data) else {
+        return Ok(None);
+    };
+    let header = parcel.copy(Role::Header).map_err(broken())?;
+    let files = Files {
+        location: Location {
+            data: start.volume.clone(),
+            header: header.as_ref().map(|_| "its detached header".into()),
+        },
+        data: data.into(),
+        header: header.map(File::from),
+    };
+    let news = news.clone();
+    let tell = Box::new(move |failure: Option<Failure>| match failure {
+        Some(failure) => news.kept(Fault::from(&failure)),
+        None => news.changed(),
+    });
+    let migration = Migration::new(disk.clone(), files, Tenure::of(tenure), tell);
+    let migration = migration.map_err(broken())?;
+    Ok(Some(Arc::new(migration.proven(dek)?)))
 }
 
 /// Is readable when somebody wants this process to end.
@@ -251,7 +399,7 @@ fn signals() -> io::Result<UnixStream> {
 }
 
 /// Serves until the end, which is told to the manager last of all.
-fn serve(id: u64, control: Control, plane: Plane) -> Result<(), Failure> {
+pub(super) fn serve(id: u64, control: Control, plane: Plane) -> Result<(), Failure> {
     let news = control.news.clone();
     let span = tracing::Span::current();
     thread::Builder::new()
@@ -270,12 +418,7 @@ fn serve(id: u64, control: Control, plane: Plane) -> Result<(), Failure> {
         })
         .map_err(failed("cannot start a thread"))?;
     if let Some(manager) = &control.manager {
-        let status = Status {
-            sync_failed: control.sync_failed(),
-            mode: control.disk.hold().mode(),
-            frozen: control.freezer.frozen(),
-            ..Status::default()
-        };
+        let status = control.status();
         // A manager that is gone by now, another will follow.
         let _ = manager.answer(id, Answer::Started { status }, &Parcel::default());
     }

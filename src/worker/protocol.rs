@@ -11,20 +11,28 @@
 
 use std::path::PathBuf;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::parcel::Role;
 use crate::config::Log;
 use crate::engine::hold::Mode;
 use crate::engine::throttle::Limits;
+use crate::engine::{Stuck, trouble};
 use crate::error::{Explain, Failure, Kind};
+use crate::one_line;
 use crate::plane::Spec;
 use crate::plane::moving::{Orders, Progress, Task};
+use crate::sandbox::Walls;
 use crate::vhost::SocketFile;
+use crate::volume::Standing;
 
 /// The version of the protocol that this sealblk speaks.
 pub const PROTOCOL: u32 = 1;
+
+/// The version of what one worker hands over to another: what they say to each other,
+/// and what is in the session with a front end. They have to have the same.
+pub const HAND_OVER: u32 = crate::vhost::HAND_OVER;
 
 /// From the manager to the worker.
 #[derive(Debug, Serialize, Deserialize)]
@@ -105,6 +113,31 @@ pub enum Request {
     /// The header says that all data is in one state: forget the key of the
     /// other one. Answered with the status.
     Moved,
+    /// Be what the worker of a disk is that serves it now, as soon as that one hands
+    /// it over: at [`Role::Peer`], whose other end goes with a
+    /// [`Request::HandOver`]. In the place of [`Request::Start`]. Answered twice: with
+    /// [`Answer::Prepared`], and with [`Answer::Started`] or [`Answer::Failed`].
+    Succeed(Box<Start>),
+    /// Hand the disk over, front end and all, to the process at [`Role::Peer`], which
+    /// was told to succeed, and can be ended by [`Role::Cord`]. Answered with
+    /// [`Answer::HandedOver`], which is the last message, or with [`Answer::Failed`]:
+    /// it goes on then.
+    HandOver {
+        /// How the other one has it: see [`HAND_OVER`].
+        version: u32,
+        /// How long requests in flight may take to complete, in milliseconds.
+        drain_ms: u64,
+    },
+    /// Give the key of an ephemeral disk, which nobody else has, for the worker that
+    /// is to go on with it. Answered with [`Answer::Key`].
+    Bequeath,
+    /// Try again at once what waits because the disk below fails; or fail it.
+    /// Answered with the status, which is that of before.
+    Resume {
+        /// Whether to fail it.
+        #[serde(default)]
+        give_up: bool,
+    },
     /// Something that a later version may ask for.
     #[serde(other)]
     Unknown,
@@ -143,6 +176,9 @@ pub struct Start {
     /// with this, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moving: Option<Box<Task>>,
+    /// What it is shut in by.
+    #[serde(default)]
+    pub walls: Walls,
 }
 
 /// What is on a disk, and who has its key.
@@ -197,6 +233,11 @@ pub enum Message {
         /// How far.
         progress: Box<Progress>,
     },
+    /// The volume was not taken as its guest came, or not let go as it went.
+    Kept {
+        /// Why.
+        fault: Fault,
+    },
     /// Something that a later version may say.
     #[serde(other)]
     Unknown,
@@ -208,6 +249,7 @@ pub struct Hello {
     /// The version of the protocol that it speaks.
     pub protocol: u32,
     /// The version of sealblk that it is.
+    #[serde(deserialize_with = "one_line::read")]
     pub version: String,
     /// Its process id.
     pub pid: u32,
@@ -255,6 +297,16 @@ pub enum Answer {
         /// How far.
         progress: Option<Box<Progress>>,
     },
+    /// All is ready to go on with a disk that another process serves.
+    Prepared {
+        /// How it is to be handed over: see [`HAND_OVER`].
+        version: u32,
+    },
+    /// Another process serves the disk; this one ends. Its last message.
+    HandedOver {
+        /// For how many microseconds no request was begun.
+        pause_us: u64,
+    },
 }
 
 /// How a worker fares.
@@ -281,6 +333,21 @@ pub struct Status {
     /// Requests wait for a snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frozen: Option<Frozen>,
+    /// Whether this host has the volume.
+    #[serde(default)]
+    pub standing: Standing,
+    /// Its front end is moving its guest to another host.
+    #[serde(default)]
+    pub migrating: bool,
+    /// Requests wait because the disk below fails.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<trouble::Standing>,
+    /// Operations are in flight for too long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stuck: Option<Stuck>,
+    /// What was counted of both.
+    #[serde(default)]
+    pub troubles: trouble::Counts,
 }
 
 /// A disk whose requests wait for a snapshot.
@@ -299,31 +366,13 @@ pub struct Frozen {
 #[error("{message}")]
 pub struct Fault {
     /// What failed, and the causes.
-    #[serde(deserialize_with = "tame")]
+    #[serde(deserialize_with = "one_line::read")]
     pub message: String,
     /// The next step.
-    #[serde(deserialize_with = "tame_if_any")]
+    #[serde(deserialize_with = "one_line::read_if_any")]
     pub help: Option<String>,
     /// Its class.
     pub kind: Kind,
-}
-
-/// The most characters of a text from another process.
-const TEXT_MAX: usize = 2000;
-
-/// People and their terminals get to see it: one line, and not endless.
-fn tamed(text: &str) -> String {
-    let shown = |c: char| if c.is_control() { ' ' } else { c };
-    text.chars().map(shown).take(TEXT_MAX).collect()
-}
-
-fn tame<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
-    Ok(tamed(&String::deserialize(from)?))
-}
-
-fn tame_if_any<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
-    let text = Option::<String>::deserialize(from)?;
-    Ok(text.as_deref().map(tamed))
 }
 
 impl Explain for Fault {
@@ -369,7 +418,7 @@ mod tests {
 
     #[test]
     fn what_people_read_is_one_line_of_bounded_length() {
-        let long = "x".repeat(TEXT_MAX);
+        let long = "x".repeat(one_line::MAX);
         let text = serde_json::json!({
             "message": format!("red: \u{1b}[31m\n{long}"),
             "help": "two\nlines",
@@ -377,8 +426,11 @@ mod tests {
         });
         let fault: Fault = serde_json::from_value(text).unwrap();
         assert!(fault.message.starts_with("red:  [31m x"), "{fault}");
-        assert_eq!(fault.message.chars().count(), TEXT_MAX);
+        assert_eq!(fault.message.chars().count(), one_line::MAX);
         assert_eq!(fault.help.as_deref(), Some("two lines"));
+        let hello = r#"{"protocol": 1, "version": "1\u001b[2J\n2", "pid": 1, "serving": true}"#;
+        let hello: Hello = serde_json::from_str(hello).unwrap();
+        assert_eq!(hello.version, "1 [2J 2");
     }
 
     #[test]
@@ -396,6 +448,10 @@ mod tests {
             mode: Mode::Pause,
             frozen_ms: Some(9),
             moving: None,
+            walls: Walls {
+                uids: Some("7-9".parse().unwrap()),
+                required: true,
+            },
         };
         let call = Call {
             id: u64::MAX,

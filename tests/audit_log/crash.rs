@@ -184,3 +184,50 @@ fn append_until_killed() {
         try_note(&log, "killed", number).unwrap();
     }
 }
+
+/// The power fails when the length of the file has reached the disk, and of the
+/// line any of its sectors: the others read as zeroes.
+#[test]
+fn a_line_of_which_sectors_are_missing_is_kept_and_accounted_for() {
+    let (lab, _) = Lab::with_lines(3);
+    let saved = Saved::of(&lab);
+    let before = lab.bytes().len();
+    note(&lab.log(), 7);
+    let whole = lab.bytes();
+    let boundary = before.next_multiple_of(512);
+    assert!(boundary < whole.len() - 1, "the line is in two sectors");
+    for missing in [before..boundary, boundary..whole.len(), before..whole.len()] {
+        let mut torn = whole.clone();
+        torn[missing.clone()].fill(0);
+        saved.restore(&lab);
+        fs::write(lab.path(), &torn).unwrap();
+        assert_eq!(lab.verify().problem, None, "{missing:?}");
+        note(&lab.log(), 8);
+        let report = lab.verify();
+        assert_eq!(report.problem, None, "{missing:?}");
+        assert!(report.torn[0].recovered);
+        assert!(lab.bytes().starts_with(&torn), "nothing is dropped");
+        lab.assert_sound();
+    }
+    // A line that was there stays altered.
+    let mut altered = whole;
+    altered[before - 100] = 0;
+    saved.restore(&lab);
+    fs::write(lab.path(), &altered).unwrap();
+    assert!(lab.verify().problem.is_some());
+}
+
+/// Nor is a log lost of which nothing has reached the disk but lengths.
+#[test]
+fn a_log_that_is_zeroes_after_a_power_failure_goes_on() {
+    let lab = Lab::new();
+    note(&lab.log(), 1);
+    let length = lab.bytes().len();
+    fs::write(lab.path(), vec![0; length]).unwrap();
+    fs::write(lab.path().with_file_name("audit.jsonl.head"), [0; 86]).unwrap();
+    note(&lab.log(), 2);
+    let report = lab.verify();
+    assert_eq!(report.problem, None);
+    assert!(report.torn[0].recovered);
+    lab.assert_sound();
+}

@@ -12,6 +12,15 @@ mod client;
 mod commands;
 mod hostile;
 mod identity;
+#[path = "../support/inject.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod inject;
+#[path = "../support/key_needles.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod key_needles;
+#[path = "../support/key_search.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod key_search;
 mod life;
 mod metrics;
 #[path = "../support/needles.rs"]
@@ -20,6 +29,10 @@ mod needles;
 #[allow(dead_code, reason = "other tests use the rest")]
 mod openbao;
 mod policy;
+#[path = "../support/process_memory.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod process_memory;
 mod replay;
 mod secrets;
 mod services;
+mod walls;

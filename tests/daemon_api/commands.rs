@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::support::daemon::{Daemon, command, configure};
 use super::support::home::{Guard, Home, refused};
-use super::support::server::succeed;
+use super::support::server::{eventually, succeed};
 
 #[test]
 fn without_a_daemon_it_is_said_how_to_have_one() {
@@ -211,6 +211,15 @@ fn disks_are_resized_and_attached_without_a_volume_and_that_is_recorded() {
     assert!(run(&["list"]).contains("(ephemeral)"));
     assert!(run(&["show", "t"]).contains("its key is in its worker alone"));
     refused(&mut daemon.sealblk(&["resize", "t", "9M"])).expect(2, &["ephemeral"], "detach");
+    let worker = json(&run(&["show", "t", "--json"]))["pid"]
+        .as_i64()
+        .unwrap();
+    let worker = rustix::process::Pid::from_raw(worker as i32).unwrap();
+    rustix::process::kill_process(worker, rustix::process::Signal::KILL).unwrap();
+    eventually("its loss is shown", || {
+        let disk = json(&run(&["show", "t", "--json"]));
+        (disk["restarts"] == 1 && disk["state"] == "failed").then_some(())
+    });
     run(&["detach", "t"]);
 
     let log = std::fs::read_to_string(daemon.home.path("audit.jsonl")).unwrap();
@@ -232,12 +241,20 @@ fn disks_are_resized_and_attached_without_a_volume_and_that_is_recorded() {
         (&true.into(), &"t".into())
     );
     assert!(ephemeral.get("key_set").is_none() && ephemeral.get("volume").is_none());
-    // No key of anybody was used for it.
+    let [lost] = of("disk_lost")[..] else {
+        panic!("{lines:?}")
+    };
+    assert_eq!(
+        (&lost["disk"], &lost["actor"]["role"]),
+        (&"t".into(), &"manager".into())
+    );
+    // No key of anybody was used for it: what was, when the volume was made (to see
+    // that its wrap opens), and when that was attached.
     let uses = lines
         .iter()
         .filter(|line| line["event"] == "unwrap")
         .count();
-    assert_eq!(uses, 1);
+    assert_eq!(uses, 2);
     run(&["audit", "verify"]);
 }
 

@@ -60,7 +60,7 @@ const OPERATIONS: [(&str, &str, Option<&str>, &str); 15] = [
 ];
 
 /// A daemon that everybody may connect to.
-fn open_to_all(roles: &str) -> Daemon {
+pub fn open_to_all(roles: &str) -> Daemon {
     let daemon = Daemon::configured("socket_mode = \"0666\"", roles);
     let mode = fs::Permissions::from_mode(0o755);
     fs::set_permissions(daemon.home.directory(), mode).unwrap();
@@ -84,7 +84,7 @@ fn user(uid: u32) -> [String; 3] {
 
 /// Somebody to be.
 #[derive(Clone, Debug)]
-struct Identity {
+pub struct Identity {
     uid: u32,
     gid: u32,
     groups: Vec<u32>,
@@ -99,13 +99,13 @@ impl Identity {
         }
     }
 
-    fn user(uid: u32) -> Self {
+    pub fn user(uid: u32) -> Self {
         Self::new(uid, 60999, &[])
     }
 
     /// Does something in a thread that is this user: the kernel's credentials
     /// are those of a thread, and what it connects is theirs.
-    fn does<T: Send>(&self, what: impl FnOnce() -> T + Send) -> T {
+    pub fn does<T: Send>(&self, what: impl FnOnce() -> T + Send) -> T {
         use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
         thread::scope(|scope| {
             let become_them = || {

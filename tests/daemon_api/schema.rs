@@ -66,7 +66,7 @@ type Question = (
     Option<&'static str>,
 );
 
-const QUESTIONS: [Question; 42] = [
+const QUESTIONS: [Question; 45] = [
     ("GET", "/v1/status", "/v1/status", None),
     ("GET", "/v1/openapi.json", "/v1/openapi.json", None),
     ("GET", "/metrics", "/metrics", None),
@@ -109,6 +109,24 @@ const QUESTIONS: [Question; 42] = [
         Some(r#"{"timeout_seconds": 0}"#),
     ),
     ("POST", "/v1/disks/{name}/thaw", "/v1/disks/none/thaw", None),
+    (
+        "POST",
+        "/v1/disks/{name}/upgrade",
+        "/v1/disks/none/upgrade",
+        Some("{}"),
+    ),
+    (
+        "POST",
+        "/v1/upgrade",
+        "/v1/upgrade",
+        Some(r#"{"binary": "not/absolute"}"#),
+    ),
+    (
+        "POST",
+        "/v1/disks/{name}/resume",
+        "/v1/disks/none/resume",
+        Some(r#"{"fail": true}"#),
+    ),
     ("POST", "/v1/rekeys", "/v1/rekeys", Some("{}")),
     (
         "POST",

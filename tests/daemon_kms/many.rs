@@ -77,7 +77,8 @@ fn many_volumes_of_a_key_set_cost_one_call() {
     let start = Instant::now();
     lab.make(&names);
     eprintln!("{volumes} volumes made in {:.1?}", start.elapsed());
-    assert_eq!(unwraps(&lab), 0);
+    // The first one has its group key opened once, before it is relied on.
+    assert_eq!(unwraps(&lab), 1);
 
     let (start, next) = (Instant::now(), AtomicUsize::new(0));
     std::thread::scope(|scope| {

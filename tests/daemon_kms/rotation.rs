@@ -241,6 +241,29 @@ fn a_key_set_is_rotated_under_a_guest_by_one_wrap_and_its_proof() {
     assert_eq!(lab.events("key_set_rotate").len(), 1);
 }
 
+/// The header of a frozen disk is not to change: it follows when it goes on, and not
+/// when somebody happens to ask the next time.
+#[test]
+fn a_frozen_disk_follows_its_key_as_soon_as_it_is_thawed() {
+    let lab = Lab::new(1, QUIET);
+    lab.make(&["a"]);
+    assert_eq!(lab.attach("a").status, 201);
+    let path = format!("/v1/disks/{}", lab.disk("a"));
+    let freeze = Some("{}");
+    let reply = lab.daemon.ask("POST", &format!("{path}/freeze"), freeze);
+    assert_eq!(reply.status, 200, "{reply:?}");
+    lab.rotate_key();
+    let done: Value = serde_json::from_str(&lab.keyset(&["rotate", "prod", "--json"])).unwrap();
+    assert_eq!(done["behind"], 1, "{done}");
+    assert_eq!(lab.wrap_version("a"), "1");
+    let reply = lab.daemon.ask("POST", &format!("{path}/thaw"), None);
+    assert_eq!(reply.status, 200, "{reply:?}");
+    eventually("it has followed", || {
+        (lab.wrap_version("a") == "2").then_some(())
+    });
+    lab.gone_and_detach("a");
+}
+
 #[test]
 fn a_new_version_is_noticed_at_the_poll_interval_and_each_key_wrapped_by_it() {
     let lab = Lab::new(1, "hierarchy = \"direct\"\npoll = \"1s\"");

@@ -64,7 +64,13 @@ fn the_host_is_examined() {
             "nofile",
             "core_dumps",
             "landlock",
-            "hugepages"
+            "hugepages",
+            "sandbox_privileges",
+            "sandbox_user",
+            "sandbox_capabilities",
+            "sandbox_namespaces",
+            "sandbox_root",
+            "sandbox_seccomp"
         ]
     );
     let people = String::from_utf8(host.doctor(&[]).stdout).unwrap();

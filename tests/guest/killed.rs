@@ -1,5 +1,7 @@
 //! A guest whose worker is killed under it, again and again, while fio verifies.
 //!
+//! Or whose worker is upgraded, which QEMU does not notice either.
+//!
 //! `SEALBLK_KILLS=200 cargo test --test guest killed -- --nocapture` does it that
 //! often, and prints how long the disk was away.
 
@@ -12,9 +14,12 @@ use rustix::process::{Pid, Signal, kill_process};
 use sealblk::config::{Config, Overrides};
 use sealblk::keys::{Actor, Context};
 use sealblk::manager::disks::{Disks, Pace, Settings};
-use sealblk::manager::model::{Attach, Detach, DiskInfo, NewSize};
+use sealblk::manager::model::{Attach, Detach, DiskInfo, NewSize, UpgradeDisk};
+use sealblk::sandbox::calls;
 
 use crate::MIB;
+use crate::inject::Answer;
+use crate::intruder::{end_by, threads, try_permitted, try_refused};
 use crate::machine::{Guest, oldest_qemu};
 use crate::server::{key_file, sealblk, succeed};
 
@@ -31,6 +36,18 @@ const SECONDS: u32 = 300;
 #[test]
 fn a_guest_does_not_notice_that_its_worker_is_killed() {
     kill_under_fio(3, &[]);
+}
+
+#[test]
+fn a_guest_does_not_notice_that_its_worker_is_upgraded() {
+    under_fio(3, &[], Trouble::Upgrade);
+}
+
+/// What becomes of the worker.
+#[derive(Clone, Copy, PartialEq)]
+enum Trouble {
+    Kill,
+    Upgrade,
 }
 
 #[test]
@@ -63,7 +80,29 @@ fn kill(pid: u32) {
     let _ = kill_process(pid, Signal::KILL);
 }
 
+/// What an intruder would do in each thread of the worker, while the guest works; and
+/// what he would end by: the first time a ring of his own, which nobody looks at.
+fn try_the_walls(worker: u32, time: u32) {
+    let threads = threads(worker);
+    let queues = threads.iter().filter(|(name, _)| name.starts_with("vq"));
+    let queues: Vec<_> = queues.map(|(_, thread)| *thread).collect();
+    let others = [worker, threads["disk"]];
+    assert_eq!(queues.len(), 2);
+    for thread in others.iter().chain(&queues) {
+        try_refused(*thread, worker);
+        try_permitted(*thread, worker);
+    }
+    let all: Vec<_> = calls::ONLY_BEFORE.iter().chain(calls::DEADLY).collect();
+    let call = all[(time as usize - 1) / 2 % all.len()];
+    let answer = end_by(worker, call);
+    assert_eq!(answer, Answer::Killed(libc::SIGSYS), "{}", call.name);
+}
+
 fn kill_under_fio(default: u32, qemu: &[&str]) {
+    under_fio(default, qemu, Trouble::Kill);
+}
+
+fn under_fio(default: u32, qemu: &[&str], trouble: Trouble) {
     let kills = std::env::var("SEALBLK_KILLS").map_or(default, |text| text.parse().unwrap());
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path();
@@ -107,6 +146,8 @@ fn kill_under_fio(default: u32, qemu: &[&str]) {
             name: Some(name(path)),
             options: toml::from_str("queues = 2").unwrap(),
             wait: false,
+            incoming: false,
+            dry_run: false,
             break_glass: false,
             even_if_denied: false,
             recovery_key_file: None,
@@ -116,7 +157,12 @@ fn kill_under_fio(default: u32, qemu: &[&str]) {
         let limit = (SECONDS + kills * SECONDS_EACH).to_string();
         let mut guest = Guest::new("killed")
             .on(&path.join("disk.sock"))
-            .args(&["--queues", "2", "--reconnect", "--timeout", &limit])
+            .args(&["--queues", "2", "--timeout", &limit])
+            .args(match trouble {
+                Trouble::Kill => &["--reconnect"],
+                // A connection that is lost is lost for good.
+                Trouble::Upgrade => &[],
+            })
             .args(qemu)
             .env("LARGER", &LARGER.to_string())
             .start();
@@ -129,7 +175,18 @@ fn kill_under_fio(default: u32, qemu: &[&str]) {
             tokio::time::sleep(Duration::from_millis(200 + instant)).await;
             let pid = disks.get(&name(path)).unwrap().pid.unwrap();
             let killed = Instant::now();
-            kill(pid);
+            if trouble == Trouble::Upgrade {
+                let wanted = UpgradeDisk::default();
+                let upgraded = disks.upgrade(&us, &name(path), wanted).await.unwrap();
+                assert_ne!(upgraded.disk.pid, Some(pid));
+                assert_eq!((upgraded.disk.restarts, upgraded.disk.front_end), (0, true));
+                pauses.push(Duration::from_micros(upgraded.pause_us.unwrap()));
+                continue;
+            }
+            match restarts % 2 {
+                0 => kill(pid),
+                _ => tokio::task::block_in_place(|| try_the_walls(pid, restarts)),
+            }
             until(&disks, &name(path), |info| {
                 info.restarts == restarts && info.front_end
             })
@@ -147,7 +204,15 @@ fn kill_under_fio(default: u32, qemu: &[&str]) {
         let said = output.lines().last().unwrap_or_default();
         pauses.sort_unstable();
         println!(
-            "{kills} kills in {all:.1?}, QEMU was away for {:.1?}, at most {:.1?}; {said}",
+            "{kills} {} in {all:.1?}, {} for {:.1?}, at most {:.1?}; {said}",
+            match trouble {
+                Trouble::Kill => "kills",
+                Trouble::Upgrade => "upgrades",
+            },
+            match trouble {
+                Trouble::Kill => "QEMU was away",
+                Trouble::Upgrade => "requests waited",
+            },
             pauses[pauses.len() / 2],
             pauses[pauses.len() - 1],
         );

@@ -9,7 +9,8 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::server::Server;
+use crate::qmp::Qmp;
+use crate::server::{DEADLINE, Server};
 
 /// How long a guest may take, on a slow machine that does other things as well.
 /// `run-guest` ends QEMU then.
@@ -88,14 +89,29 @@ impl Guest {
         self
     }
 
+    /// Gives QEMU a monitor for [`Running::qmp`].
+    pub fn monitored(self) -> Guest {
+        let socket = monitor_in(&self.results);
+        self.args(&["--qmp", socket.to_str().unwrap()])
+    }
+
     /// A variable for the job.
     pub fn env(self, name: &str, value: &str) -> Guest {
         self.args(&["--env", &format!("{name}={value}")])
     }
 
     /// Starts the guest, when no other one runs.
-    pub fn start(mut self) -> Running {
+    pub fn start(self) -> Running {
         let turn = turn();
+        self.spawn(Some(turn))
+    }
+
+    /// Starts the guest in the turn of another one, which has to end after it.
+    pub fn start_beside(self, _other: &Running) -> Running {
+        self.spawn(None)
+    }
+
+    fn spawn(mut self, turn: Option<File>) -> Running {
         let log = File::create(self.results.path().join("run-guest.log")).unwrap();
         let child = self
             .command
@@ -120,10 +136,7 @@ impl Guest {
     /// Runs the guest to its end, which must be a bad one, and returns what
     /// `run-guest` said of it.
     pub fn fail(self) -> String {
-        let mut running = self.start();
-        let status = running.process.0.wait().unwrap();
-        assert!(!status.success(), "this guest should have failed");
-        running.log("run-guest.log")
+        self.start().fail()
     }
 }
 
@@ -140,10 +153,51 @@ pub struct Running {
     process: Process,
     job: &'static str,
     results: TempDir,
-    _turn: File,
+    _turn: Option<File>,
+}
+
+fn monitor_in(results: &TempDir) -> PathBuf {
+    results.path().join("qmp.sock")
 }
 
 impl Running {
+    /// The monitor of a guest that is [`Guest::monitored`]: one at a time.
+    pub fn qmp(&mut self) -> Qmp {
+        let start = Instant::now();
+        loop {
+            match Qmp::connect(&monitor_in(&self.results)) {
+                Ok(qmp) => return qmp,
+                Err(error) => {
+                    if let Some(status) = self.process.0.try_wait().unwrap() {
+                        self.failed(status, "before its monitor answered");
+                    }
+                    assert!(start.elapsed() < DEADLINE, "no monitor: {error}");
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            }
+        }
+    }
+
+    /// Whether `run-guest` still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.process.0.try_wait().unwrap().is_none()
+    }
+
+    /// Panics with all that is known if it has ended.
+    pub fn assert_running(&mut self, when: &str) {
+        if let Some(status) = self.process.0.try_wait().unwrap() {
+            self.failed(status, when);
+        }
+    }
+
+    /// Waits for the end, which must be a bad one, and returns what `run-guest`
+    /// said of it.
+    pub fn fail(mut self) -> String {
+        let status = self.process.0.wait().unwrap();
+        assert!(!status.success(), "this guest should have failed");
+        self.log("run-guest.log")
+    }
+
     /// Waits until the job has said this on its console.
     pub fn wait_for_line(&mut self, text: &str) {
         let start = Instant::now();

@@ -35,7 +35,10 @@ fn a_guest_does_not_notice_that_its_worker_is_killed_again_and_again() {
         let (mut dice, mut pauses) = (Dice(seed), vec![]);
         let start = Instant::now();
         let mut load = tokio::task::block_in_place(|| Load::start(&socket, seed));
-        for restarts in 1..=kills {
+        let mut restarts = 0;
+        // On a busy host it may take some more until one comes at the right time.
+        while restarts < kills || load.taken_over == 0 && restarts < kills * 10 {
+            restarts += 1;
             tokio::task::block_in_place(|| {
                 load.until_answered();
                 load.run(Duration::from_micros(dice.below(30_000)));
@@ -53,7 +56,7 @@ fn a_guest_does_not_notice_that_its_worker_is_killed_again_and_again() {
         tokio::task::block_in_place(|| load.finish());
         let (least, median, worst) = spread(pauses);
         println!(
-            "{kills} kills in {:.1?}, {} requests, {} taken over; pauses {least:.1?}, \
+            "{restarts} kills in {:.1?}, {} requests, {} taken over; pauses {least:.1?}, \
              {median:.1?}, {worst:.1?} (least, median, worst)",
             start.elapsed(),
             load.answered,

@@ -131,6 +131,8 @@ pub fn request(directory: &Path, file: &str) -> Attach {
         name: Some(name(directory, file)),
         options: Default::default(),
         wait: false,
+        incoming: false,
+        dry_run: false,
         break_glass: false,
         even_if_denied: false,
         recovery_key_file: None,

@@ -12,11 +12,14 @@ use sealblk::manager::disks::{Disks, Pace, Settings, Step};
 use sealblk::manager::model::{NewSize, PaceChange, RekeyChange};
 use sealblk::plane::moving::Go;
 use sealblk::rekey::Direction;
+use sealblk::sandbox::Walls;
 
 use super::lab::{BY_FORCE, ephemeral, keys, request, run, settings, us};
 use super::support::home::SIZE;
 
 const DIRECTORY: &str = "SEALBLK_TEST_MANAGER";
+/// Workers of a manager with this have all their walls, or do not serve.
+pub const REQUIRE_WALLS: &str = "SEALBLK_TEST_REQUIRE_WALLS";
 /// Before each answer, to tell it from what the test harness says.
 const MARK: &str = "@ ";
 
@@ -151,6 +154,10 @@ fn manager_process() {
     sealblk::logging::init(log);
     let settings = Settings {
         log,
+        walls: Walls {
+            required: std::env::var_os(REQUIRE_WALLS).is_some(),
+            ..settings(&directory).walls
+        },
         on_step: Some(on_step),
         restart: Pace {
             first: Duration::from_millis(10),

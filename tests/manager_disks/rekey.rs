@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use sealblk::crypt::{Engine, Params, SectorCipher};
 use sealblk::error::Kind as ErrorKind;
 use sealblk::manager::disks::Disks;
 use sealblk::manager::model::{
@@ -13,9 +12,9 @@ use sealblk::plane::moving::Go;
 use sealblk::prepare::{self, Opening};
 use sealblk::rekey::{Direction, Kind};
 use sealblk::secret::Dek;
-use sealblk::units::Sector;
 use sealblk::volume::{Access, Files, Inspection, Location, Volume};
 
+use super::judge;
 use super::lab::{BY_FORCE, GENTLY, Lab, kill, run, until, until_running, us};
 use super::memory_search::{Sample, process_has_key, without_secret_memory};
 use super::process::ManagerProcess;
@@ -98,20 +97,26 @@ pub async fn dek(lab: &Lab) -> Dek {
     dek
 }
 
-/// What all of the disk holds, by that key alone.
+/// What all of the disk holds, by that key alone, and as cryptsetup and OpenSSL
+/// read it.
 pub fn decrypted(lab: &Lab, dek: &Dek) -> Vec<u8> {
-    let layout = volume(lab).layout();
-    let params = Params {
-        sector_size: layout.sector_size,
-        iv_tweak: layout.iv_tweak,
-        zero_units: layout.zero_units,
-    };
-    let cipher = SectorCipher::new(Engine::Portable, dek, params).unwrap();
-    let mut data = std::fs::read(lab.path("a.img")).unwrap();
-    let mut data = data.split_off(layout.data_offset as usize);
-    data.truncate(layout.size as usize);
-    cipher.decrypt_in_place(Sector(0), &mut data);
-    data
+    let zero_units = volume(lab).layout().zero_units;
+    let Location { data, header } = location(lab);
+    let header = header.as_ref().unwrap_or(&data);
+    judge::opened(header, &data, SIZE, dek.bytes(), zero_units)
+}
+
+/// Whether the disk holds what `load` says, all with one key, which is the one that
+/// cryptsetup takes for its own: nothing is in flight, and no operation under way.
+pub async fn proven(lab: &Lab, load: &mut Registers) {
+    let dek = dek(lab).await;
+    tokio::task::block_in_place(|| {
+        load.drain();
+        let Location { data, header } = location(lab);
+        let header = header.as_ref().unwrap_or(&data);
+        judge::proves(header, dek.bytes(), lab.home.directory());
+        load.check_bytes(&decrypted(lab, &dek));
+    });
 }
 
 pub async fn until_ended(disks: &Disks, name: &str) -> DiskInfo {

@@ -27,7 +27,7 @@ fn wraps(lab: &Lab) -> Vec<Wrap> {
 }
 
 /// The change by which a volume follows the platform key.
-async fn follow(keys: &KeySets) -> Arc<Follow> {
+pub async fn follow(keys: &KeySets) -> Arc<Follow> {
     let version = keys.current_version(&us(), "default").await.unwrap();
     let current = keys.renew(&us(), "default", &version).await.unwrap();
     Arc::new(Follow { current })

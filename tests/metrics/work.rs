@@ -15,7 +15,7 @@ use sealblk::kms::credential::SecretFile;
 use sealblk::kms::file::{self, FileProvider};
 use sealblk::kms::vault::{Auth, Settings, VaultProvider};
 use sealblk::kms::{Error, KeyRef, KeyVersion, Provider, tls};
-use sealblk::metrics::{DiskView, Metrics, RekeyView};
+use sealblk::metrics::{DiskView, Metrics, RekeyView, TroubleView};
 use sealblk::rekey::{Direction, Fence as _, Position};
 use sealblk::rotation::News;
 use sealblk::runtime::block_on;
@@ -37,6 +37,7 @@ pub fn all(metrics: &Metrics) -> Families {
     metrics.audit_line(false);
     metrics.volume_erased(Some(true));
     metrics.verification("proved");
+    metrics.disk_upgraded(Some(Some(7000)));
     metrics.api_request("GET", "/v1/disks", 200, Duration::from_millis(3));
     disk(metrics)
 }
@@ -49,6 +50,7 @@ pub fn view(disk: &str, state: &'static str) -> DiskView {
         front_end: true,
         restarts: 0,
         rekey: None,
+        trouble: TroubleView::default(),
     }
 }
 
@@ -70,6 +72,13 @@ fn disk(metrics: &Metrics) -> Families {
             size: 4 << 20,
             rate: 1 << 16,
         }),
+        trouble: TroubleView {
+            waiting: 2,
+            stuck: 1,
+            stops: 3,
+            waited: 9,
+            stalls: 4,
+        },
         ..view("vm1", "running")
     });
     let mut front = served.connect(1);
@@ -294,7 +303,7 @@ fn keys(metrics: &Metrics) {
             tls: tls::Settings::default(),
             timing: Timing {
                 timeout: Duration::from_secs(20),
-                deadline: Duration::from_millis(200),
+                deadline: Duration::from_secs(2),
             },
         })
     };

@@ -110,6 +110,19 @@ fn what_cannot_be_imported_is_refused_and_leaves_nothing() {
         backing.contains("disk.raw") && backing.contains("--backing"),
         "{backing}"
     );
+    // So does a list of parts, which may name any file of the host.
+    let list = format!(
+        "# Disk DescriptorFile\nversion=1\nCID=12345678\nparentCID=ffffffff\n\
+         createType=\"monolithicFlat\"\n\nRW 2048 FLAT \"{}\" 0\n\n\
+         ddb.geometry.cylinders = \"1\"\nddb.adapterType = \"ide\"\n",
+        text(&lab.path("disk.raw"))
+    );
+    lab.write("list.vmdk", list.as_bytes(), 0);
+    let parts = import("list.vmdk", 2, &["--format", "vmdk"]);
+    assert!(
+        parts.contains("disk.raw") && parts.contains("--backing"),
+        "{parts}"
+    );
     lab.ok(&[
         "volume",
         "import",

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use sealblk::keys::ledger::Known;
 use sealblk::units::SectorSize;
 use sealblk::volume::{Access, Location, Volume};
 
@@ -216,4 +217,41 @@ fn what_cannot_be_done_is_refused_with_the_next_step() {
     let small = lab.fails(6, &["volume", "rekey", "small.img"]);
     assert!(small.contains("volume clone"), "{small}");
     lab.fails(11, &["volume", "rekey", "disk.img"]);
+}
+
+#[test]
+fn the_ledger_knows_that_what_is_plain_needs_no_key() {
+    let lab = Lab::new();
+    let ledger = lab.ledger();
+    let plain = disk(SIZE, 29);
+    lab.write("disk.img", &plain, 0);
+    let names = ["disk.img", "--header", "h"];
+    let encrypt = [&["volume", "encrypt", "--json"][..], &names].concat();
+    let done = lab.json(&encrypt);
+    let uuid = done["uuid"].as_str().unwrap();
+    let known = ledger.find(uuid.parse().unwrap()).unwrap().unwrap();
+    assert_eq!(known.wraps.len(), 1);
+    // What a backup of its header needs, it needs all the same.
+    lab.ok(&[&["volume", "backup-header", "--to", "backup"][..], &names].concat());
+    let decrypt = [&["volume", "decrypt", "--confirm", uuid][..], &names].concat();
+    lab.ok(&decrypt);
+    assert_eq!(ledger.needing("default").unwrap(), []);
+    let known = ledger.find(uuid.parse().unwrap()).unwrap().unwrap();
+    assert!(
+        known.erased.is_some() && known.backups.len() == 1,
+        "{known:?}"
+    );
+    // One that was cut off before it told the ledger, done again.
+    let needing = Known::new(known.uuid, (known.path, known.header), "default", &[]);
+    ledger.note(&needing).unwrap();
+    lab.fails(8, &decrypt);
+    assert_eq!(ledger.needing("default").unwrap(), []);
+
+    // An encryption that was taken back, too.
+    let names = ["disk.img", "--header", "other"];
+    let encrypt = [&["volume", "encrypt"][..], &names].concat();
+    lab.ok(&[&encrypt[..], &["--prepare"]].concat());
+    assert_eq!(ledger.needing("default").unwrap().len(), 1);
+    lab.ok(&[&encrypt[..], &["--back"]].concat());
+    assert_eq!(ledger.needing("default").unwrap(), []);
 }

@@ -5,11 +5,12 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use openssl::symm::{Cipher, decrypt};
+use sealblk::keys::ledger::Ledger;
 use sealblk::units::SectorSize;
 use serde_json::Value;
 
-use crate::volume_support::{Place, ok, text};
+use crate::judge;
+use crate::volume_support::Place;
 
 /// What a command did.
 #[derive(Debug)]
@@ -104,19 +105,7 @@ impl Lab {
 
     /// cryptsetup takes this for the key of the volume with that header.
     pub fn cryptsetup_proves(&self, header: &str, dek: &[u8]) {
-        fs::write(self.path("proof.dek"), dek).unwrap();
-        ok(
-            "cryptsetup",
-            &[
-                "open",
-                "--test-passphrase",
-                "--key-size",
-                "512",
-                "--volume-key-file",
-                text(&self.path("proof.dek")),
-                text(&self.path(header)),
-            ],
-        );
+        judge::proves(&self.path(header), dek, self.place.dir.path());
     }
 
     pub fn write(&self, name: &str, bytes: &[u8], offset: u64) {
@@ -128,6 +117,13 @@ impl Lab {
 
     pub fn read(&self, name: &str, offset: u64, length: usize) -> Vec<u8> {
         read(&self.path(name), offset, length)
+    }
+
+    /// The ledger of the host, which is kept from now on.
+    pub fn ledger(&self) -> Ledger {
+        let state = self.path("state");
+        fs::create_dir_all(&state).unwrap();
+        Ledger::below(&state)
     }
 
     /// What the audit log says of operations: their actions, in order.
@@ -150,19 +146,9 @@ pub fn read(path: &Path, offset: u64, length: usize) -> Vec<u8> {
     bytes
 }
 
-/// What OpenSSL makes of stored data. Units of zeroes are zeroes, if they are so
-/// in the format.
+/// What OpenSSL makes of stored data.
 pub fn decrypted(dek: &[u8], unit: SectorSize, zero_units: bool, stored: &[u8]) -> Vec<u8> {
-    let units = stored.chunks_exact(unit.bytes()).enumerate();
-    units
-        .flat_map(|(index, bytes)| {
-            if zero_units && bytes.iter().all(|&byte| byte == 0) {
-                return bytes.to_vec();
-            }
-            let tweak = u128::from(index as u64 * unit.sectors()).to_le_bytes();
-            decrypt(Cipher::aes_256_xts(), dek, Some(&tweak), bytes).unwrap()
-        })
-        .collect()
+    judge::decrypted(dek, unit.bytes(), zero_units, stored)
 }
 
 /// Data in which each sector tells where it is, with zeroes here and there.

@@ -8,6 +8,8 @@
 mod devices;
 mod images;
 mod in_place;
+#[path = "../support/judge.rs"]
+mod judge;
 mod kills;
 mod lab;
 mod shifting;

@@ -3,9 +3,16 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use sealblk::config::{Config, Overrides};
+use sealblk::conversion::{Shifting, Speed};
+use sealblk::keys::Context;
+use sealblk::prepare::Opening;
+use sealblk::shift::Progress;
 use sealblk::units::SectorSize;
+use sealblk::volume::{Access, Location, Volume};
 
 use crate::kills::{campaign, kills, seed, strings, time_of};
 use crate::lab::{Lab, decrypted, disk};
@@ -167,4 +174,58 @@ fn a_disk_that_is_killed_while_it_is_moved_is_whole_in_the_end() {
         total += 1 + campaign(&lab, &mut arguments, &mut random, took);
         assert!(fs::read(lab.path("disk.img")).unwrap() == plain);
     }
+}
+
+#[test]
+fn the_ledger_knows_that_a_disk_without_its_header_needs_no_key() {
+    let lab = Lab::new();
+    let ledger = lab.ledger();
+    lab.write("disk.img", &disk(SIZE, 31), 0);
+    let encrypt = ["volume", "encrypt", "disk.img", "--header-area", "64K"];
+    let done = lab.json(&[&encrypt[..], &["--json"]].concat());
+    let uuid = done["uuid"].as_str().unwrap();
+    let known = ledger.find(uuid.parse().unwrap()).unwrap().unwrap();
+    assert_eq!((known.header.as_ref(), known.wraps.len()), (None, 1));
+    let decrypt = ["volume", "decrypt", "disk.img", "--confirm", uuid];
+    lab.ok(&decrypt);
+    assert_eq!(ledger.find(known.uuid).unwrap(), None);
+    // One that is cut off before it tells the ledger.
+    let done = lab.json(&[&encrypt[..], &["--json"]].concat());
+    let uuid = done["uuid"].as_str().unwrap();
+    all_but_removed(&lab);
+    let known = ledger.needing("default").unwrap();
+    assert_eq!(known[0].uuid.to_string(), uuid);
+    lab.ok(&["volume", "decrypt", "disk.img", "--confirm", uuid]);
+    assert!(!lab.path("disk.img.sealblk-moving").exists());
+    assert_eq!(ledger.find(known[0].uuid).unwrap(), None);
+}
+
+/// Decrypts `disk.img`, and leaves the file beside it.
+fn all_but_removed(lab: &Lab) {
+    let overrides = Overrides {
+        key_file: Some(lab.path("platform.key")),
+        ..Overrides::default()
+    };
+    let config = Config::load(Some(&lab.path("sealblk.toml")), overrides).unwrap();
+    let location = Location {
+        data: lab.path("disk.img"),
+        header: None,
+    };
+    let volume = Volume::open(&location, Access::ReadWrite).unwrap();
+    let context = Context::local(Some(volume.uuid()));
+    let beside = Shifting::beside(&location.data, None).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let (keys, opening) = (config.key_sets(), Opening::default());
+    let begun = Shifting::begin_down(&keys, &context, volume, &beside, &opening);
+    let shifting = runtime.block_on(begun).unwrap();
+    let speed = Speed { limit: None };
+    assert!(
+        shifting
+            .run(speed, &AtomicBool::new(false), &Progress::default())
+            .unwrap()
+    );
+    drop(shifting.finish().unwrap());
 }

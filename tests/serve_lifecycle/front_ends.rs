@@ -75,8 +75,8 @@ fn a_killed_front_end_is_followed_by_the_next() {
     assert_eq!(server.terminate().code(), Some(0));
 }
 
-/// What a process holds: open files, threads, mappings, and resident KiB.
-fn holdings(server: &Server) -> [usize; 4] {
+/// What a server holds: open files, threads, mappings, and resident KiB.
+pub fn holdings(server: &Server) -> [usize; 4] {
     let read =
         |name: &str| std::fs::read_to_string(format!("/proc/{}/{name}", server.pid())).unwrap();
     let status = read("status");
@@ -143,6 +143,11 @@ fn a_second_front_end_waits_for_the_first_to_leave() {
         second.receive().is_err(),
         "two front ends are served at once"
     );
+    // It is said, since QEMU says nothing while it waits, and who it waits for.
+    let waits = format!("one has the wrong socket process={}", std::process::id());
+    eventually("it is said that one waits", || {
+        (server.messages().matches(&waits).count() == 1).then_some(())
+    });
     // Those that only look whether somebody is there do no harm.
     for _ in 0..5 {
         drop(Messages::connect(server.socket()).unwrap());
@@ -160,6 +165,8 @@ fn a_second_front_end_waits_for_the_first_to_leave() {
 fn connecting_and_leaving_does_no_harm() {
     let home = Home::with_volume();
     let mut server = home.serve(&["disk.img"]);
+    // It has all that it needs once it has served somebody.
+    connect(&server).write(0, &[3; 512]);
     let before = server.open_files();
     for round in 0..100 {
         let messages = Messages::connect(server.socket()).unwrap();

@@ -56,6 +56,11 @@ impl Authority {
         self.0.certificate_pem()
     }
 
+    /// Its own certificate and key, which vouch for themselves.
+    pub fn itself(self) -> Issued {
+        self.0
+    }
+
     /// For a server at 127.0.0.1 and `localhost`.
     pub fn server(&self) -> Issued {
         self.server_at("127.0.0.1", (-1, 30))
@@ -63,6 +68,11 @@ impl Authority {
 
     pub fn server_at(&self, address: &str, days: (i64, i64)) -> Issued {
         self.issue("server", Some(Purpose::Server { address }), days)
+    }
+
+    /// For a server with this name, and no address.
+    pub fn server_named(&self, name: &str) -> Issued {
+        self.issue("server", Some(Purpose::Named { name }), (-1, 30))
     }
 
     /// For a client; its common name is its identity.
@@ -83,17 +93,19 @@ impl Authority {
         let key = new_key();
         let issuer = &self.0.certificate;
         let mut builder = begin(&common_name(name), issuer.subject_name(), &key, days);
-        if let Some(Purpose::Server { address }) = purpose {
-            let names = SubjectAlternativeName::new()
-                .ip(address)
-                .dns("localhost")
-                .build(&builder.x509v3_context(Some(issuer), None))
-                .unwrap();
-            builder.append_extension(names).unwrap();
+        let mut names = SubjectAlternativeName::new();
+        let named = match purpose {
+            Some(Purpose::Server { address }) => Some(names.ip(address).dns("localhost")),
+            Some(Purpose::Named { name }) => Some(names.dns(name)),
+            _ => None,
+        };
+        if let Some(names) = named {
+            let names = names.build(&builder.x509v3_context(Some(issuer), None));
+            builder.append_extension(names.unwrap()).unwrap();
         }
         let mut extended = ExtendedKeyUsage::new();
         match purpose {
-            Some(Purpose::Server { .. }) => extended.server_auth(),
+            Some(Purpose::Server { .. } | Purpose::Named { .. }) => extended.server_auth(),
             Some(Purpose::Client) => extended.client_auth(),
             None => &mut extended,
         };
@@ -114,6 +126,7 @@ impl Authority {
 enum Purpose<'a> {
     Client,
     Server { address: &'a str },
+    Named { name: &'a str },
 }
 
 fn new_key() -> PKey<Private> {

@@ -118,6 +118,10 @@ impl Daemon {
         });
     }
 
+    pub fn pid(&self) -> u32 {
+        self.server.pid()
+    }
+
     pub fn socket(&self) -> &Path {
         self.server.socket()
     }

@@ -22,8 +22,10 @@ const DEPTH: u16 = RING / DESCRIPTORS;
 const MOST: u64 = 64;
 /// Guest memory of a request: a page for header, status and table, then data.
 const ROOM: usize = 4096 + MOST as usize * SECTOR;
-/// How many sectors the load is on.
-pub const SECTORS: u64 = 2048;
+/// The sectors that lie beside one another, wherever their chunk is on the disk.
+pub const CHUNK: u64 = MOST;
+/// How many sectors the load is on, unless it is told.
+const SECTORS: u64 = 2048;
 
 /// Numbers that look as if by chance.
 pub struct Dice(pub u64);
@@ -45,6 +47,7 @@ struct Register {
     sent: u64,
 }
 
+#[derive(Debug)]
 enum Doing {
     Flush,
     Write {
@@ -76,17 +79,38 @@ pub struct Load {
     socket: PathBuf,
     dice: Dice,
     registers: Vec<Register>,
+    /// Where on the disk each [`CHUNK`] of them begins.
+    chunks: Vec<u64>,
+    /// How long nothing may happen before that is a failure.
+    pub patience: Duration,
+    /// The longest time of late that nothing was answered in.
+    pub longest: Duration,
+    last: Instant,
     /// What each request of each queue is doing.
     doing: Vec<Vec<Option<Doing>>>,
     pub answered: u64,
     /// How many requests were taken by servers that did not answer them.
     pub taken_over: u64,
+    /// How often the connection was lost.
+    pub reconnects: u64,
     free: Vec<VecDeque<u16>>,
 }
 
 impl Load {
     /// Connects, and writes all sectors once. Panics where something is wrong.
     pub fn start(socket: &Path, seed: u64) -> Load {
+        let chunks: Vec<u64> = (0..SECTORS).step_by(CHUNK as usize).collect();
+        let mut load = Load::on_zeroes(socket, seed, &chunks);
+        for sector in (0..SECTORS).step_by(MOST as usize) {
+            load.write(0, sector, MOST);
+            load.front_end.queues[0].kick();
+            load.settle();
+        }
+        load
+    }
+
+    /// Connects to a disk that has zeroes in these [`CHUNK`]s, as a new one does.
+    pub fn on_zeroes(socket: &Path, seed: u64, chunks: &[u64]) -> Load {
         let options = RawOptions {
             queues: QUEUES,
             queue_size: RING,
@@ -101,18 +125,54 @@ impl Load {
             front_end,
             socket: socket.to_owned(),
             dice: Dice(seed),
-            registers: vec![Register::default(); SECTORS as usize],
+            registers: Vec::new(),
+            chunks: Vec::new(),
+            patience: DEADLINE,
+            longest: Duration::ZERO,
+            last: Instant::now(),
             doing: (0..QUEUES).map(|_| none()).collect(),
             answered: 0,
             taken_over: 0,
+            reconnects: 0,
             free: (0..QUEUES).map(|_| (0..DEPTH).collect()).collect(),
         };
-        for sector in (0..SECTORS).step_by(MOST as usize) {
-            load.write(0, sector, MOST);
-            load.front_end.queues[0].kick();
-            load.settle();
-        }
+        load.grow(chunks);
         load
+    }
+
+    /// There is more of the disk: zeroes, beginning at these sectors.
+    pub fn grow(&mut self, chunks: &[u64]) {
+        self.chunks.extend(chunks);
+        let sectors = self.chunks.len() * CHUNK as usize;
+        self.registers.resize(sectors, Register::default());
+    }
+
+    fn sectors(&self) -> u64 {
+        self.registers.len() as u64
+    }
+
+    /// Where that sector is on the disk.
+    fn place(&self, sector: u64) -> u64 {
+        self.chunks[(sector / CHUNK) as usize] + sector % CHUNK
+    }
+
+    /// How many of so many sectors lie beside one another from there on.
+    fn beside(&self, sector: u64, sectors: u64) -> u64 {
+        let first = self.place(sector);
+        let together = |ahead: &u64| self.place(sector + ahead) == first + ahead;
+        (0..sectors).take_while(together).count() as u64
+    }
+
+    /// Waits for what is in flight, and hangs up.
+    pub fn leave(&mut self) {
+        self.settle();
+        self.front_end.messages.hang_up();
+    }
+
+    /// Comes back after that.
+    pub fn enter(&mut self) {
+        self.reconnect();
+        self.last = Instant::now();
     }
 
     /// Keeps both queues full for that long, through as many servers as there are.
@@ -130,14 +190,17 @@ impl Load {
         while self.answered == before {
             self.fill();
             self.look();
-            assert!(start.elapsed() < DEADLINE, "nothing is answered any more");
+            assert!(
+                start.elapsed() < self.patience,
+                "nothing is answered any more"
+            );
         }
     }
 
     /// Waits for all that is in flight, and reads every sector.
     pub fn finish(&mut self) {
         self.settle();
-        for sector in (0..SECTORS).step_by(MOST as usize) {
+        for sector in (0..self.sectors()).step_by(MOST as usize) {
             self.read(1, sector, MOST);
             self.front_end.queues[1].kick();
             self.settle();
@@ -154,17 +217,18 @@ impl Load {
         while self.in_flight() > 0 {
             self.look();
             let left = self.in_flight();
-            assert!(start.elapsed() < DEADLINE, "{left} requests are lost");
+            assert!(start.elapsed() < self.patience, "{left} requests are lost");
         }
     }
 
     /// Sends requests until there is no room.
-    fn fill(&mut self) {
+    pub fn fill(&mut self) {
         for queue in 0..QUEUES as usize {
             let mut sent = false;
             while !self.free[queue].is_empty() {
                 let sectors = 1 + self.dice.below(MOST);
-                let sector = self.dice.below(SECTORS - sectors + 1);
+                let sector = self.dice.below(self.sectors() - sectors + 1);
+                let sectors = self.beside(sector, sectors);
                 match self.dice.below(16) {
                     0 => self.send(queue, Doing::Flush, Request::flush()),
                     1..=9 => self.write(queue, sector, sectors),
@@ -203,9 +267,10 @@ impl Load {
             register.sent = number;
             data.extend(content(sector, number));
         }
+        let place = self.place(sector);
         let request = match number % 8 {
-            0 => Request::write_zeroes(&[Range::new(sector, sectors as u32)]),
-            _ => Request::write(sector, &data),
+            0 => Request::write_zeroes(&[Range::new(place, sectors as u32)]),
+            _ => Request::write(place, &data),
         };
         self.send(queue, Doing::Write { sector, sectors }, request);
     }
@@ -220,7 +285,7 @@ impl Load {
         self.send(
             queue,
             doing,
-            Request::read(sector, sectors as usize * SECTOR),
+            Request::read(self.place(sector), sectors as usize * SECTOR),
         );
     }
 
@@ -273,6 +338,10 @@ impl Load {
                 self.judge(queue, used.id);
             }
         }
+        if !idle {
+            self.longest = self.longest.max(self.last.elapsed());
+            self.last = Instant::now();
+        }
         if idle && self.front_end.messages.is_over() {
             self.reconnect();
         } else if idle {
@@ -293,10 +362,14 @@ impl Load {
     fn reconnect(&mut self) {
         let start = Instant::now();
         self.taken_over += self.noted();
+        self.reconnects += 1;
         // A server may die while it is talked to.
         while let Err(error) = self.front_end.reconnect(&self.socket) {
             let why = error.kind();
-            assert!(start.elapsed() < DEADLINE, "no server: {error} ({why:?})");
+            assert!(
+                start.elapsed() < self.patience,
+                "no server: {error} ({why:?})"
+            );
             assert!(
                 !matches!(why, io::ErrorKind::Other | io::ErrorKind::WouldBlock),
                 "{error}"
@@ -315,7 +388,8 @@ impl Load {
         let slot = slot as u16;
         let start = Self::room(queue, slot);
         let memory = &self.front_end.arena.memory;
-        assert_eq!(memory.read(start + 16, 1), [S_OK]);
+        let status = memory.read(start + 16, 1);
+        assert_eq!(status, [S_OK], "of {doing:?}");
         match doing {
             Doing::Flush => {}
             Doing::Write { sector, sectors } => {

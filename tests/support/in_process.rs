@@ -11,6 +11,7 @@ use std::time::Duration;
 use sealblk::crypt::{Engine, Params, SectorCipher, Transform};
 use sealblk::engine::stats::{self, Reader, Stats};
 use sealblk::engine::throttle::Limits;
+use sealblk::engine::trouble::OnError;
 use sealblk::engine::{Disk, DiskParams};
 use sealblk::secret::Dek;
 use sealblk::store::{DirectMode, Store};
@@ -67,6 +68,30 @@ impl Served {
     ) -> Served {
         let file = File::create_new(directory.path().join("disk")).unwrap();
         file.set_len(OFFSET + BYTES).unwrap();
+        let errors = (OnError::Report, Duration::from_secs(30));
+        Served::on(directory, &file, params, discard, limits, cpus, errors)
+    }
+
+    /// On a file of `OFFSET + BYTES`, with what is done when that fails, and how long
+    /// it may take.
+    pub fn over(directory: TempDir, file: &File, errors: (OnError, Duration)) -> Served {
+        let params = Params {
+            zero_units: true,
+            ..Params::default()
+        };
+        let limits = Limits::default();
+        Served::on(directory, file, params, true, &limits, vec![], errors)
+    }
+
+    fn on(
+        directory: TempDir,
+        file: &File,
+        params: Params,
+        discard: bool,
+        limits: &Limits,
+        cpus: Vec<u16>,
+        (on_error, stuck_after): (OnError, Duration),
+    ) -> Served {
         let dek = Dek::generate().unwrap();
         let store = Store::open(
             file.as_fd(),
@@ -93,6 +118,8 @@ impl Served {
             rest_after: Duration::from_millis(200),
             stats: Stats::attach(stats.as_fd(), 2).unwrap(),
             rate_limits: limits.clone(),
+            on_error,
+            stuck_after,
         });
         let listener = Listener::bind(&SocketParams {
             path: directory.path().join("socket"),
@@ -108,7 +135,9 @@ impl Served {
             params,
             stats,
             stopper: server.stopper(),
-            thread: Some(std::thread::spawn(move || server.run().unwrap())),
+            thread: Some(std::thread::spawn(move || {
+                server.run().unwrap();
+            })),
         }
     }
 

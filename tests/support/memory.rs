@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
@@ -90,6 +90,15 @@ impl GuestMemory {
         assert!(at.cast::<u16>().is_aligned());
         // SAFETY: aligned, within the mapping, which lives as long as `self`.
         unsafe { AtomicU16::from_ptr(at.cast()) }
+    }
+
+    /// The 64 bits at an offset, which are all 0 afterwards.
+    pub fn take_u64(&self, offset: usize) -> u64 {
+        let at = self.pointer(offset, 8);
+        assert!(at.cast::<u64>().is_aligned());
+        // SAFETY: as for `atomic`.
+        let word = unsafe { AtomicU64::from_ptr(at.cast()) };
+        u64::from_le(word.swap(0, Ordering::SeqCst))
     }
 
     pub fn load_u16(&self, offset: usize) -> u16 {

@@ -97,6 +97,12 @@ impl Messages {
         self.socket.set_write_timeout(Some(patience)).unwrap();
     }
 
+    /// Says nothing more, and hears nothing.
+    pub fn hang_up(&self) {
+        // The server may have done so before.
+        let _ = self.socket.shutdown(std::net::Shutdown::Both);
+    }
+
     /// Whether the server has hung up, or died. Reads nothing.
     pub fn is_over(&self) -> bool {
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;

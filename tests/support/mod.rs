@@ -11,7 +11,10 @@
 //! - [`home`] is a directory with a key and volumes, and what a refused command
 //!   says there.
 //! - [`history`] is a load that knows for each sector what may be read there.
-//! - [`slow_disk`] is a file system below a disk, which keeps writes for a while.
+//! - [`fuse`] is a file system with one file below a disk, of which a test decides
+//!   what becomes of each read, write, fsync and fallocate.
+//! - [`slow_disk`] is one that keeps writes for a while, [`faulty_disk`] one that fails
+//!   by rules.
 //! - [`request`] and [`memory`] are the requests and the guest memory of both.
 //!
 //! - [`registers`] is a load of which every sector has a history.
@@ -23,7 +26,9 @@
 #![allow(dead_code, reason = "each test crate uses a part of it")]
 
 pub mod daemon;
+pub mod faulty_disk;
 pub mod front_end;
+pub mod fuse;
 pub mod history;
 pub mod home;
 pub mod in_process;

@@ -20,6 +20,9 @@ pub const ROOT: &str = "root-of-this-test";
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
+/// How many ports are tried.
+const PORTS: usize = 10;
+
 /// A running server.
 pub struct OpenBao {
     child: Child,
@@ -60,8 +63,16 @@ impl OpenBao {
     }
 
     fn launch(tls: bool) -> Self {
+        // The port may be taken by somebody else before the server has it: it
+        // is one of those that connections get, too.
+        (0..PORTS)
+            .find_map(|_| Self::launch_on(free_port(), tls))
+            .unwrap_or_else(|| panic!("each of {PORTS} ports was taken by somebody else"))
+    }
+
+    /// `None` if the port was taken meanwhile.
+    fn launch_on(port: u16, tls: bool) -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
-        let port = free_port();
         let mut command = Command::new(program());
         command
             .args(["server", "-dev", "-dev-no-store-token"])
@@ -71,7 +82,7 @@ impl OpenBao {
             .env("HOME", directory.path())
             .stdin(Stdio::null())
             .stdout(File::create(directory.path().join("log")).unwrap())
-            .stderr(Stdio::null());
+            .stderr(File::create(directory.path().join("errors")).unwrap());
         if tls {
             command.arg("-dev-tls");
             command.arg(format!("-dev-tls-cert-dir={}", directory.path().display()));
@@ -82,21 +93,26 @@ impl OpenBao {
             port,
             tls,
         };
-        server.wait_until_ready();
-        server
+        server.is_ready().then_some(server)
     }
 
-    fn wait_until_ready(&mut self) {
+    /// Waits until it is. `false` if somebody else has its port.
+    fn is_ready(&mut self) -> bool {
         let start = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
-                panic!("the server ended with {status}: {}", self.log());
+                let said = self.log();
+                assert!(
+                    said.contains("address already in use"),
+                    "the server ended with {status}: {said}"
+                );
+                return false;
             }
             if self
                 .try_ask("GET", "sys/health", None)
                 .is_some_and(|reply| reply.0 == 200)
             {
-                return;
+                return true;
             }
             assert!(start.elapsed() < DEADLINE, "not ready: {}", self.log());
             std::thread::sleep(Duration::from_millis(20));
@@ -104,8 +120,9 @@ impl OpenBao {
     }
 
     fn log(&self) -> String {
-        let log = std::fs::read(self.directory.path().join("log")).unwrap_or_default();
-        String::from_utf8_lossy(&log).into_owned()
+        let read = |name: &str| std::fs::read(self.directory.path().join(name));
+        let said = [read("log"), read("errors")].map(Result::unwrap_or_default);
+        String::from_utf8_lossy(&said.concat()).into_owned()
     }
 
     pub fn port(&self) -> u16 {

@@ -1,14 +1,18 @@
-//! Looks for bytes in the memory of another process, and keeps a process from
-//! having memory that nobody can look into.
+//! Looks for bytes in the memory of another process, waits until it rests, and
+//! keeps it from having memory that nobody can look into.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 /// So much is read at once.
 const CHUNK: usize = 1 << 20;
+
+/// How long a process may be at work that nobody asks anything.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// In how many places the memory of a process has `needle`. Panics if it may
 /// have memory that cannot be read.
@@ -103,5 +107,44 @@ fn refuse_memfd_secret() -> io::Result<()> {
     match done {
         true => Ok(()),
         false => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The threads of a process.
+pub fn threads(pid: u32) -> Vec<i32> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    entries
+        .map(|entry| {
+            entry
+                .unwrap()
+                .file_name()
+                .to_str()
+                .unwrap()
+                .parse()
+                .unwrap()
+        })
+        .collect()
+}
+
+/// Waits until all threads of a process sleep, and have done so for a while.
+pub fn wait_until_idle(pid: u32) {
+    let quiet = || {
+        threads(pid).into_iter().all(|thread| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/task/{thread}/stat"));
+            // Behind the name, which may have any characters.
+            stat.is_ok_and(|stat| {
+                stat.rsplit_once(") ")
+                    .is_some_and(|(_, rest)| rest.starts_with('S'))
+            })
+        })
+    };
+    let start = Instant::now();
+    let mut since = Instant::now();
+    while since.elapsed() < Duration::from_millis(50) {
+        if !quiet() {
+            since = Instant::now();
+        }
+        assert!(start.elapsed() < PATIENCE, "{pid} does not come to rest");
+        std::thread::sleep(Duration::from_millis(1));
     }
 }

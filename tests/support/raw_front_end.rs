@@ -29,6 +29,8 @@ pub const RINGS_LEN: usize = 1 << 20;
 pub struct RawOptions {
     pub queues: u32,
     pub queue_size: u16,
+    /// Where the first ring begins, in bytes of its region: a multiple of 16.
+    pub rings_at: usize,
     /// The virtio feature bits to accept where they are offered.
     pub features: u64,
     /// Bytes of the data region.
@@ -44,6 +46,7 @@ impl Default for RawOptions {
         RawOptions {
             queues: 1,
             queue_size: 64,
+            rings_at: 0,
             features: request::ALL_FEATURES,
             memory: 8 << 20,
             channel: false,
@@ -185,7 +188,10 @@ impl RawFrontEnd {
         let rings = GuestMemory::new(RINGS_LEN);
         let stride = RawQueue::bytes(options.queue_size);
         let queues = (0..options.queues as usize)
-            .map(|index| RawQueue::new(Arc::clone(&rings), index * stride, options.queue_size))
+            .map(|index| {
+                let at = options.rings_at + index * stride;
+                RawQueue::new(Arc::clone(&rings), at, options.queue_size)
+            })
             .collect();
         Ok(RawFrontEnd {
             messages: Messages::connect(socket)?,
@@ -230,6 +236,13 @@ impl RawFrontEnd {
         let data = Arc::clone(&self.arena.memory);
         self.messages
             .tell(m::SET_MEM_TABLE, &table, &[self.rings.fd(), data.fd()])
+    }
+
+    /// The same with the memory of another one, whatever has become of that.
+    pub fn set_memory_of(&mut self, other: &RawFrontEnd) -> io::Result<()> {
+        let table = Region::table(&[other.rings_region(), other.data_region()]);
+        let files = [other.rings.fd(), other.arena.memory.fd()];
+        self.messages.tell(m::SET_MEM_TABLE, &table, &files)
     }
 
     /// Starts a ring at an available index, without enabling it.

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use super::front_end::{FrontEnd, Options};
-use super::request::{Range, Request, S_OK, SECTOR};
+use super::request::{Range, Request, S_IOERR, S_OK, SECTOR};
 
 /// Numbers that look as if by chance, from a seed that is printed.
 pub struct Dice(u64);
@@ -61,6 +61,12 @@ pub struct Registers {
     sent: HashMap<u64, (usize, Sent)>,
     /// Requests that were answered.
     pub done: u64,
+    /// Requests may fail: then what they were to write may be there or not.
+    pub tolerant: bool,
+    /// Reads, writes and flushes that have failed.
+    pub failed: [u64; 3],
+    /// Flushes that succeeded.
+    pub flushed: u64,
 }
 
 /// The most requests in flight on each queue.
@@ -98,6 +104,9 @@ impl Registers {
             zeroes,
             sent: HashMap::new(),
             done: 0,
+            tolerant: false,
+            failed: [0; 3],
+            flushed: 0,
         }
     }
 
@@ -218,17 +227,37 @@ impl Registers {
             .and_then(|front| front.try_complete(queue))
         {
             let (_, sent) = self.sent.remove(&ticket).unwrap();
-            assert_eq!(outcome.status, S_OK, "{sent:?}");
-            self.answered(&sent, &outcome.data);
+            match outcome.status {
+                S_IOERR if self.tolerant => self.has_failed(&sent),
+                status => {
+                    assert_eq!(status, S_OK, "{sent:?}");
+                    self.answered(&sent, &outcome.data);
+                }
+            }
             self.done += 1;
             any = true;
         }
         any
     }
 
+    fn has_failed(&mut self, sent: &Sent) {
+        let (kind, range) = match *sent {
+            Sent::Read { first, sectors } => (0, first..first + sectors),
+            Sent::Write { first, sectors, .. } => (1, first..first + sectors),
+            Sent::Flush => (2, 0..0),
+        };
+        self.failed[kind] += 1;
+        for sector in range {
+            self.busy[sector as usize] = false;
+            if let Sent::Write { value, .. } = *sent {
+                self.may[sector as usize].push(value);
+            }
+        }
+    }
+
     fn answered(&mut self, sent: &Sent, data: &[u8]) {
         match *sent {
-            Sent::Flush => {}
+            Sent::Flush => self.flushed += 1,
             Sent::Write {
                 first,
                 sectors,

@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// How long anything may take here before it counts as hung.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Polls until `done` gives something, or panics after [`DEADLINE`].
 pub fn eventually<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {

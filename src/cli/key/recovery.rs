@@ -1,13 +1,13 @@
 //! `sealblk key new-recovery-key` and `check-recovery-key`: a key for a safe.
 
-use std::fs::OpenOptions;
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::cli::print;
+use crate::durable;
 use crate::error::{Failure, Kind, io_kind};
 use crate::kms::recovery::RecoveryKey;
+use crate::paths;
 use crate::secret::Secret;
 use crate::timestamp::Timestamp;
 
@@ -39,12 +39,7 @@ pub fn new(args: &NewArgs) -> Result<(), Failure> {
     let fail = |error: io::Error| failed(&args.to, &error);
     let key = RecoveryKey::generate().map_err(no_memory)?;
     let text = key.to_text().map_err(no_memory)?;
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&args.to)
-        .map_err(fail)?;
+    let mut file = paths::create_new(&args.to, 0o600).map_err(fail)?;
     let write = |file: &mut std::fs::File, text: &Secret| {
         // The key goes from its own memory to the file, and is in no buffer.
         writeln!(file, "# sealblk recovery key {}", key.id())?;
@@ -60,7 +55,9 @@ pub fn new(args: &NewArgs) -> Result<(), Failure> {
         )?;
         writeln!(file, "#")?;
         file.write_all(text)?;
-        file.sync_all()
+        file.sync_all()?;
+        // Volumes may need it as soon as this is done.
+        durable::sync_directory(&args.to)
     };
     write(&mut file, &text).map_err(|error| {
         // Half a key is still half a key.

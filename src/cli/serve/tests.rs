@@ -43,6 +43,7 @@ fn the_defaults_are_the_documented_ones() {
         even_if_denied: false,
         recovery_key_file: None,
         decrypt: false,
+        incoming: false,
         disks: vec![config::Disk {
             volume: "/v".into(),
             header: None,
@@ -61,7 +62,10 @@ fn the_defaults_are_the_documented_ones() {
         poll: Duration::from_micros(50),
         engine: Engine::default(),
         limits: Default::default(),
+        on_error: Default::default(),
+        stuck_after: Duration::from_secs(30),
         pid_file: None,
+        require_sandbox: false,
     };
     assert_eq!(serve, expected);
 }

@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::LocationArgs;
-use super::operation::{Done, Operation, SpeedArgs, State, WayArgs, in_use};
+use super::operation::{self, Done, Operation, SpeedArgs, State, WayArgs, in_use};
 use super::shifting::{self, StateArgs};
 use crate::cli::ask;
 use crate::cli::opening::OpeningArgs;
@@ -74,6 +74,10 @@ fn in_place(
     let (keys, context) = (config.key_sets(), Context::local(Some(volume.uuid())));
     let under_way = volume.rekey().cloned();
     let begun = under_way.is_none();
+    if volume.token().plain.is_some() {
+        // It may have been cut off before the ledger knew.
+        operation::known(config, location, &volume);
+    }
     match under_way {
         None => {
             volume.facts_to_begin(Kind::Decrypt)?;

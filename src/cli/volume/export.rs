@@ -1,8 +1,8 @@
 //! `sealblk volume export-dek`: the way out, without sealblk.
 
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{File, Permissions};
 use std::io::Write as _;
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::LocationArgs;
@@ -10,8 +10,10 @@ use crate::audit::{Event, Outcome};
 use crate::cli::opening::OpeningArgs;
 use crate::cli::{ask, print, record};
 use crate::config::Config;
+use crate::durable;
 use crate::error::{Failure, Kind, io_kind};
 use crate::keys::Context;
+use crate::paths;
 use crate::rekey;
 use crate::secret::Dek;
 use crate::volume::{Description, Inspection, Location};
@@ -137,13 +139,9 @@ fn write(path: &Path, dek: &Dek) -> Result<(), Failure> {
             Some(help.into()),
         )
     };
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(fail)?;
-    fill(&mut file, dek).map_err(|error| {
+    let mut file = paths::create_new(path, 0o600).map_err(fail)?;
+    let filled = fill(&mut file, dek).and_then(|()| durable::sync_directory(path));
+    filled.map_err(|error| {
         // Half a key is still half a key. If it cannot be removed, the error
         // that is returned already tells where it is.
         let _ = std::fs::remove_file(path);

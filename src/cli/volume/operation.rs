@@ -3,7 +3,6 @@
 
 use std::fmt;
 use std::num::NonZeroU64;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -19,7 +18,7 @@ use crate::config::Config;
 use crate::conversion::{InPlace, Sides, Speed, finish};
 use crate::error::{Explain as _, Failure, Kind as ErrorKind};
 use crate::keys::Context;
-use crate::keys::ledger::Known;
+use crate::keys::ledger::{Known, Ledger};
 use crate::rekey::{Direction, Kind};
 use crate::units::Bytes;
 use crate::volume::{Error, Location, Volume};
@@ -312,15 +311,22 @@ impl Operation<'_> {
 
     /// Notes which keys the volume needs now.
     pub fn known(&self, volume: &Volume) {
-        let token = volume.token();
-        if token.keyless_since().is_none() {
-            let place: (PathBuf, _) = absolute(self.location);
-            note(
-                self.config,
-                &Known::new(volume.uuid(), place, &token.key_set, &token.wraps),
-            );
-        }
+        known(self.config, self.location, volume);
     }
+}
+
+/// Notes which keys the volume at `location` needs now, as its header says: none,
+/// when all its data is plain.
+pub fn known(config: &Config, location: &Location, volume: &Volume) {
+    let (uuid, token) = (volume.uuid(), volume.token());
+    let Some(since) = token.keyless_since() else {
+        let place = absolute(location);
+        return note(
+            config,
+            &Known::new(uuid, place, &token.key_set, &token.wraps),
+        );
+    };
+    Ledger::below(&config.daemon.state_dir).decrypted(uuid, since);
 }
 
 /// Does `work`; a signal that is to end the process lets it `rest` first, another

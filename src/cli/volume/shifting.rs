@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::decrypt;
 use super::decrypt::confirm;
 use super::encrypt::{self, check_encrypts, is_volume};
-use super::operation::{Done, Operation, State, WayArgs, in_use, until_signal};
+use super::operation::{self, Done, Operation, State, WayArgs, in_use, until_signal};
 use super::watch::watched;
 use crate::cli::ask;
 use crate::config::Config;
@@ -159,7 +159,7 @@ pub fn decrypt(
     };
     if let Some(volume) = under_way.take() {
         if volume.token().plain.is_some() {
-            return left_over(volume, disk, args.confirm);
+            return left_over(config, volume, disk, args.confirm);
         }
         check_decrypts(&volume)?;
         confirm(&volume, args.confirm)?;
@@ -193,7 +193,9 @@ pub fn decrypt(
         Carried::Moved(shifting, done) => {
             // Not on record, it does not end.
             operation.record(&shifting.volume, &shifting.sides, "finish")?;
-            shifting.finish()?;
+            let volume = shifting.finish()?;
+            operation.known(&volume);
+            volume.remove_header_file()?;
             Ok(Done {
                 next: format!("{} is a raw disk now\n", disk.display()),
                 ..done
@@ -203,9 +205,19 @@ pub fn decrypt(
 }
 
 /// It was all decrypted, and cut off before the file beside was removed.
-fn left_over(volume: Volume, disk: &Path, confirmed: Option<Uuid>) -> Result<Done, Failure> {
+fn left_over(
+    config: &Config,
+    volume: Volume,
+    disk: &Path,
+    confirmed: Option<Uuid>,
+) -> Result<Done, Failure> {
     confirm(&volume, confirmed)?;
     let (uuid, size) = (volume.uuid(), volume.layout().size);
+    let location = Location {
+        data: disk.to_owned(),
+        header: None,
+    };
+    operation::known(config, &location, &volume);
     volume.remove_header_file()?;
     Ok(Done {
         uuid,

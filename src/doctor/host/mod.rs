@@ -4,6 +4,7 @@
 mod kernel;
 mod limits;
 mod ring;
+mod walls;
 
 use super::check::Check;
 use crate::crypt::Engine;
@@ -11,7 +12,7 @@ use crate::secret;
 
 /// All checks of the host.
 pub fn examine() -> Vec<Check> {
-    vec![
+    let mut checks = vec![
         kernel::version(),
         ring::check(),
         engine(),
@@ -21,7 +22,9 @@ pub fn examine() -> Vec<Check> {
         limits::core_dumps(),
         kernel::landlock(),
         kernel::huge_pages(),
-    ]
+    ];
+    checks.extend(walls::checks());
+    checks
 }
 
 fn engine() -> Check {

@@ -1,6 +1,9 @@
 //! The fence with queues that are threads of a test, and a disk that is an
 //! array: each unit says in which way it is stored, and who is at it.
 
+#[path = "exhaustive_tests.rs"]
+mod exhaustive;
+
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
 
 use super::*;

@@ -218,6 +218,18 @@ impl QueueStats {
         self.taken.set(self.kinds.iter().fold(0, answered));
     }
 
+    /// Requests that were taken and not answered.
+    pub(crate) fn in_flight(&self) -> u64 {
+        let answered = |sum: u64, kind: &KindStats| sum.wrapping_add(kind.requests.get());
+        let answered = self.kinds.iter().fold(0, answered);
+        self.taken.get().saturating_sub(answered)
+    }
+
+    /// Operations of the kernel that have ended.
+    pub(crate) fn ended(&self, operation: Operation) -> u64 {
+        self.operations[operation as usize].operations.get()
+    }
+
     /// A chain was taken from the ring.
     #[inline]
     pub(crate) fn taken(&self) {

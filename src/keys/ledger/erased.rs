@@ -25,6 +25,18 @@ impl Ledger {
             _ => self.forget(uuid),
         }
     }
+
+    /// The same of a volume that is plain by now. Its header says so: that it
+    /// stands here otherwise is only told.
+    pub fn decrypted(&self, uuid: Uuid, since: Timestamp) {
+        if let Err(error) = self.erased(uuid, since) {
+            tracing::warn!(
+                volume = %uuid, %error,
+                "the ledger still says that the volume needs a key: \
+                 sealblk keyset forget-volume {uuid}"
+            );
+        }
+    }
 }
 
 #[cfg(test)]

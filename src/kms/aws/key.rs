@@ -234,7 +234,8 @@ pub(super) async fn encrypt(
         encryption_context: context(binding),
         encryption_algorithm: ALGORITHM,
     };
-    let (question, reply) = client.ask("Encrypt", &key.arn, &body).await?;
+    let asked = client.ask("Encrypt", &key.arn, &body).await;
+    let (question, reply) = asked.map_err(|failed| failed.without_echo(&encoded))?;
     let answer: Encrypted = parse(&question, &reply)?;
     if answer.key_id != key.arn {
         return Err(strange(&question, "what another key has encrypted").into());

@@ -187,7 +187,17 @@ fn classify(
     let permission = question.operation.permission();
     let forbidden = Class::Denied(Denied::Forbidden);
     let says = |text: &str| message.contains(text);
+    // A vault says in its own form what it denies, and what it does not open.
+    let is_vault = !code.is_empty() || !message.is_empty();
     match reply.status {
+        400 | 401 | 403 if !is_vault => (
+            Class::Protocol,
+            format!(
+                "{vault} answers {permission} of key {name} with status {}, and not as a vault does",
+                reply.status
+            ),
+            "check that the address is that of a Key Vault or a Managed HSM, and what is in between".into(),
+        ),
         429 => (
             Class::Throttled {
                 retry_after: reply.retry_after,
@@ -388,9 +398,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_answer_of_a_vault_denies_nothing_but_by_its_status() {
+    fn what_is_no_answer_of_a_vault_denies_nothing() {
         for (status, class) in [
-            (400, Class::BadKey),
+            (400, Class::Protocol),
+            (401, Class::Protocol),
+            (403, Class::Protocol),
             (404, Class::Protocol),
             (405, Class::Protocol),
             (302, Class::Protocol),

@@ -108,7 +108,9 @@ pub(super) async fn token(
     };
     match reply.status {
         200 => granted(authority, &reply),
-        _ => Err(question.refused(&reply)),
+        _ => Err(question
+            .refused(&reply)
+            .without_echo(text(identity, &secret)?)),
     }
 }
 

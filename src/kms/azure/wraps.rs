@@ -63,7 +63,11 @@ impl Key {
         let url = client.address(&question, algorithm.api());
         let reply = match client.ask(&question, url, Some(&body)).await? {
             Ok(reply) => reply,
-            Err(refusal) => return explained(client, &question, refusal).await.map(Err),
+            Err(refusal) => {
+                let error = refusal.error.without_echo(body.value);
+                let refusal = Refusal { error, ..refusal };
+                return explained(client, &question, refusal).await.map(Err);
+            }
         };
         let result: Outcome<'_> = serde_json::from_slice(&reply.body)
             .map_err(|_| Failed::Here(answer::strange(&question)))?;

@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroize;
 
 use super::protocol::{Frame, VERSION};
-use crate::secret::{Secret, scrub_stack};
+use crate::secret::{Secret, scrubbed};
 
 /// The length of keys, public and private, in bytes.
 pub const KEY_BYTES: usize = 32;
@@ -135,10 +135,9 @@ impl PrivateKey {
     /// # Errors
     /// When they are not [`KEY_BYTES`].
     pub fn new(bytes: Secret) -> io::Result<Self> {
-        let private = private(&bytes)?;
-        let public = X25519HkdfSha256::sk_to_pk(&private).to_bytes().into();
-        drop(private);
-        scrub_stack();
+        let public = scrubbed(|| {
+            private(&bytes).map(|key| X25519HkdfSha256::sk_to_pk(&key).to_bytes().into())
+        })?;
         Ok(PrivateKey {
             bytes,
             public: PublicKey(public),
@@ -259,14 +258,19 @@ fn seal(
     // Encrypted where it lies: what is left is ciphertext.
     let mut ciphertext = Vec::with_capacity(message.len() + TAG_BYTES);
     ciphertext.extend_from_slice(message);
-    let sealed = hpke::single_shot_seal_inout_detached::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
-        &OpModeS::Auth((private(&from.bytes)?, public(from.public)?)),
-        &public(to)?,
-        info,
-        InOutBuf::from(&mut ciphertext[..]),
-        aad,
-    );
-    scrub_stack();
+    let sealed =
+        scrubbed(|| {
+            let sealed =
+                hpke::single_shot_seal_inout_detached::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
+                    &OpModeS::Auth((private(&from.bytes)?, public(from.public)?)),
+                    &public(to)?,
+                    info,
+                    InOutBuf::from(&mut ciphertext[..]),
+                    aad,
+                );
+            Ok::<_, Error>(sealed)
+        })
+        .inspect_err(|_| ciphertext.zeroize())?;
     let Ok((enc, tag)) = sealed else {
         ciphertext.zeroize();
         return Err(Error::Key(to));
@@ -310,17 +314,18 @@ fn open_raw(
     let (ciphertext, tag) = ciphertext.split_at(length);
     let tag = AeadTag::from_bytes(tag).map_err(unauthentic)?;
     let mut message = Secret::copy_of(ciphertext)?;
-    let opened = hpke::single_shot_open_inout_detached::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
-        &OpModeR::Auth(public(from)?),
-        &private(&to.bytes)?,
-        &enc,
-        info,
-        InOutBuf::from(&mut message[..]),
-        aad,
-        &tag,
-    );
-    scrub_stack();
-    opened.map_err(unauthentic)?;
+    scrubbed(|| {
+        hpke::single_shot_open_inout_detached::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
+            &OpModeR::Auth(public(from)?),
+            &private(&to.bytes)?,
+            &enc,
+            info,
+            InOutBuf::from(&mut message[..]),
+            aad,
+            &tag,
+        )
+        .map_err(unauthentic)
+    })?;
     Ok(message)
 }
 

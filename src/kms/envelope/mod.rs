@@ -29,7 +29,7 @@ use aes_gcm::{Aes256Gcm, Key, KeyInit, Nonce, Tag};
 
 use super::{Class, Error};
 use crate::error::Kind;
-use crate::secret::Secret;
+use crate::secret::{Secret, scrubbed};
 
 const ENVELOPE_VERSION: u8 = 1;
 const AES_256_GCM: u8 = 1;
@@ -158,14 +158,13 @@ impl<'a> Sealed<'a> {
             return Err(Unopened::Unauthentic);
         };
         let mut plaintext = Secret::copy_of(self.ciphertext).map_err(Unopened::Memory)?;
-        Aes256Gcm::new(key)
-            .decrypt_inout_detached(
-                &nonce,
-                &self.associated(aad),
-                (&mut plaintext[..]).into(),
-                &tag,
-            )
-            .map_err(|_| Unopened::Unauthentic)?;
+        let associated = self.associated(aad);
+        // It leaves round keys, and blocks of what was decrypted.
+        scrubbed(|| {
+            let buffer = (&mut plaintext[..]).into();
+            Aes256Gcm::new(key).decrypt_inout_detached(&nonce, &associated, buffer, &tag)
+        })
+        .map_err(|_| Unopened::Unauthentic)?;
         Ok(plaintext)
     }
 }
@@ -187,13 +186,13 @@ pub fn seal(header: &[u8], key: &Secret, plaintext: &Secret, aad: &[u8]) -> io::
     // Encrypted in secret memory: the plaintext is never in ordinary memory.
     let mut buffer = Secret::copy_of(plaintext)?;
     let key = gcm_key(key).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-    let tag = Aes256Gcm::new(key)
-        .encrypt_inout_detached(
-            &nonce.into(),
-            &associated(header, aad),
-            (&mut buffer[..]).into(),
-        )
-        .map_err(io::Error::other)?;
+    let associated = associated(header, aad);
+    // It leaves round keys, and blocks of what was encrypted.
+    let tag = scrubbed(|| {
+        let buffer = (&mut buffer[..]).into();
+        Aes256Gcm::new(key).encrypt_inout_detached(&nonce.into(), &associated, buffer)
+    })
+    .map_err(io::Error::other)?;
     Ok([header, &nonce, &buffer, &tag].concat())
 }
 

@@ -174,13 +174,13 @@ fn seconds(text: &str) -> Option<Duration> {
 /// The answer as a failure.
 pub(super) fn refusal(question: &Question<'_>, reply: &Reply) -> Fault {
     let told = Told::of(&reply.body);
-    if reply.status == 401 {
-        let words = told.map_or(String::new(), |told| told.message);
-        return Fault::Unauthenticated(unauthenticated(question, &words));
-    }
+    // Who is in between denies nothing.
     let Some(told) = told else {
         return foreign(question, reply).into();
     };
+    if reply.status == 401 {
+        return Fault::Unauthenticated(unauthenticated(question, &told.message));
+    }
     let error = match of_the_project(question, &told) {
         Some(error) => error,
         None if told.status == "FAILED_PRECONDITION" => {

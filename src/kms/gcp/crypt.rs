@@ -104,12 +104,7 @@ pub(super) async fn encrypt(
 
 /// A service that quotes what it was sent must not bring that into a log.
 fn without_echo(fault: Fault, encoded: &str) -> Fault {
-    let clean = |error: Error| match error.words() {
-        Some(words) if json::quotes(words, encoded) => {
-            error.with_words("what it said quotes the request, and is not shown")
-        }
-        _ => error,
-    };
+    let clean = |error: Error| error.without_echo(encoded);
     match fault {
         Fault::Unauthenticated(error) => Fault::Unauthenticated(clean(error)),
         Fault::State(error, found) => Fault::State(clean(error), found),

@@ -105,15 +105,6 @@ pub(super) fn private_key(json: &[u8]) -> Option<(Encoding, Secret)> {
     Some((encoding, Secret::copy_of(&der[..decoded]).ok()?))
 }
 
-/// Whether a piece of `secret` stands in `words`.
-pub(super) fn quotes(words: &str, secret: &str) -> bool {
-    const PIECE: usize = 12;
-    let secret = secret.as_bytes();
-    let piece = PIECE.min(secret.len());
-    let mut pieces = words.as_bytes().windows(piece.max(1));
-    piece > 0 && pieces.any(|part| secret.windows(piece).any(|other| other == part))
-}
-
 /// Characters of base64 that may stand escaped in JSON, and do in what Google
 /// writes for browsers.
 const ESCAPES: [(&[u8], u8); 4] = [
@@ -215,13 +206,5 @@ mod tests {
         ] {
             assert!(private_key(bad.as_bytes()).is_none(), "{bad}");
         }
-    }
-
-    #[test]
-    fn a_piece_of_a_secret_is_noticed() {
-        let secret = "abcdefghijklmnopqrstuvwxyz";
-        assert!(quotes("it is fghijklmnopqr, you know", secret));
-        assert!(!quotes("it is fghijklmnop, you know", secret));
-        assert!(quotes("short", "or") && !quotes("anything", ""));
     }
 }

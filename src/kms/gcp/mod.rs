@@ -36,14 +36,17 @@ pub use settings::{Account, Auth, ENDPOINT, KeyName, METADATA_SERVER, Settings, 
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 
 use self::answer::Fault;
 use self::client::Client;
 use self::envelope::{ALGORITHMS, Envelope};
 use self::key::Version;
 use self::session::{Session, Token};
+use super::call;
 use super::cluster::{Cluster, Failed};
 use super::envelope::{PLAINTEXT_MAX, associated, too_long};
 use super::http::Http;
@@ -60,6 +63,8 @@ const HSM_MAX: usize = 8 << 10;
 pub struct GcpProvider {
     cluster: Cluster<Client>,
     session: Session,
+    /// How long a call takes at most, with a token for it and a second try.
+    whole: Duration,
 }
 
 impl GcpProvider {
@@ -78,11 +83,25 @@ impl GcpProvider {
         GcpProvider {
             cluster: Cluster::new(clients, timing),
             session: Session::new(settings.auth, http, timing),
+            whole: timing.deadline + timing.timeout.min(timing.deadline),
         }
     }
 
-    /// A call with a token; with a new one, once, if that is not taken.
+    /// A call with a token; with a new one, once, if that is not taken. However
+    /// many wait for one: nobody longer than it may take.
     async fn call<'c, T, F>(
+        &'c self,
+        work: impl Fn(&'c Client, Arc<Token>) -> F + Sync,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Fault>> + Send,
+        T: Send,
+    {
+        let until = Instant::now() + self.whole;
+        call::within(until, self.call_in_time(work)).await
+    }
+
+    async fn call_in_time<'c, T, F>(
         &'c self,
         work: impl Fn(&'c Client, Arc<Token>) -> F + Sync,
     ) -> Result<T, Error>

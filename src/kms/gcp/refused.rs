@@ -10,9 +10,9 @@ use serde::Deserialize;
 
 use super::answer::Told;
 use super::credentials::{Federated, ServiceAccount, Source, Subject};
-use super::json;
 use crate::error::Kind;
 use crate::kms::cluster::Failed;
+use crate::kms::echo;
 use crate::kms::http::{BaseUrl, Reply};
 use crate::kms::{Class, Denied, Error};
 
@@ -86,7 +86,7 @@ pub(super) fn by_token_service(
             "check the addresses in the credentials file, and what is in between",
         ),
     };
-    match json::quotes(&said, secret) {
+    match echo::quotes(&said, secret) {
         true => error,
         false => error.with_words(&said),
     }

@@ -7,13 +7,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 
 use super::issue::{Fingerprint, Issued, Issuer};
 use super::settings::{Account, Auth};
 use crate::kms::cluster::{Cluster, Failed, Timing};
 use crate::kms::http::{BaseUrl, Http};
-use crate::kms::{Class, Error};
+use crate::kms::{Class, Error, call};
 use crate::secret::Secret;
 
 /// What may be left of a token when a new one is asked for. The metadata
@@ -111,8 +111,23 @@ impl Session {
 
     /// A token that should be good.
     pub(super) async fn token(&self) -> Result<Arc<Token>, Error> {
-        let mut held = self.held.lock().await;
+        let mut held = self.lock().await?;
         self.fill(&mut held).await
+    }
+
+    /// The token, once nobody else asks for one.
+    async fn lock(&self) -> Result<MutexGuard<'_, Option<Held>>, Error> {
+        let locked = self.held.lock();
+        match call::until() {
+            None => Ok(locked.await),
+            Some(until) => tokio::time::timeout_at(until, locked).await.map_err(|_| {
+                Error::new(
+                    Class::Unreachable,
+                    "other calls of this host wait for a token, and none was given out in time",
+                    "see what keeps this host from getting one: `sealblk doctor`",
+                )
+            }),
+        }
     }
 
     async fn fill(&self, held: &mut Option<Held>) -> Result<Arc<Token>, Error> {
@@ -139,7 +154,7 @@ impl Session {
 
     /// Another token than `refused`, if there is one.
     pub(super) async fn token_after(&self, refused: &Token) -> Result<Option<Arc<Token>>, Error> {
-        let mut held = self.held.lock().await;
+        let mut held = self.lock().await?;
         if let Some(current) = held.as_ref()
             && current.token.0 != refused.0
         {

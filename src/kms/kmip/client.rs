@@ -4,7 +4,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
@@ -23,13 +23,14 @@ use super::protocol::{self, ANSWER_MAX, Refusal, Version};
 use super::ttlv::{self, HEAD_BYTES, Item};
 use crate::kms::cluster::Failed;
 use crate::kms::envelope::no_memory;
+use crate::kms::http::CONNECTIONS_MAX;
 use crate::kms::tls::{self, Tls};
 use crate::kms::{Class, Error, call};
 use crate::secret::Secret;
 
-/// A connection that nobody used for longer is not used again: servers and
-/// firewalls forget them.
-const IDLE_MAX: Duration = Duration::from_secs(8);
+/// A connection that nobody used for longer is closed: servers and firewalls
+/// forget them, and its buffers have the last answer in clear, which may be a key.
+const IDLE_MAX: Duration = Duration::from_secs(1);
 
 /// One server, and the way to it.
 #[derive(Debug)]
@@ -40,7 +41,7 @@ pub(super) struct Client {
     version: Option<Version>,
     /// Whether the server does not understand requests with an id.
     refuses_ids: AtomicBool,
-    idle: Mutex<Option<Idle>>,
+    idle: Arc<Mutex<Option<Idle>>>,
 }
 
 /// A connection that waits for its next use.
@@ -52,10 +53,23 @@ struct Idle {
     since: Instant,
 }
 
+impl Idle {
+    /// Whether it may be used in a call that would make its connection with `tls`.
+    fn is_good(&self, tls: &Arc<ClientConfig>) -> bool {
+        self.runtime == Handle::current().id()
+            && self.since.elapsed() < IDLE_MAX
+            && self.connection.made.elapsed() < CONNECTIONS_MAX
+            && Arc::ptr_eq(&self.connection.tls, tls)
+    }
+}
+
 #[derive(Debug)]
 struct Connection {
     stream: Box<TlsStream<TcpStream>>,
     version: Version,
+    /// What it was made with: of no use once certificates were replaced.
+    tls: Arc<ClientConfig>,
+    made: Instant,
 }
 
 /// Why there is no answer.
@@ -75,19 +89,17 @@ impl Client {
             tls,
             version,
             refuses_ids: AtomicBool::new(false),
-            idle: Mutex::new(None),
+            idle: Arc::default(),
         }
     }
 
     /// A connection to the server: the one that was kept, or a new one.
     pub(super) async fn session(&self) -> Result<Session<'_>, Failed> {
+        // Also where a connection is kept: our certificate may have expired.
+        let tls = self.tls.config().map_err(Failed::Everywhere)?;
         let idle = self.idle().take();
         let (connection, reused) = match idle {
-            Some(idle)
-                if idle.runtime == Handle::current().id() && idle.since.elapsed() < IDLE_MAX =>
-            {
-                (idle.connection, true)
-            }
+            Some(idle) if idle.is_good(&tls) => (idle.connection, true),
             _ => (self.connect().await?, false),
         };
         Ok(Session {
@@ -102,8 +114,11 @@ impl Client {
     }
 
     async fn connect(&self) -> Result<Connection, Failed> {
-        let stream = self.handshake().await?;
+        let tls = self.tls.config().map_err(Failed::Everywhere)?;
+        let stream = self.handshake(&tls).await?;
         let mut connection = Connection {
+            tls,
+            made: Instant::now(),
             stream: Box::new(stream),
             version: self.version.unwrap_or(Version::V1_1),
         };
@@ -113,8 +128,8 @@ impl Client {
         Ok(connection)
     }
 
-    async fn handshake(&self) -> Result<TlsStream<TcpStream>, Failed> {
-        let mut config = ClientConfig::clone(&*self.tls.config().map_err(Failed::Everywhere)?);
+    async fn handshake(&self, tls: &ClientConfig) -> Result<TlsStream<TcpStream>, Failed> {
+        let mut config = ClientConfig::clone(tls);
         // Servers that ask for certificates often cannot resume a session
         // (OpenSSL without a session id context breaks it off), and one that
         // does would not see that our certificate was replaced.
@@ -317,6 +332,11 @@ impl Session<'_> {
     ) -> Result<T, Fault> {
         let client = self.client;
         let id = client.correlation(self.connection.version);
+        let about = protocol::object(&payload(self.connection.version)).map(str::to_owned);
+        let read_payload = |payload: &Item<'_>| {
+            protocol::check_object(payload, about.as_deref())?;
+            read_payload(payload)
+        };
         let answer = self.exchange(operation, &payload, id.as_deref()).await?;
         match read(&answer, operation, |_| Ok(())) {
             // It did nothing, as it did not understand: some servers know the
@@ -361,11 +381,39 @@ impl Session<'_> {
 
     /// Keeps the connection for the next call. It must not wait for an answer.
     pub(super) fn keep(self) {
+        let since = Instant::now();
+        let end = End {
+            idle: Arc::downgrade(&self.client.idle),
+            since,
+        };
         *self.client.idle() = Some(Idle {
             connection: self.connection,
             runtime: Handle::current().id(),
-            since: Instant::now(),
+            since,
         });
+        tokio::spawn(async move {
+            tokio::time::sleep(IDLE_MAX).await;
+            drop(end);
+        });
+    }
+}
+
+/// Closes the connection that waits since then, if it still does: when its time
+/// is over, or with the runtime.
+struct End {
+    idle: Weak<Mutex<Option<Idle>>>,
+    since: Instant,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let Some(idle) = self.idle.upgrade() else {
+            return;
+        };
+        let mut idle = idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.as_ref().is_some_and(|idle| idle.since == self.since) {
+            *idle = None;
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use aes::Aes256;
 use aes::cipher::{Array, BlockCipherDecrypt, KeyInit};
 use subtle::ConstantTimeEq;
 
-use crate::secret::Secret;
+use crate::secret::{Secret, scrubbed};
 
 /// What all wrapped keys begin with before they are wrapped.
 const CHECK: [u8; 8] = [0xa6; 8];
@@ -13,6 +13,10 @@ const CHECK: [u8; 8] = [0xa6; 8];
 /// Unwraps `wrapped` with the AES-256 key `kek`. `None` when it was not
 /// wrapped with that key, or when there is no secret memory.
 pub fn unwrap(kek: &Secret, wrapped: &[u8]) -> Option<Secret> {
+    scrubbed(|| unwrapped(kek, wrapped))
+}
+
+fn unwrapped(kek: &Secret, wrapped: &[u8]) -> Option<Secret> {
     let cipher = Aes256::new_from_slice(kek).ok()?;
     let blocks = (wrapped.len() / 8).checked_sub(1)?;
     if blocks < 2 || !wrapped.len().is_multiple_of(8) {

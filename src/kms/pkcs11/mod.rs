@@ -46,7 +46,7 @@ use super::credential::SecretFile;
 use super::envelope;
 use super::{Class, Error, KeyRef, KeyVersion, Provider, Wrapped};
 use crate::error::Kind;
-use crate::secret::Secret;
+use crate::secret::{Secret, before_rest};
 
 /// What is configured of a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,7 +111,9 @@ impl Server {
         let token = self.token.clone();
         let done = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            work(&token)
+            let result = work(&token);
+            before_rest();
+            result
         });
         done.await.unwrap_or_else(|error| {
             Err(Error::new(

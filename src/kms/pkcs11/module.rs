@@ -20,6 +20,7 @@ use super::failure;
 use crate::error::{Kind, io_kind};
 use crate::kms::cluster::Failed;
 use crate::kms::{Class, Error};
+use crate::paths;
 use crate::secret::Secret;
 
 /// How many calls may be in a library at once. One that never returns keeps
@@ -84,9 +85,9 @@ impl Module {
         if let Some(library) = &*library {
             return Ok(library.clone());
         }
-        self.check().map_err(Failed::Everywhere)?;
+        let real = self.check().map_err(Failed::Everywhere)?;
         let loaded =
-            Pkcs11::new(&self.path).map_err(|error| Failed::Everywhere(self.not_loaded(&error)))?;
+            Pkcs11::new(&real).map_err(|error| Failed::Everywhere(self.not_loaded(&error)))?;
         match loaded.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
             // Somebody else in this process uses it, too.
             Ok(()) | Err(CallError::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
@@ -108,8 +109,8 @@ impl Module {
     }
 
     /// What is loaded becomes a part of this process, so nobody else may have
-    /// put it there.
-    fn check(&self) -> Result<(), Error> {
+    /// put it there, or can put another one there until it is loaded.
+    fn check(&self) -> Result<PathBuf, Error> {
         let path = self.path.display();
         let meta = fs::metadata(&self.path).map_err(|error| {
             Error::new(
@@ -131,7 +132,10 @@ impl Module {
                 meta.uid()
             )
         } else {
-            return Ok(());
+            match paths::firm(&self.path) {
+                Ok(real) => return Ok(real),
+                Err(loose) => loose.to_string(),
+            }
         };
         Err(Error::new(
             Class::Unreachable,

@@ -1,7 +1,6 @@
 //! The files that TLS is configured with.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +13,7 @@ use super::{ClientCertificate, Settings};
 use crate::error::{Kind, io_kind};
 use crate::kms::credential::{SecretFile, Unreadable};
 use crate::kms::{Class, Error};
+use crate::paths;
 use crate::timestamp::Timestamp;
 
 /// A bundle of all public authorities has a quarter of this.
@@ -114,15 +114,8 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
         path: path.into(),
         source,
     };
-    let mut text = Vec::new();
-    let file = File::open(path).map_err(fail)?;
-    let length = file
-        .take(FILE_MAX + 1)
-        .read_to_end(&mut text)
-        .map_err(fail)?;
-    if length as u64 > FILE_MAX {
-        return Err(fail(io::Error::from(io::ErrorKind::FileTooLarge)));
-    }
+    // Whoever can change it decides whom we trust.
+    let text = paths::read_own(path, FILE_MAX).map_err(fail)?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
     match found {
         Ok(found) if found.is_empty() => Err(Unusable::NoCertificate(path.into())),
@@ -177,7 +170,14 @@ impl From<Unusable> for Error {
         let (kind, next) = match &unusable {
             Unusable::Read { path, source } => (
                 io_kind(source),
-                format!("put the file there and make it readable, or correct the configuration: {}", path.display()),
+                match (paths::Unsafe::of(source), paths::Refused::of(source)) {
+                    (Some(_), _) => format!(
+                        "have {} be a regular file of root's, or of the user that runs sealblk, which others cannot write to",
+                        path.display()
+                    ),
+                    (_, Some(refused)) => refused.next().into(),
+                    (None, None) => format!("put the file there and make it readable, or correct the configuration: {}", path.display()),
+                },
             ),
             Unusable::NoCertificate(path) | Unusable::Malformed { path, .. } => (
                 Kind::Usage,

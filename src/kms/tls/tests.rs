@@ -314,3 +314,23 @@ fn handshake(port: u16, tls: &Tls) -> Result<(), Error> {
         }
     }
 }
+
+/// Whoever can write to the file of authorities decides whom we trust.
+#[test]
+fn authorities_are_read_from_no_file_that_others_can_write_to() {
+    let files = Files::new();
+    let authority = Authority::new("test");
+    let settings = files.trust(&authority);
+    let path = &settings.ca_files[0];
+    files::roots(&settings.ca_files).unwrap();
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o666)).unwrap();
+    let error = Error::from(files::roots(&settings.ca_files).unwrap_err());
+    assert_eq!(error.kind(), Kind::Permission, "{error}");
+    assert!(error.help().unwrap().contains("cannot write"), "{error}");
+    // Nobody is waited for.
+    std::fs::remove_file(path).unwrap();
+    let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR);
+    rustix::fs::mknodat(rustix::fs::CWD, path, kind, mode, 0).unwrap();
+    let error = Error::from(files::roots(&settings.ca_files).unwrap_err());
+    assert_eq!(error.kind(), Kind::Permission, "{error}");
+}

@@ -5,7 +5,7 @@
 //! common; one that is not known is [`Class::Protocol`], with its words.
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::kms::cluster::Failed;
 use crate::kms::http::{BaseUrl, Reply};
@@ -61,6 +61,29 @@ pub(super) fn parse<T: DeserializeOwned>(
     })
 }
 
+/// Whether a failure is in the service's own form. What is in between has others.
+pub(super) fn is_own(reply: &Reply) -> bool {
+    #[derive(Deserialize)]
+    struct Own {
+        #[serde(rename = "errors")]
+        _errors: Vec<IgnoredAny>,
+    }
+    serde_json::from_slice::<Own>(&reply.body).is_ok()
+}
+
+/// A status that means something of the service, from somebody else.
+pub(super) fn foreign(question: &Question<'_>, reply: &Reply) -> Error {
+    let Question { endpoint, path } = question;
+    Error::new(
+        Class::Protocol,
+        format!(
+            "{endpoint} answers {path} with status {}, and not as Vault or OpenBao does",
+            reply.status
+        ),
+        "check that the endpoint is that of Vault or OpenBao, and what is in between",
+    )
+}
+
 /// The answer as a failure.
 pub(super) fn refusal(question: &Question<'_>, reply: &Reply) -> Error {
     let words = match serde_json::from_slice::<Errors>(&reply.body) {
@@ -68,6 +91,10 @@ pub(super) fn refusal(question: &Question<'_>, reply: &Reply) -> Error {
         // Of a proxy in between, for example. It may be a page of HTML.
         Err(_) => String::new(),
     };
+    // Nobody else denies anything, nor says what there is.
+    if matches!(reply.status, 403 | 404) && !is_own(reply) {
+        return foreign(question, reply);
+    }
     let (class, cause, next) = classify(question, reply, &words);
     Error::new(class, cause, next).with_words(&words)
 }

@@ -289,7 +289,7 @@ impl Kv {
         let (question, reply) = client
             .call(Method::GET, &mounts, &segments, None::<&Value>)
             .await?;
-        if reply.status == 403 {
+        if reply.status == 403 && answer::is_own(&reply) {
             let mount = &self.mount;
             let error = Error::new(
                 Class::Denied(Denied::Forbidden),
@@ -408,6 +408,7 @@ fn says(reply: &Reply, text: &str) -> bool {
 fn refusal(question: &Question<'_>, reply: &Reply) -> Error {
     let Question { endpoint, path } = question;
     let (class, cause, next) = match reply.status {
+        403 if !answer::is_own(reply) => return answer::foreign(question, reply),
         403 => (
             Class::Denied(Denied::Forbidden),
             format!("{endpoint} does not permit {path}"),

@@ -239,7 +239,7 @@ async fn log_in(client: &Client) -> Result<Held, Failed> {
             };
             let secret = secret_id.read().map_err(here)?;
             let secret_id = text(secret_id, &secret)?;
-            login(client, mount, &Login { role_id, secret_id }).await
+            login(client, mount, secret_id, &Login { role_id, secret_id }).await
         }
         Auth::Certificate { mount, role } => {
             #[derive(Serialize)]
@@ -248,7 +248,7 @@ async fn log_in(client: &Client) -> Result<Held, Failed> {
                 name: Option<&'l str>,
             }
             let name = role.as_deref();
-            login(client, mount, &Login { name }).await
+            login(client, mount, "", &Login { name }).await
         }
         Auth::Jwt { mount, role, token } => {
             #[derive(Serialize)]
@@ -258,7 +258,7 @@ async fn log_in(client: &Client) -> Result<Held, Failed> {
             }
             let secret = token.read().map_err(here)?;
             let jwt = text(token, &secret)?;
-            login(client, mount, &Login { role, jwt }).await
+            login(client, mount, jwt, &Login { role, jwt }).await
         }
     }
 }
@@ -273,8 +273,13 @@ fn text<'s>(file: &SecretFile, secret: &'s Secret) -> Result<&'s str, Failed> {
     })
 }
 
-/// `auth/MOUNT/login` with a credential.
-async fn login(client: &Client, mount: &MountPath, body: &impl Serialize) -> Result<Held, Failed> {
+/// `auth/MOUNT/login` with a credential, which is in `body`.
+async fn login(
+    client: &Client,
+    mount: &MountPath,
+    credential: &str,
+    body: &impl Serialize,
+) -> Result<Held, Failed> {
     let path: MountPath = format!("auth/{mount}").parse().map_err(|why: String| {
         Failed::Everywhere(Error::new(Class::Protocol, why, "check mount in auth"))
     })?;
@@ -282,7 +287,9 @@ async fn login(client: &Client, mount: &MountPath, body: &impl Serialize) -> Res
     let answer: LoginAnswer =
         answer::parse(&question, &reply).map_err(|failed| match failed {
             // 400 is what a wrong credential gets, 404 a method that is gone.
-            Failed::Here(error) if matches!(reply.status, 400 | 401 | 403 | 404) => {
+            Failed::Here(error)
+                if matches!(reply.status, 400 | 401 | 403 | 404) && answer::is_own(&reply) =>
+            {
                 let words = error.words().unwrap_or_default().to_owned();
                 Failed::Here(
                     Error::new(
@@ -294,7 +301,8 @@ async fn login(client: &Client, mount: &MountPath, body: &impl Serialize) -> Res
                 )
             }
             other => other,
-        })?;
+        })
+        .map_err(|failed| failed.without_echo(credential))?;
     let granted = answer.auth;
     let token = Secret::copy_of(granted.client_token.0.as_bytes()).map_err(no_memory)?;
     tracing::debug!(endpoint = %client, path = question.path, seconds = granted.lease_duration, "logged in");

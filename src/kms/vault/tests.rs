@@ -109,7 +109,13 @@ fn answers_of_others_are_told_apart() {
     }
     let (sealed, _) = class(503, r#"{"errors":["Vault is sealed"]}"#, None);
     assert_eq!(sealed, Class::Sealed);
-    for status in [400, 401, 405, 418] {
-        assert_eq!(class(status, "{}", None).0, Class::Protocol, "{status}");
+    for status in [400, 401, 403, 404, 405, 418] {
+        for body in ["{}", "<html>", "[]", r#"{"message":"Forbidden"}"#] {
+            let (found, told) = class(status, body, None);
+            assert_eq!(found, Class::Protocol, "{status} {body}: {told}");
+        }
     }
+    let own = r#"{"errors":["permission denied"]}"#;
+    assert_eq!(class(403, own, None).0, Class::Denied(Denied::Forbidden));
+    assert_eq!(class(404, r#"{"errors":[]}"#, None).0, Class::NotFound);
 }

@@ -246,7 +246,8 @@ pub(super) async fn encrypt(
     };
     let operation = ["encrypt", name.as_str()];
     let (question, reply) = client.transit(operation, Some(&body)).await?;
-    let answer: Encrypted = answer::parse(&question, &reply)?;
+    let answer: Encrypted =
+        answer::parse(&question, &reply).map_err(|failed| failed.without_echo(&encoded))?;
     Ciphertext::parse(&answer.data.ciphertext)
         .filter(|ciphertext| ciphertext.version == version)
         .ok_or_else(|| {

@@ -12,10 +12,10 @@ use utoipa::IntoParams;
 
 use super::Api;
 use super::caller::Caller;
-use super::extract::Query;
+use super::extract::{Body, Query};
 use super::problem::Problem;
 use crate::error::{Failure, Kind};
-use crate::manager::model::{DiskCounts, Reloaded, Status, You};
+use crate::manager::model::{DiskCounts, Reloaded, Status, UpgradeManager, UpgradedManager, You};
 use crate::manager::services::{Act, Services};
 
 /// The most records that are answered at once.
@@ -45,8 +45,9 @@ pub async fn status(State(api): State<Api>, caller: Caller) -> Result<Json<Statu
     let roles = api.roles().of(&caller.peer).into_iter().collect();
     let key_sets = services.key_sets.list().await?.len();
     Ok(Json(Status {
-        version: env!("CARGO_PKG_VERSION").into(),
+        version: crate::version::version().into(),
         pid: std::process::id(),
+        instance: facts.instance,
         since: facts.since.to_string(),
         config: facts.config,
         socket: facts.socket,
@@ -77,6 +78,32 @@ pub async fn reload(State(api): State<Api>, caller: Caller) -> Result<Json<Reloa
     };
     let reloaded = api.carry_out(&caller, work, act).await?;
     Ok(Json(reloaded))
+}
+
+/// Replace the manager by another program
+///
+/// The program is tried first: it has to run, to take the configuration and to speak
+/// with the workers. The manager ends and is that program then, in the same process;
+/// disks are served on. It answers again as another `instance`.
+#[utoipa::path(
+    post, path = "/v1/upgrade", operation_id = "upgrade", tag = "host",
+    request_body = UpgradeManager,
+    responses((status = 200, description = "It is about to be", body = UpgradedManager)),
+)]
+pub async fn upgrade(
+    State(api): State<Api>,
+    caller: Caller,
+    Body(wanted): Body<UpgradeManager>,
+) -> Result<Json<UpgradedManager>, Problem> {
+    super::upgrade::check_binary(wanted.binary.as_deref(), &caller)?;
+    let asked = wanted.binary.clone();
+    let work =
+        move |services: Services, _| async move { services.control.upgrade(wanted.binary).await };
+    let act = move |upgraded: Option<&UpgradedManager>| Act::UpgradeManager {
+        binary: upgraded.map(|it| it.binary.clone()).or(asked),
+        version: upgraded.map(|it| it.version.clone()),
+    };
+    Ok(Json(api.carry_out(&caller, work, act).await?))
 }
 
 /// The last records of the audit log

@@ -14,8 +14,10 @@ mod host;
 mod key_sets;
 mod problem;
 mod rekeys;
+mod resume;
 mod rotations;
 mod server;
+mod upgrade;
 mod verify;
 mod volumes;
 
@@ -200,11 +202,14 @@ impl Api {
             .routes(only(routes!(disks::list), Operation::Look))
             .routes(only(routes!(disks::attach), Operation::Attach))
             .routes(only(routes!(disks::show), Operation::Look))
-            .routes(only(routes!(disks::change), Operation::Limit))
+            .routes(only(routes!(disks::change), Operation::Change))
             .routes(only(routes!(disks::detach), Operation::Detach))
             .routes(only(routes!(verify::verify), Operation::Verify))
             .routes(only(routes!(freeze::freeze), Operation::Freeze))
             .routes(only(routes!(freeze::thaw), Operation::Thaw))
+            .routes(only(routes!(upgrade::upgrade), Operation::Upgrade))
+            .routes(only(routes!(host::upgrade), Operation::Upgrade))
+            .routes(only(routes!(resume::resume), Operation::Resume))
             .routes(only(routes!(key_sets::list), Operation::Look))
             .routes(only(routes!(key_sets::create), Operation::KeySetCreate))
             .routes(only(routes!(key_sets::show), Operation::Look))

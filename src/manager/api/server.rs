@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::{Extension, Router};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::manager::peer::Peer;
 use crate::patience::Patient;
+use crate::quota::Quota;
 
 /// The most bytes that the head of a request has.
 const HEAD_MAX: usize = 16 << 10;
@@ -38,6 +39,9 @@ pub struct Limits {
     /// How long requests may take after the manager was told to end.
     pub end_time: Duration,
 }
+
+/// How often it is told that a user has too many connections.
+const COMPLAINTS: Quota = Quota::new(20, Duration::from_secs(10));
 
 impl Default for Limits {
     fn default() -> Self {
@@ -101,6 +105,7 @@ pub async fn serve(
 ) {
     let own = rustix::process::geteuid().as_raw();
     let room = Arc::new(Semaphore::new(limits.connections));
+    let mut complaints = COMPLAINTS;
     let users = Users::default();
     let mut connections = JoinSet::new();
     loop {
@@ -126,11 +131,14 @@ pub async fn serve(
             _ => limits.connections_of_user,
         };
         let Some(counted) = users.count(peer.uid, most) else {
-            tracing::warn!(
-                uid = peer.uid,
-                most,
-                "a connection was closed: its user has too many"
-            );
+            // Whoever has too many may try for ever.
+            if complaints.take(Instant::now()) {
+                tracing::warn!(
+                    uid = peer.uid,
+                    most,
+                    "a connection was closed: its user has too many"
+                );
+            }
             continue;
         };
         let app = app.clone().layer(Extension(peer));

@@ -24,7 +24,7 @@ use crate::config::daemon::{self, Principal};
 use crate::manager::model::{
     Attach, ChangeWraps, Detach, DiskInfo, DiskState, EraseVolume, ErasedVolume, KeySetCheck,
     KeySetInfo, KeySetRotation, NewSize, Origin, RekeyChange, RekeysStarted, Reloaded, StartRekey,
-    StartedRekey, Verify, WrapsChanged,
+    StartedRekey, UpgradeDisk, UpgradedDisk, UpgradedManager, Verify, WrapsChanged,
 };
 use crate::manager::peer::Peer;
 use crate::manager::services::{
@@ -141,6 +141,10 @@ impl Disks for World {
             denial: None,
             frozen: None,
             rekey: None,
+            version: None,
+            trouble: None,
+            stuck: None,
+            troubles: Default::default(),
         };
         self.disks.lock().unwrap().push(disk.clone());
         self.bump();
@@ -233,6 +237,26 @@ impl Disks for World {
     }
 
     async fn thaw(&self, context: &Context, name: &str) -> Result<DiskInfo, Failure> {
+        self.note(context);
+        self.set_state(name, DiskState::Running)
+    }
+
+    async fn upgrade(
+        &self,
+        context: &Context,
+        name: &str,
+        _: UpgradeDisk,
+    ) -> Result<UpgradedDisk, Failure> {
+        self.note(context);
+        Ok(UpgradedDisk {
+            disk: self.get(name).ok_or_else(|| missing(name))?,
+            before: "1".into(),
+            version: "2".into(),
+            pause_us: Some(7000),
+        })
+    }
+
+    async fn resume(&self, context: &Context, name: &str, _: bool) -> Result<DiskInfo, Failure> {
         self.note(context);
         self.set_state(name, DiskState::Running)
     }
@@ -430,12 +454,12 @@ impl Audit for World {
         let (operation, object) = match event.act {
             Act::Attach { disk, .. } => (Operation::Attach, disk),
             Act::Detach { disk, .. } => (Operation::Detach, disk),
-            Act::Limit { disk, .. } => (Operation::Limit, disk),
+            Act::Limit { disk, .. } => (Operation::Change, disk),
             Act::ChangeWraps { .. } | Act::WrapChanged { .. } => {
                 (Operation::WrapsChange, &String::new())
             }
             Act::Erasing { .. } | Act::Erase { .. } => (Operation::VolumeErase, &String::new()),
-            Act::Resize { disk, .. } => (Operation::Limit, disk),
+            Act::Resize { disk, .. } => (Operation::Change, disk),
             Act::Freeze { disk, .. } => (Operation::Freeze, disk),
             Act::Rekey { .. } => (Operation::Rekey, &String::new()),
             Act::RekeyChange { disk, action, .. } => match *action {
@@ -443,6 +467,9 @@ impl Audit for World {
                 _ => (Operation::RekeyPace, disk),
             },
             Act::Thaw { disk, .. } => (Operation::Thaw, disk),
+            Act::Upgrade { disk, .. } => (Operation::Upgrade, disk),
+            Act::UpgradeManager { .. } => (Operation::Upgrade, &String::new()),
+            Act::Resume { disk, .. } => (Operation::Resume, disk),
             Act::KeySetCreate { key_set, .. } => (Operation::KeySetCreate, key_set),
             Act::KeySetEdit { key_set, .. } => (Operation::KeySetEdit, key_set),
             Act::KeySetRemove { key_set } => (Operation::KeySetRemove, key_set),
@@ -492,6 +519,7 @@ impl Audit for World {
 impl Control for World {
     fn facts(&self) -> Facts {
         Facts {
+            instance: "one".into(),
             since: Timestamp::now(),
             config: None,
             socket: "/s".into(),
@@ -503,6 +531,18 @@ impl Control for World {
 
     async fn reload(&self) -> Result<Reloaded, Failure> {
         Ok(Reloaded::default())
+    }
+
+    async fn upgrade(
+        &self,
+        binary: Option<std::path::PathBuf>,
+    ) -> Result<UpgradedManager, Failure> {
+        Ok(UpgradedManager {
+            binary: binary.unwrap_or_else(|| "/usr/bin/sealblk".into()),
+            before: "1".into(),
+            version: "2".into(),
+            instance: "one".into(),
+        })
     }
 }
 

@@ -11,10 +11,11 @@ mod request;
 mod rewrap;
 mod settings;
 mod take_over;
+mod try_out;
 
 pub(in crate::manager) use registry::{Command, Entry, Registry, identities};
 pub(in crate::manager) use rekey::{
-    Begun, Ended, Job, Jobs, Marks, mover_files, position, previous_key,
+    Begun, Ended, Job, Jobs, Marks, mover_files, mover_files_unmarked, position, previous_key,
 };
 pub(in crate::manager) use request::resolve;
 pub use rewrap::replaced;
@@ -35,7 +36,7 @@ use tokio::task::JoinSet;
 use super::access::Access;
 use super::directory::OwnDirectory;
 use super::held::KeyFacts;
-use super::model::{Attach, Detach, DiskInfo, NewSize};
+use super::model::{Attach, Detach, DiskInfo, NewSize, UpgradeDisk, UpgradedDisk};
 use super::recorder::Recorder;
 use super::state::{Record, State};
 use super::supervise::{Opened, Outset, Supervisor};
@@ -44,11 +45,15 @@ use crate::config::{Limits, Options};
 use crate::error::{Failure, Kind, io_kind};
 use crate::keys::{Context, KeySets};
 use crate::prepare::{self, Opening};
+use crate::secret::before_rest;
 use crate::volume::{self, Location, Volume};
 
 /// How long an attach that is to wait is waited for before it is answered: a
 /// key service that works needs less, and what is wrong can be said at once.
 const AT_ONCE: Duration = Duration::from_secs(2);
+
+/// How long somebody waits to hear what came of trying again.
+const RESUMING: Duration = Duration::from_secs(3);
 
 /// What all tasks of disks share.
 pub(in crate::manager) struct Shared {
@@ -107,7 +112,13 @@ pub(in crate::manager) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Failure> {
     let span = tracing::Span::current();
-    let result = tokio::task::spawn_blocking(move || span.in_scope(work)).await;
+    let result = tokio::task::spawn_blocking(move || {
+        let result = span.in_scope(work);
+        // Keys are proven here, and the thread waits for whatever comes next.
+        before_rest();
+        result
+    });
+    let result = result.await;
     result.map_err(|error| Failure::new(Kind::Internal, format!("work ended early: {error}"), None))
 }
 
@@ -226,13 +237,14 @@ impl Disks {
         let files = self.files_of(&record).await?;
         self.shared.registry.check_free(&record, &files)?;
         let scratch = record.ephemeral.clone();
+        let standing = record.standing;
         let force = request.ephemeral.as_ref();
         let force = force.is_some_and(|wanted| wanted.force);
         let open = async || {
             let (disk, serve, scratch) = (disk.clone(), serve.clone(), scratch.clone());
             blocking(move || match scratch {
                 None => {
-                    let volume = prepare::open_volume(&disk, &serve)?;
+                    let volume = prepare::open_as(&disk, &serve, standing)?;
                     Ok(Opened::new(volume, &disk, &serve))
                 }
                 Some(scratch) => Opened::scratch(&scratch, force, &disk, &serve),
@@ -261,6 +273,9 @@ impl Disks {
                 _ => error.into(),
             }
         })?;
+        if request.dry_run {
+            return self.try_out(context, record, opened, opening).await;
+        }
         if request.name.is_none() {
             record.name = opened.spec.uuid.to_string();
         }
@@ -366,6 +381,70 @@ impl Disks {
         let (reply, outcome) = oneshot::channel();
         entry.send(Command::Thaw { reply }).await?;
         outcome.await.unwrap_or_else(|_| Err(ended()))
+    }
+
+    /// Replaces the worker of a disk by a new process, of another version perhaps,
+    /// which goes on with its front end where the old one stops.
+    ///
+    /// # Errors
+    /// When there is no such disk, it is not served, or the new worker cannot take
+    /// it over: the old one serves it on, then.
+    pub async fn upgrade(
+        &self,
+        context: &Context,
+        name: &str,
+        wanted: UpgradeDisk,
+    ) -> Result<UpgradedDisk, Failure> {
+        let entry = self.entry(name)?;
+        tracing::info!(
+            disk = name,
+            uid = context.actor.uid,
+            ?wanted,
+            "upgrading its worker"
+        );
+        let (reply, outcome) = oneshot::channel();
+        entry.send(Command::Upgrade { wanted, reply }).await?;
+        outcome.await.unwrap_or_else(|_| Err(ended()))
+    }
+
+    /// Tries again what waits because the disk below fails, or fails it. Returns
+    /// when that has succeeded or failed, or a few seconds later.
+    ///
+    /// # Errors
+    /// When there is no such disk, it is not served, or nothing of it waits.
+    pub async fn resume(
+        &self,
+        context: &Context,
+        name: &str,
+        give_up: bool,
+    ) -> Result<DiskInfo, Failure> {
+        let entry = self.entry(name)?;
+        tracing::info!(disk = name, uid = context.actor.uid, give_up, "resuming");
+        let (reply, outcome) = oneshot::channel();
+        entry.send(Command::Resume { give_up, reply }).await?;
+        let told = outcome.await.unwrap_or_else(|_| Err(ended()))?;
+        // Its worker says what came of it.
+        let deadline = tokio::time::Instant::now() + RESUMING;
+        let mut changes = self.subscribe();
+        loop {
+            let info = entry.info();
+            let tried = match (&told.trouble, &info.trouble) {
+                (_, None) => true,
+                // What was given up is followed by others, of which fewer were tried.
+                (Some(before), Some(now)) if give_up => now.attempts < before.attempts,
+                (Some(before), Some(now)) => now.attempts > before.attempts,
+                (None, Some(_)) => false,
+            };
+            if tried {
+                return Ok(info);
+            }
+            if tokio::time::timeout_at(deadline, changes.changed())
+                .await
+                .is_err()
+            {
+                return Ok(entry.info());
+            }
+        }
     }
 
     /// Has a record kept of what becomes of disks by itself.

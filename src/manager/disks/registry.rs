@@ -12,12 +12,16 @@ use super::rekey::{Begun, Ended};
 use crate::config::{Discard, Limits};
 use crate::error::{Failure, Kind};
 use crate::manager::held::{Held, KeyFacts};
-use crate::manager::model::{Attach, Detach, DiskInfo, DiskState, FrozenInfo, NewSize, Problem};
+use crate::manager::model::{
+    Attach, Detach, DiskInfo, DiskState, FrozenInfo, NewSize, Problem, StuckInfo, TroubleInfo,
+    Troubles, UpgradeDisk,
+};
 use crate::manager::state::{Record, Scratch};
-use crate::manager::supervise::{Limited, Loan, Resized};
+use crate::manager::supervise::{Limited, Loan, Resized, Upgraded};
 use crate::plane::Spec;
 use crate::plane::moving::Orders;
 use crate::timestamp::Timestamp;
+use crate::volume::Standing;
 use crate::worker::protocol::Status;
 
 /// What the task of a disk can be asked for.
@@ -66,6 +70,13 @@ pub enum Command {
         /// Gets the disk as it is then.
         reply: Limited,
     },
+    /// Try what waits because the disk below fails, or fail it.
+    Resume {
+        /// Whether to fail it.
+        give_up: bool,
+        /// Gets the disk as it is then.
+        reply: Limited,
+    },
     /// An operation on all its data has begun, as its header says: move the data.
     Begun {
         /// What it is, and its keys.
@@ -85,6 +96,13 @@ pub enum Command {
         /// What is left.
         ended: Ended,
     },
+    /// Have another process serve it.
+    Upgrade {
+        /// Which, and how.
+        wanted: UpgradeDisk,
+        /// Gets the outcome.
+        reply: Upgraded,
+    },
 }
 
 impl Command {
@@ -97,9 +115,11 @@ impl Command {
             | Command::Resize { reply, .. }
             | Command::Freeze { reply, .. }
             | Command::Thaw { reply }
+            | Command::Resume { reply, .. }
             | Command::Begun { reply, .. }
             | Command::Orders { reply, .. } => drop(reply.send(Err(failure))),
             Command::Lend { reply } => drop(reply.send(Err(failure))),
+            Command::Upgrade { reply, .. } => drop(reply.send(Err(failure))),
             Command::Rewrapped { .. } | Command::Moved { .. } => {}
         }
     }
@@ -264,6 +284,9 @@ impl Entry {
                 info.state = status.state();
             }
             info.frozen = status.frozen.map(FrozenInfo::from);
+            info.trouble = status.trouble.map(TroubleInfo::from);
+            info.stuck = status.stuck.map(StuckInfo::from);
+            info.troubles = status.troubles.into();
             if status.sync_failed {
                 info.last_error = Some(Problem {
                     message: "an fdatasync failed: what was written may be lost, and flushes fail \
@@ -458,7 +481,8 @@ fn check(
     Ok(())
 }
 
-fn info_of(record: &Record) -> DiskInfo {
+/// What is known of a disk that nothing was done for yet.
+pub fn info_of(record: &Record) -> DiskInfo {
     DiskInfo {
         name: record.name.clone(),
         uuid: None,
@@ -487,6 +511,10 @@ fn info_of(record: &Record) -> DiskInfo {
         denial: None,
         frozen: None,
         rekey: None,
+        version: None,
+        trouble: None,
+        stuck: None,
+        troubles: Troubles::default(),
     }
 }
 
@@ -496,6 +524,9 @@ pub fn record_of(request: &Attach, name: String) -> Record {
     record.header = request.header.clone();
     record.options = request.options.clone();
     record.break_glass = request.break_glass;
+    if request.incoming {
+        record.standing = Standing::Incoming;
+    }
     if let Some(wanted) = &request.ephemeral {
         record.ephemeral = Some(Scratch {
             size: wanted.size,

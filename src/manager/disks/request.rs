@@ -83,10 +83,42 @@ pub fn check(request: &Attach) -> Result<(), Failure> {
     if let Some(wanted) = &request.ephemeral {
         check_ephemeral(request, wanted)?;
     }
+    check_incoming(request)?;
     if request.options.pid_file.is_some() {
         return wrong(
             "an attached disk has no pid file".into(),
             "leave it out: `sealblk show` tells the process of a disk",
+        );
+    }
+    Ok(())
+}
+
+/// Checks what cannot be of a disk whose guest comes from another host.
+fn check_incoming(request: &Attach) -> Result<(), Failure> {
+    let wrong = |message: &str, help: &str| {
+        let (message, help) = (message.to_owned(), help.to_owned());
+        Err(Failure::new(Kind::Usage, message, Some(help)))
+    };
+    if request.dry_run && !request.incoming {
+        return wrong(
+            "dry_run finds out whether a guest could come from another host",
+            "add incoming, or leave dry_run out",
+        );
+    }
+    if !request.incoming {
+        return Ok(());
+    }
+    if request.ephemeral.is_some() {
+        return wrong(
+            "an ephemeral disk cannot come from another host: its key is in one process there, \
+             and nobody has it",
+            "let the guest go on without that disk, and attach a new one here",
+        );
+    }
+    if request.options.read_only == Some(true) {
+        return wrong(
+            "a disk that is only read is not taken from another host: both may have it",
+            "attach it without incoming",
         );
     }
     Ok(())

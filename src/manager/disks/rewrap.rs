@@ -169,8 +169,10 @@ impl Disks {
     /// whose requests are held because of its key, which another key may end.
     /// That of a frozen disk is left alone until it is thawed.
     pub fn takes_wraps(&self, name: &str) -> bool {
-        self.get(name)
-            .is_some_and(|info| info.state.is_served() && info.state != DiskState::Frozen)
+        use DiskState::{Frozen, Incoming, Moved};
+        self.get(name).is_some_and(|info| {
+            info.state.is_served() && !matches!(info.state, Frozen | Incoming | Moved)
+        })
     }
 
     /// Carries `change` out on a volume that is not attached. Who attaches it

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::{Log, Options};
+use crate::sandbox::{Uids, Walls};
 
 /// Where a manager keeps what, and how patient it is.
 #[derive(Clone, Debug)]
@@ -39,6 +40,8 @@ pub struct Settings {
     pub stop_timeout: Duration,
     /// The program that workers are.
     pub worker: PathBuf,
+    /// What workers are shut in by.
+    pub walls: Walls,
     /// Is called at every step of attaching and detaching. For tests that end
     /// the process there.
     pub on_step: Option<fn(Step)>,
@@ -110,6 +113,14 @@ pub enum Step {
     RekeyFinished,
     /// Its worker has forgotten the other key.
     RekeyForgotten,
+    /// A new worker has all that it needs to go on, but for the front end.
+    HeirPrepared,
+    /// The old one has been told to hand the disk over.
+    HandOverTold,
+    /// The new one serves it.
+    HandedOver,
+    /// That this host has the volume now, or has it no more, is on record.
+    StandingSettled,
 }
 
 impl Settings {
@@ -136,6 +147,10 @@ impl Settings {
             start_timeout: Duration::from_secs(30),
             stop_timeout: Duration::from_secs(30),
             worker: "/proc/self/exe".into(),
+            walls: Walls {
+                uids: Some(Uids::DEFAULT),
+                required: false,
+            },
             on_step: None,
         }
     }

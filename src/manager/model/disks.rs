@@ -10,8 +10,12 @@ use uuid::Uuid;
 
 use super::{Problem, RekeyInfo};
 use crate::config::{Limits, Options};
+use crate::engine::Stuck;
 use crate::engine::hold::Mode;
+use crate::engine::trouble::{self, Counts};
+use crate::error::Kind;
 use crate::timestamp::Timestamp;
+use crate::volume::Standing;
 use crate::worker::protocol::{Frozen, Status as WorkerStatus};
 
 /// The most characters that the name of a disk has.
@@ -70,6 +74,13 @@ pub struct Attach {
     /// worker alone, and nothing of it is left when it is detached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ephemeral: Option<Ephemeral>,
+    /// Its guest comes from another host, which has the volume: it is opened and its
+    /// key proven, and it is taken when the guest's disk starts here.
+    #[serde(default)]
+    pub incoming: bool,
+    /// With `incoming`: only find out whether all that would work, and leave nothing.
+    #[serde(default)]
+    pub dry_run: bool,
 }
 
 /// What an ephemeral disk is to be like.
@@ -207,6 +218,18 @@ pub struct DiskInfo {
     /// All its data is being moved to another key, or out of plain or into it.
     #[serde(default)]
     pub rekey: Option<RekeyInfo>,
+    /// The version of sealblk that its worker is.
+    #[serde(default)]
+    pub version: Option<String>,
+    /// Requests wait because the disk below fails.
+    #[serde(default)]
+    pub trouble: Option<TroubleInfo>,
+    /// Operations of the disk below are in flight for too long.
+    #[serde(default)]
+    pub stuck: Option<StuckInfo>,
+    /// How often there was trouble below, since its worker was started.
+    #[serde(default)]
+    pub troubles: Troubles,
 }
 
 /// A key that is denied.
@@ -238,12 +261,126 @@ pub struct FrozenInfo {
 
 impl From<Frozen> for FrozenInfo {
     fn from(frozen: Frozen) -> Self {
-        let until = std::time::UNIX_EPOCH + Duration::from_secs(frozen.until);
         FrozenInfo {
             complete: frozen.complete,
-            until: Timestamp::from(until).to_string(),
+            until: timestamp(frozen.until),
         }
     }
+}
+
+/// Requests that wait because the disk below fails.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TroubleInfo {
+    /// Whether all requests wait: the disk is stopped.
+    pub stopped: bool,
+    /// Since when: UTC, as `2031-02-28T23:59:59Z`.
+    pub since: String,
+    /// How many wait because they have failed.
+    pub waiting: u64,
+    /// How often one of them was tried, in all.
+    pub attempts: u64,
+    /// What failed last, and why.
+    pub problem: Problem,
+}
+
+impl From<trouble::Standing> for TroubleInfo {
+    fn from(standing: trouble::Standing) -> Self {
+        let last = standing.last;
+        let error = last.error();
+        TroubleInfo {
+            stopped: standing.stopped,
+            since: timestamp(standing.since),
+            waiting: standing.waiting,
+            attempts: standing.attempts,
+            problem: Problem {
+                message: format!(
+                    "{} of {} bytes at byte {} failed: {error}",
+                    last.operation.as_str(),
+                    last.bytes,
+                    last.position
+                ),
+                help: Some(
+                    match last.errno {
+                        libc::ENOSPC | libc::EDQUOT => {
+                            "make room below the volume: the disk goes on by itself within \
+                             seconds, or at once with `sealblk resume`"
+                        }
+                        _ => {
+                            "look at the disk below (`dmesg`): when it works again the disk goes \
+                             on by itself within seconds, or at once with `sealblk resume`; \
+                             `sealblk resume --fail` gives the guest an I/O error instead"
+                        }
+                    }
+                    .into(),
+                ),
+                kind: Kind::Io,
+            },
+        }
+    }
+}
+
+/// Operations of the disk below that are in flight for too long.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StuckInfo {
+    /// What the oldest of them does: `read`, `write`, `deallocate`, `flush`; or
+    /// `operation`, where the kernel does not let its thread tell.
+    pub operation: String,
+    /// Where, in bytes of the disk.
+    pub position: u64,
+    /// How long it is.
+    pub bytes: u64,
+    /// Since when: UTC, as `2031-02-28T23:59:59Z`.
+    pub since: String,
+    /// How many operations are.
+    pub count: u64,
+}
+
+impl From<Stuck> for StuckInfo {
+    fn from(stuck: Stuck) -> Self {
+        StuckInfo {
+            operation: stuck.operation.as_str().into(),
+            position: stuck.position,
+            bytes: stuck.bytes,
+            since: timestamp(stuck.since),
+            count: stuck.count,
+        }
+    }
+}
+
+/// How often there was trouble below a disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Troubles {
+    /// Times that it was stopped.
+    pub stops: u64,
+    /// Requests that failed and were to wait.
+    pub waited: u64,
+    /// Times that operations were in flight for too long.
+    pub stuck: u64,
+}
+
+impl From<Counts> for Troubles {
+    fn from(counts: Counts) -> Self {
+        Troubles {
+            stops: counts.stops,
+            waited: counts.waited,
+            stuck: counts.stuck,
+        }
+    }
+}
+
+fn timestamp(seconds: u64) -> String {
+    let time = std::time::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
+    Timestamp::from(time.unwrap_or(std::time::UNIX_EPOCH)).to_string()
+}
+
+/// What is to become of requests that wait because the disk below fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Resume {
+    /// Have them fail, instead of trying them again: the guest has an I/O error for
+    /// each.
+    #[serde(default)]
+    pub fail: bool,
 }
 
 /// A disk that is to be frozen.
@@ -290,11 +427,19 @@ pub enum DiskState {
     Frozen,
     /// It is not served, because its key is denied, and comes back when it is not.
     Denied,
+    /// It is served, and its front end is moving its guest to another host.
+    Migrating,
+    /// Its guest was stopped, to go on at another host, which may have the volume.
+    Moved,
+    /// It waits for a guest that comes from another host, which has the volume.
+    Incoming,
+    /// It is served, and its requests wait: the disk below fails.
+    Stopped,
 }
 
 impl DiskState {
     /// Every state.
-    pub const ALL: [DiskState; 10] = [
+    pub const ALL: [DiskState; 14] = [
         DiskState::Waiting,
         DiskState::Attaching,
         DiskState::Running,
@@ -305,12 +450,23 @@ impl DiskState {
         DiskState::Failing,
         DiskState::Frozen,
         DiskState::Denied,
+        DiskState::Migrating,
+        DiskState::Moved,
+        DiskState::Incoming,
+        DiskState::Stopped,
     ];
 
     /// Whether there is a worker that serves it, whatever it does with requests.
     pub fn is_served(self) -> bool {
         match self {
-            DiskState::Running | DiskState::Paused | DiskState::Failing | DiskState::Frozen => true,
+            DiskState::Running
+            | DiskState::Paused
+            | DiskState::Failing
+            | DiskState::Frozen
+            | DiskState::Migrating
+            | DiskState::Moved
+            | DiskState::Incoming
+            | DiskState::Stopped => true,
             DiskState::Waiting
             | DiskState::Attaching
             | DiskState::Restarting
@@ -333,6 +489,10 @@ impl DiskState {
             DiskState::Failing => "failing",
             DiskState::Frozen => "frozen",
             DiskState::Denied => "denied",
+            DiskState::Migrating => "migrating",
+            DiskState::Moved => "moved",
+            DiskState::Incoming => "incoming",
+            DiskState::Stopped => "stopped",
         }
     }
 }
@@ -344,10 +504,16 @@ impl WorkerStatus {
         match (self.stopping, self.mode, frozen) {
             // Told so by a manager that did not live to see it.
             (true, ..) => DiskState::Restarting,
+            _ if self.standing == Standing::Incoming => DiskState::Incoming,
+            _ if self.standing == Standing::Moved => DiskState::Moved,
             (false, Mode::Pause, _) => DiskState::Paused,
             (false, Mode::Fail, _) => DiskState::Failing,
             (false, Mode::Run, true) => DiskState::Frozen,
-            (false, Mode::Run, false) => DiskState::Running,
+            (false, Mode::Run, false) => match self.trouble {
+                Some(standing) if standing.stopped => DiskState::Stopped,
+                _ if self.migrating => DiskState::Migrating,
+                _ => DiskState::Running,
+            },
         }
     }
 }
@@ -372,6 +538,19 @@ mod tests {
         }
         for bad in ["", ".", "..", "a/b", "a b", "é", "a\n", &"x".repeat(65)] {
             assert!(!is_disk_name(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn whatever_time_a_worker_tells_can_be_shown() {
+        for until in [0, 1, 253_402_300_799, u64::MAX] {
+            let frozen = Frozen {
+                complete: true,
+                until,
+                left_ms: u64::MAX,
+            };
+            let shown = FrozenInfo::from(frozen).until;
+            assert!(shown.parse::<Timestamp>().is_ok(), "{until}: {shown}");
         }
     }
 

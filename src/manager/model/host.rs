@@ -15,6 +15,9 @@ pub struct Status {
     pub version: String,
     /// The manager's process.
     pub pid: u32,
+    /// Another one whenever the manager was started or replaced.
+    #[serde(default)]
+    pub instance: String,
     /// When it was started: UTC, as `2031-02-28T23:59:59Z`.
     pub since: String,
     /// The configuration file, if there is one.
@@ -57,6 +60,14 @@ pub struct DiskCounts {
     pub frozen: u64,
     #[serde(default)]
     pub denied: u64,
+    #[serde(default)]
+    pub migrating: u64,
+    #[serde(default)]
+    pub moved: u64,
+    #[serde(default)]
+    pub incoming: u64,
+    #[serde(default)]
+    pub stopped: u64,
 }
 
 impl DiskCounts {
@@ -86,6 +97,10 @@ impl DiskCounts {
             DiskState::Failing => &mut self.failing,
             DiskState::Frozen => &mut self.frozen,
             DiskState::Denied => &mut self.denied,
+            DiskState::Migrating => &mut self.migrating,
+            DiskState::Moved => &mut self.moved,
+            DiskState::Incoming => &mut self.incoming,
+            DiskState::Stopped => &mut self.stopped,
         }
     }
 }

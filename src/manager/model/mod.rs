@@ -8,6 +8,7 @@ mod disks;
 mod host;
 mod key_sets;
 mod rekey;
+mod upgrade;
 mod verification;
 mod volumes;
 
@@ -15,6 +16,7 @@ pub use disks::*;
 pub use host::*;
 pub use key_sets::*;
 pub use rekey::*;
+pub use upgrade::*;
 pub use verification::*;
 pub use volumes::*;
 

@@ -199,6 +199,8 @@ impl Supervisor {
             info.pid = None;
             info.front_end = false;
             info.frozen = None;
+            info.trouble = None;
+            info.stuck = None;
         });
         let poll = self.shared.settings.poll;
         let (first, most) = (poll, poll);

@@ -12,6 +12,7 @@
 use uuid::Uuid;
 
 use super::{Data, Opened, Supervisor};
+use crate::audit::Event;
 use crate::config;
 use crate::error::{Failure, Kind};
 use crate::manager::disks::blocking;
@@ -84,6 +85,10 @@ impl Supervisor {
     pub(super) fn lose_contents(&mut self) {
         if self.record.ephemeral.is_some() && !self.contents_lost {
             tracing::error!("{}", lost());
+            self.shared.record(Event::DiskLost {
+                disk: &self.record.name,
+                path: &self.record.volume,
+            });
             self.contents_lost = true;
         }
     }

@@ -32,6 +32,11 @@ pub struct Freezing {
 }
 
 impl Freezing {
+    /// Whether somebody waits for it to be complete.
+    pub(super) fn is_asked(&self) -> bool {
+        self.asked.is_some()
+    }
+
     fn tell(&mut self, outcome: Result<super::DiskInfo, Failure>) {
         if let Some((_, reply)) = self.asked.take() {
             // Who asked may not be waiting any more.

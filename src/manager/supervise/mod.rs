@@ -15,15 +15,20 @@ mod limit;
 mod moving;
 mod obtain;
 mod resize;
+mod resume;
 mod stop;
+mod tenure;
+mod upgrade;
 mod watch;
 
 pub use lend::Loan;
 pub use limit::Limited;
 pub use moving::{ToMove, Under};
 pub use resize::Resized;
+pub use upgrade::Upgraded;
 
 use std::fs::File;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,9 +47,11 @@ use crate::error::{Failure, Kind};
 use crate::keys::{Actor, Context};
 use crate::plane::Spec;
 use crate::prepare::Opening;
+use crate::quota::Quota;
 use crate::secret::Dek;
 use crate::vhost::SocketParams;
-use crate::volume::Volume;
+use crate::volume::{Standing, Volume};
+use crate::worker::protocol::Status;
 
 /// How a disk comes to a manager.
 pub enum Outset {
@@ -166,7 +173,19 @@ pub struct Supervisor {
     moving: Option<Under>,
     /// The worker may not know what the header says of such an operation.
     behind: bool,
+    /// The program that its workers are, if it is not that of all.
+    program: Option<PathBuf>,
+    /// What this host has of the volume, as its worker said last.
+    standing: Standing,
+    /// What it said with that, which is shown when it is on record.
+    unsettled: Option<Status>,
+    /// How often what it says of that is written down.
+    settling: Quota,
 }
+
+/// A guest moves now and then. What says that it does so all the time was taken over,
+/// and would fill the disks of the records.
+const SETTLING: Quota = Quota::new(8, Duration::from_secs(1));
 
 impl Supervisor {
     /// The task of the disk `record`, which tells `begun` how it began.
@@ -179,6 +198,7 @@ impl Supervisor {
         Supervisor {
             shared,
             entry,
+            standing: record.standing,
             record,
             begun: Some(begun),
             context: of_manager(),
@@ -203,6 +223,9 @@ impl Supervisor {
             freezing: None,
             moving: None,
             behind: false,
+            program: None,
+            unsettled: None,
+            settling: SETTLING,
         }
     }
 
@@ -275,6 +298,7 @@ impl Supervisor {
         let pid = worker.process.pid;
         self.mode = worker.status.mode;
         self.heed_freeze(&worker.status);
+        self.hear_standing(&worker.status);
         if std::mem::take(&mut self.withdrawn) {
             self.note_released();
         }
@@ -282,6 +306,7 @@ impl Supervisor {
         self.entry.update(|info| {
             info.state = worker.status.state();
             info.pid = Some(pid);
+            info.version = Some(worker.version.clone());
         });
         self.show_loss();
         self.show_verdict();
@@ -309,6 +334,10 @@ impl Supervisor {
                 Ok(None) => {}
                 Err(trouble) => return self.cope(trouble).await,
             }
+        }
+        if self.standing == Standing::Moved && self.held.is_none() {
+            // It is another host's, as far as is known, and nobody asks for it here.
+            return self.rest_moved();
         }
         let obtained = tokio::select! {
             biased;

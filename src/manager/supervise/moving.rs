@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use super::{Limited, Supervisor};
 use crate::error::{Failure, Kind as ErrorKind, io_kind};
+use crate::keys::ledger::Ledger;
 use crate::manager::disks::{
     Begun, Ended, Job, Step, blocking, mover_files, position, previous_key, system,
 };
@@ -427,6 +428,7 @@ impl Supervisor {
             );
         };
         let header = self.entry.header.lock().await;
+        let ledger = Ledger::below(&self.shared.settings.state_dir);
         let done = blocking(move || -> Result<(), Failure> {
             let mut volume = held.volume()?;
             let is = position(&volume, &under.facts, &main, under.old())?;
@@ -444,7 +446,11 @@ impl Supervisor {
                     Some("attach the disk again".into()),
                 ));
             }
-            Ok(volume.finish_decrypt()?)
+            volume.finish_decrypt()?;
+            if let Some(since) = volume.token().keyless_since() {
+                ledger.decrypted(volume.uuid(), since);
+            }
+            Ok(())
         });
         let done = done.await.and_then(|done| done);
         drop(header);

@@ -19,6 +19,7 @@ use crate::manager::held::{FrontEnds, Held, KeyFacts};
 use crate::manager::state::Record;
 use crate::manager::worker_process::{self, Plan, Worker, control_path};
 use crate::prepare::{self, Opening};
+use crate::secret::Dek;
 use crate::vhost::{Listener, SocketParams};
 use crate::volume::{self, Volume};
 use crate::worker::protocol::Contents;
@@ -102,7 +103,7 @@ impl Supervisor {
         let (held, key, fresh) = match data {
             Data::Volume(volume) => {
                 self.shared.marks.check(&volume)?;
-                let held = Held::of(&volume, spec);
+                let held = Held::of(&volume, spec, self.record.standing);
                 (held, KeyFacts::of(&volume), Some(*volume))
             }
             Data::Scratch(file) => {
@@ -147,13 +148,14 @@ impl Supervisor {
     async fn open(&mut self) -> Result<(), Trouble> {
         let (disk, serve) = resolve(&self.record, &self.shared.serve()).map_err(later)?;
         let scratch = self.record.ephemeral.clone();
+        let standing = self.record.standing;
         let opened = blocking(move || -> Result<_, prepare::Error> {
             if let Some(scratch) = scratch {
                 let opened = Opened::scratch(&scratch, false, &disk, &serve)?;
                 let paths = [&disk.volume].into_iter().filter(|path| !path.is_dir());
                 return Ok((opened, identities(paths.map(PathBuf::as_path))));
             }
-            let volume = prepare::open_volume(&disk, &serve)?;
+            let volume = prepare::open_as(&disk, &serve, standing)?;
             let paths = [Some(&disk.volume), disk.header.as_ref()];
             let files = identities(paths.into_iter().flatten().map(PathBuf::as_path));
             Ok((Opened::new(volume, &disk, &serve), files))
@@ -220,29 +222,39 @@ impl Supervisor {
         let (mode, frozen_ms) = (self.mode_at_start(), self.frozen_at_start());
         // The worker of an ephemeral disk makes its key.
         let has_key = self.dek.is_some() || self.record.ephemeral.is_some();
-        let parts = (&self.held, &self.key, &self.front_ends, has_key);
-        let (Some(held), Some(key), Some(front_ends), true) = parts else {
+        let plan = self.plan(mode, frozen_ms, self.dek.clone());
+        let (Some(plan), true) = (plan, has_key) else {
             let what = "a worker was to be started without a volume or its key";
             return Err(later(Failure::new(Kind::Internal, what, None)));
-        };
-        let plan = Plan {
-            record: self.record.clone(),
-            held: held.clone(),
-            key: key.clone(),
-            limits: self.limits.clone(),
-            mode,
-            frozen_ms,
-            front_ends: front_ends.clone(),
-            dek: self.dek.clone(),
-            contents: self.contents(),
-            to_move: self.to_move(),
-            control: control_path(&self.shared.workers, &self.record),
         };
         let started = worker_process::start(plan, &self.shared.settings).await;
         drop(permit);
         started.map_err(|failure| Trouble {
             failure,
             retry: Retry::Restart,
+        })
+    }
+
+    /// What a next worker is made of.
+    pub(super) fn plan(
+        &self,
+        mode: Mode,
+        frozen_ms: Option<u64>,
+        dek: Option<Arc<Dek>>,
+    ) -> Option<Plan> {
+        Some(Plan {
+            record: self.record.clone(),
+            held: self.held.clone()?,
+            key: self.key.clone()?,
+            limits: self.limits.clone(),
+            mode,
+            frozen_ms,
+            front_ends: self.front_ends.clone()?,
+            dek,
+            contents: self.contents(),
+            to_move: self.to_move(),
+            control: control_path(&self.shared.workers, &self.record),
+            program: self.program.clone(),
         })
     }
 

@@ -133,7 +133,7 @@ impl Supervisor {
                 },
             }
         };
-        while let Ok(Some(message)) = worker.link.next().await {
+        for message in worker.link.last_words().await {
             farewell = farewell.or(last_words(message));
         }
         self.shared.settings.step(Step::Stopped);

@@ -28,6 +28,8 @@ impl Supervisor {
         mut worker: Worker,
         commands: &mut Receiver<Command>,
     ) -> Fate {
+        // It may have been so for a while, of a worker that was found.
+        self.settle_standing().await;
         let since = Instant::now();
         let mut fault = None;
         let broken = tokio::time::sleep(Duration::MAX);
@@ -50,7 +52,14 @@ impl Supervisor {
             }
             tokio::select! {
                 message = worker.link.next(), if linked => match message {
-                    Ok(Some(message)) => self.hear(message, &mut fault),
+                    Ok(Some(message)) => {
+                        let has_gone = self.hear(message, &mut fault);
+                        self.settle_standing().await;
+                        if has_gone {
+                            refuse(asked, &self.record.name);
+                            return self.part(worker, commands).await;
+                        }
+                    }
                     // The process ends, as a rule, and that is told next.
                     Ok(None) | Err(_) => {
                         linked = false;
@@ -68,9 +77,10 @@ impl Supervisor {
                     self.catch_up_moving(&mut worker).await;
                 }
                 how = worker.process.ended() => {
-                    while let Ok(Some(message)) = worker.link.next().await {
+                    for message in worker.link.last_words().await {
                         self.hear(message, &mut fault);
                     }
+                    self.settle_standing().await;
                     self.give_up_freezing();
                     let fate = self.died(&how, fault, since.elapsed());
                     return match asked {
@@ -104,9 +114,22 @@ impl Supervisor {
                             self.thaw(&mut worker, reply).await;
                             continue;
                         }
+                        Command::Resume { give_up, reply } => {
+                            self.resume(&mut worker, give_up, reply).await;
+                            continue;
+                        }
                         Command::Resize { wanted, reply } => {
                             self.resize(Some(&mut worker), wanted, reply).await;
                             continue;
+                        }
+                        Command::Upgrade { wanted, reply } => {
+                            if asked.is_some() || !linked {
+                                let busy = "the disk is about to be detached, or restarted";
+                                let help = Some("look at `sealblk list`, and try again".into());
+                                let _ = reply.send(Err(Failure::new(Kind::Busy, busy, help)));
+                                continue;
+                            }
+                            return self.upgrade(worker, wanted, reply, commands).await;
                         }
                         command => {
                             self.lend_or_learn(Some(&mut worker), command).await;
@@ -131,22 +154,31 @@ impl Supervisor {
         }
     }
 
-    fn hear(&mut self, message: Message, fault: &mut Option<Fault>) {
+    /// Takes what the worker says. True when its guest has gone to another host, with
+    /// its front end.
+    pub(super) fn hear(&mut self, message: Message, fault: &mut Option<Fault>) -> bool {
         match message {
             Message::Changed { status } => {
                 self.heed_freeze(&status);
-                self.entry.set_status(status);
+                let has_gone = self.hear_standing(&status);
+                match self.standing == self.record.standing {
+                    true => self.entry.set_status(status),
+                    false => self.unsettled = Some(status),
+                }
+                return has_gone;
             }
+            Message::Kept { fault } => self.hear_problem(fault),
             Message::Answer { id, answer } => self.frozen(id, answer),
             Message::Ended { fault: why } => *fault = why,
             Message::Moving { progress } => self.hear_progress(&progress),
             // Nothing was asked, and nothing else is known.
             Message::Hello(_) | Message::Unknown => {}
         }
+        false
     }
 
     /// The worker is gone, though nobody wanted that.
-    fn died(&mut self, how: &str, fault: Option<Fault>, lived: Duration) -> Fate {
+    pub(super) fn died(&mut self, how: &str, fault: Option<Fault>, lived: Duration) -> Fate {
         if lived >= self.shared.settings.settled {
             self.failures = 0;
         }
@@ -161,6 +193,7 @@ impl Supervisor {
             ),
         };
         tracing::error!(again_in = ?pause, "the worker process {how}: {failure}");
+        self.free_what_is_not_held();
         self.lose_contents();
         self.entry.fail(DiskState::Restarting, &failure);
         self.entry.update(|info| {
@@ -168,6 +201,8 @@ impl Supervisor {
             info.front_end = false;
             info.size_read = None;
             info.takes_notices = false;
+            info.trouble = None;
+            info.stuck = None;
             info.restarts += 1;
         });
         self.moving_waits();

@@ -9,6 +9,7 @@ use super::thread::Worker;
 use super::{Error, Go, Orders, Pace, Phase, Progress, Ready, is_over};
 use crate::engine::Disk;
 use crate::rekey::{self, Direction, Handle, Kind, Mover, Options};
+use crate::secret::scrub_stack;
 
 /// Is told that the phase has changed.
 pub(super) type Told = Box<dyn Fn() + Send + Sync>;
@@ -161,6 +162,7 @@ impl Moving {
             .spawn(move || {
                 let _span = span.entered();
                 worker.run();
+                scrub_stack();
             })
             .map_err(Error::Thread)?;
         Ok(Moving {

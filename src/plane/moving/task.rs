@@ -8,6 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::one_line;
 use crate::rekey::{Direction, Facts, Kind};
 
 /// What is to be done to the data of a disk.
@@ -192,7 +193,11 @@ pub struct Progress {
     /// How fast it may be.
     pub pace: Pace,
     /// Why it rests, if the disk below failed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "one_line::read_if_any"
+    )]
     pub fault: Option<String>,
 }
 

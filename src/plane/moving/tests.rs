@@ -194,3 +194,14 @@ fn a_disk_below_that_fails_stops_it_with_a_reason() {
     let (_disk, moving) = lab.begin(lab.files());
     until(&moving, Phase::Done);
 }
+
+#[test]
+fn why_it_rests_is_one_line_whoever_says_so() {
+    let text = r#"{
+        "id": "6ba7b810-9dad-41d1-80b4-00c04fd430c8", "kind": "rekey", "direction": "forward",
+        "phase": "failed", "boundary": 0, "size": 1, "moved": 0, "rate": 0, "region": 1,
+        "sequence": 0, "go": "run", "pace": {}, "fault": "\u001b[2Jgone\n"
+    }"#;
+    let progress: Progress = serde_json::from_str(text).unwrap();
+    assert_eq!(progress.fault.as_deref(), Some(" [2Jgone "));
+}

@@ -9,9 +9,9 @@
 //! in between, mostly where data is being moved. Seeds are printed.
 
 mod case;
-mod disk;
 mod guest;
 mod machine;
-mod random;
 mod tests;
 mod world;
+
+use crate::{platter as disk, random};

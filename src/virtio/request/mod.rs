@@ -119,6 +119,11 @@ pub struct Completion {
 unsafe impl Send for Completion {}
 
 impl Completion {
+    /// Where the status byte is.
+    pub fn status(&self) -> Option<NonNull<u8>> {
+        self.status
+    }
+
     /// Writes the status byte, and returns the length for the used ring: the
     /// bytes of data and the status byte; the status byte alone on failure.
     ///

@@ -1,6 +1,9 @@
 //! The parser against a model that sees a chain as two lists of byte
 //! addresses, and knows nothing of segments, regions or streaming.
 
+#[path = "exhaustive_tests.rs"]
+mod exhaustive;
+
 use proptest::prelude::*;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress};

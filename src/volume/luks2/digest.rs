@@ -8,7 +8,7 @@ use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
 use super::metadata::Fault;
-use crate::secret::Dek;
+use crate::secret::{Dek, scrub_stack};
 use crate::volume::base64_text;
 
 /// LUKS2's minimum. More would be waste: PBKDF2 is slow in order to protect
@@ -47,6 +47,8 @@ impl Digest {
         getrandom::fill(&mut salt)?;
         let mut digest = vec![0; DIGEST_BYTES];
         pbkdf2_hmac::<Sha256>(dek.bytes(), &salt, ITERATIONS, &mut digest);
+        // HMAC has the key with a known pattern added, which is as good as the key.
+        scrub_stack();
         Ok(Self::with(salt, digest))
     }
 
@@ -108,6 +110,7 @@ impl Digest {
     pub fn proves(&self, dek: &Dek) -> bool {
         let mut computed = [0; DIGEST_BYTES];
         pbkdf2_hmac::<Sha256>(dek.bytes(), &self.salt, self.iterations, &mut computed);
+        scrub_stack();
         computed.ct_eq(&self.digest).into()
     }
 

@@ -14,4 +14,4 @@ pub mod metadata;
 pub use binary::{Binary, Flaw, Which};
 pub use copies::{Found, Header, State};
 pub use io::HeaderIo;
-pub use metadata::{Metadata, Segment};
+pub use metadata::{Metadata, Requirement, Segment};

@@ -171,6 +171,14 @@ fn a_disk_that_fails_can_be_used_again_without_a_restart() {
     assert!(!front.id().is_empty());
     wait_for_polls(&lab, 2);
     assert_eq!(front.run(0, Request::read(0, 4096)).status, S_IOERR);
+    // Also by another worker, which takes over what the front end has set up.
+    let before = lab.show("a")["pid"].clone();
+    let path = format!("/v1/disks/{}/upgrade", lab.disk("a"));
+    let reply = lab.daemon.ask("POST", &path, Some("{}"));
+    assert_eq!(reply.status, 200, "{reply:?}");
+    assert_ne!(lab.show("a")["pid"], before);
+    assert_eq!(lab.show("a")["state"], "failing");
+    assert_eq!(front.run(0, Request::read(0, 4096)).status, S_IOERR);
     lab.service.permit();
     lab.until("a", "running");
     assert_eq!(front.read(0, 4096), [7; 4096], "nothing was written");

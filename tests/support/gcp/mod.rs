@@ -241,12 +241,20 @@ impl Gcp {
             endpoints: vec![self.url().parse().unwrap()],
             auth,
             tls: tls::Settings::default(),
-            // The machine may be busy with other tests.
+            // The machine may be busy with other tests; and what fails in these
+            // is tried again until that is over.
             timing: Timing {
                 timeout: Duration::from_secs(20),
-                deadline: Duration::from_millis(500),
+                deadline: Duration::from_millis(1500),
             },
         }
+    }
+
+    /// The same for what is not to fail: however busy the machine is.
+    pub fn patient_settings(&self, auth: Auth) -> Settings {
+        let mut settings = self.settings(auth);
+        settings.timing.deadline = settings.timing.timeout;
+        settings
     }
 
     /// The key of that name.

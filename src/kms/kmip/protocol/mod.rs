@@ -156,6 +156,13 @@ pub fn answer<'m, 'b>(
     let item = message
         .get(tag::BATCH_ITEM)
         .ok_or_else(|| Refusal::without("result"))?;
+    // One thing is asked for at a time: another result is of something else.
+    let results = message.items().iter();
+    if results.filter(|one| one.tag == tag::BATCH_ITEM).count() > 1 {
+        return Err(Refusal::Malformed(
+            "it has more results than were asked for".into(),
+        ));
+    }
     let status = item
         .enumeration(tag::RESULT_STATUS)
         .ok_or_else(|| Refusal::without("result status"))?;
@@ -174,6 +181,28 @@ pub fn answer<'m, 'b>(
     }
     item.get(tag::RESPONSE_PAYLOAD)
         .ok_or_else(|| Refusal::without("payload"))
+}
+
+/// Which object a request is about, if it is about one.
+pub fn object<'i>(payload: &'i [Item<'_>]) -> Option<&'i str> {
+    payload.iter().find_map(|item| match &item.value {
+        Value::Text(id) if item.tag == tag::UNIQUE_IDENTIFIER => Some(&**id),
+        _ => None,
+    })
+}
+
+/// Whether an answer is about the object `asked`, as far as it says: the key of
+/// another one would be taken for it, or its state.
+///
+/// # Errors
+/// When it is about another one.
+pub fn check_object(payload: &Item<'_>, asked: Option<&str>) -> Result<(), Refusal> {
+    match (asked, payload.text(tag::UNIQUE_IDENTIFIER)) {
+        (Some(asked), Some(told)) if told != asked => Err(Refusal::Malformed(
+            "it is about another object than was asked for".into(),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Discover Versions (section 4.26): which of ours the server speaks.

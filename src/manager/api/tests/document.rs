@@ -40,6 +40,7 @@ fn every_operation_says_what_it_takes_and_gives() {
             || what.starts_with("POST /v1/volumes/")
             || what == "POST /v1/verifications"
             || what == "POST /v1/rekeys"
+            || what == "POST /v1/upgrade"
             || what.starts_with("PATCH");
         assert_eq!(operation.get("requestBody").is_some(), takes, "{what}");
         let named = operation["parameters"].as_array().into_iter().flatten();

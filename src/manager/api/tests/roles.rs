@@ -18,7 +18,7 @@ fn routes() -> Vec<(&'static str, &'static str, Option<Value>, Operation)> {
         ("GET", "/v1/disks", None, Operation::Look),
         ("POST", "/v1/disks", Some(attach("d")), Operation::Attach),
         ("GET", "/v1/disks/d", None, Operation::Look),
-        ("PATCH", "/v1/disks/d", Some(limits), Operation::Limit),
+        ("PATCH", "/v1/disks/d", Some(limits), Operation::Change),
         ("DELETE", "/v1/disks/d", None, Operation::Detach),
         (
             "POST",
@@ -33,6 +33,24 @@ fn routes() -> Vec<(&'static str, &'static str, Option<Value>, Operation)> {
             Operation::Freeze,
         ),
         ("POST", "/v1/disks/d/thaw", None, Operation::Thaw),
+        (
+            "POST",
+            "/v1/disks/d/upgrade",
+            Some(serde_json::json!({"reconnect": true})),
+            Operation::Upgrade,
+        ),
+        (
+            "POST",
+            "/v1/upgrade",
+            Some(serde_json::json!({})),
+            Operation::Upgrade,
+        ),
+        (
+            "POST",
+            "/v1/disks/d/resume",
+            Some(serde_json::json!({"fail": true})),
+            Operation::Resume,
+        ),
         (
             "POST",
             "/v1/rekeys",
@@ -142,10 +160,10 @@ async fn each_role_may_do_what_it_is_for_and_nothing_else() {
         let refused = records.iter().filter(|record| record.outcome == "refused");
         assert_eq!(refused.count(), refusals);
         let expected = match role {
-            None => 28,
-            Some(Role::Reader) => 18,
+            None => 31,
+            Some(Role::Reader) => 21,
             Some(Role::Operator) => 11,
-            Some(Role::KeyAdmin) => 5,
+            Some(Role::KeyAdmin) => 8,
         };
         assert_eq!(refusals, expected, "{role:?}");
         // What was refused has not happened.
@@ -153,6 +171,28 @@ async fn each_role_may_do_what_it_is_for_and_nothing_else() {
         assert_eq!(disk, role != Some(Role::Operator), "{role:?}");
         let set = asked.world.show("k").await.is_ok();
         assert_eq!(set, role != Some(Role::KeyAdmin), "{role:?}");
+    }
+}
+
+/// What the change would have been is not read: the record fits each.
+#[tokio::test]
+async fn a_change_of_a_disk_that_is_refused_is_recorded_as_one() {
+    let asked = Asked::new();
+    asked.post(0, "/v1/disks", attach("d")).await;
+    for change in [
+        serde_json::json!({"limits": {"iops_total": 100}}),
+        serde_json::json!({"size": 1 << 20}),
+    ] {
+        let change = request("PATCH", "/v1/disks/d", Some(change));
+        let answer = asked.ask(KEY_ADMIN, change).await;
+        assert_eq!(answer.status, StatusCode::FORBIDDEN, "{answer:?}");
+        let records = asked.world.records.lock().unwrap();
+        let record = records.last().unwrap();
+        assert_eq!(record.outcome, "refused");
+        assert_eq!(
+            (record.operation.as_ref(), record.object.as_ref()),
+            ("change", "d")
+        );
     }
 }
 

@@ -80,7 +80,11 @@ async fn begin(
     let journal = volume.journal_area()?;
     let derived = derive(&facts, &main, old.as_deref())?;
     let geometry = Geometry::new(&facts, volume.layout().sector_size)?;
-    Journal::new(volume.journal_file(), journal.clone(), derived, geometry)?.create()?;
+    {
+        // It lies in the volume, too.
+        let _here = volume.keep_here()?;
+        Journal::new(volume.journal_file(), journal.clone(), derived, geometry)?.create()?;
+    }
     settings.step(Step::JournalMade);
     match (kind, &old) {
         (Kind::Rekey, Some(old)) => {

@@ -19,6 +19,23 @@ use crate::worker::parcel::{Parcel, Role};
 /// # Errors
 /// When they cannot be opened.
 pub fn mover_files(held: &Held) -> Result<Parcel, Failure> {
+    let parcel = mover_files_unmarked(held)?;
+    for (role, fd) in parcel.roles().into_iter().zip(parcel.fds()) {
+        if role == Role::Mover {
+            let file = fd.try_clone_to_owned().map(File::from);
+            let file = file.map_err(system("cannot copy a descriptor"))?;
+            volume::mark_mover(&file, &held.files.location.data)?;
+        }
+    }
+    Ok(parcel)
+}
+
+/// The same for a worker that is to go on where another one moves data still, and
+/// marks what it gets when that one has let go. Blocks.
+///
+/// # Errors
+/// When they cannot be opened.
+pub fn mover_files_unmarked(held: &Held) -> Result<Parcel, Failure> {
     let spec = held.current_spec();
     let header = held.files.header.as_ref().unwrap_or(&held.files.data);
     let mut parcel = Parcel::default();
@@ -28,7 +45,6 @@ pub fn mover_files(held: &Held) -> Result<Parcel, Failure> {
         spec.sector_size,
         spec.direct,
     )?;
-    volume::mark_mover(&data, &held.files.location.data)?;
     parcel.add(Role::Mover, data);
     let start = (0, SectorSize::B4096.bytes() as u64);
     let journal = open(header, start, SectorSize::B512, DirectMode::Never)?;

@@ -16,7 +16,7 @@ mod jobs;
 mod marks;
 
 pub(in crate::manager) use begin::Begun;
-pub(in crate::manager) use files::mover_files;
+pub(in crate::manager) use files::{mover_files, mover_files_unmarked};
 pub(in crate::manager) use finish::{Ended, position, previous_key};
 pub use jobs::{Job, Jobs};
 pub use marks::Marks;
