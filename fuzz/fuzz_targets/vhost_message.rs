@@ -118,6 +118,8 @@ fn disk(source: &mut Source<'_>) -> Disk {
         poll: Duration::from_micros(if flags & 0x40 == 0 { 0 } else { 20 }),
         stats: Stats::private(QUEUES as u16).expect("anonymous memory"),
         rate_limits: Default::default(),
+        on_error: Default::default(),
+        stuck_after: Duration::from_secs(30),
         cpus: vec![],
         rest_after: Duration::from_millis(50),
     })

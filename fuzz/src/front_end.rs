@@ -17,8 +17,8 @@ use crate::wire::{self as w, Region};
 /// Guest address of the region that the rings are in, and of that with data.
 pub const RINGS: u64 = 0x10_0000;
 pub const DATA: u64 = 0x1_4000_0000;
-const RINGS_BYTES: u64 = 64 << 10;
-const DATA_BYTES: u64 = 512 << 10;
+pub const RINGS_BYTES: u64 = 64 << 10;
+pub const DATA_BYTES: u64 = 512 << 10;
 const KEPT_BYTES: u64 = 16 << 10;
 /// How far user addresses are from guest addresses.
 const USER: u64 = 0x7000_0000_0000;
@@ -182,6 +182,39 @@ impl FrontEnd {
         self.tell(w::SET_VRING_CALL, &number, &[queue.call.as_fd()]);
         self.tell(w::SET_VRING_KICK, &number, &[queue.kick.as_fd()]);
         self.tell(w::SET_VRING_ENABLE, &w::state(index, 1), &[]);
+    }
+
+    /// The guest's memory.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// Where things are of a ring.
+    pub fn places(&self, index: usize) -> Places {
+        self.queues[index].driver.places
+    }
+
+    /// Makes the chain at `head` available, and kicks.
+    pub fn offer(&mut self, index: usize, head: u16) {
+        let queue = &mut self.queues[index];
+        let (places, available) = (queue.driver.places, queue.driver.available());
+        let slot = u64::from(available % places.size);
+        let at = places.available + 4 + 2 * slot;
+        put(&self.memory, at, &head.to_le_bytes());
+        queue
+            .driver
+            .set_available(&self.memory, available.wrapping_add(1));
+        kick(queue);
+    }
+
+    /// What the device returned last: the head of a chain, and a length.
+    pub fn returned(&self, index: usize) -> (u32, u32) {
+        let queue = &self.queues[index].driver;
+        let places = queue.places;
+        let slot = u64::from(queue.available().wrapping_sub(1) % places.size);
+        let at = places.used + 4 + 8 * slot;
+        let word = |at| self.memory.read_obj(GuestAddress(at)).unwrap_or(u32::MAX);
+        (word(at), word(at + 4))
     }
 
     /// Makes requests available, and kicks.

@@ -182,3 +182,30 @@ pub fn drain(socket: impl AsFd) -> bool {
         }
     }
 }
+
+/// Takes what the server has sent, and adds it to `said`. Files are closed.
+pub fn take(socket: impl AsFd, said: &mut Vec<u8>) {
+    let mut bytes = [0; 4096];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FILES))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let into = &mut [IoSliceMut::new(&mut bytes)];
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    if let Ok(got) = recvmsg(&socket, into, &mut control, flags) {
+        said.extend_from_slice(&bytes[..got.bytes]);
+    }
+}
+
+/// Whether an answer to this request is among what the server has sent.
+pub fn has_answer(mut said: &[u8], request: u32) -> bool {
+    let word = |bytes: &[u8], at: usize| {
+        let word = bytes.get(at..at + 4)?;
+        Some(u32::from_le_bytes(word.try_into().ok()?))
+    };
+    while let (Some(kind), Some(size)) = (word(said, 0), word(said, 8)) {
+        if kind == request {
+            return true;
+        }
+        said = said.get(12 + size as usize..).unwrap_or_default();
+    }
+    false
+}
