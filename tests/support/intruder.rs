@@ -29,16 +29,8 @@ pub fn threads(pid: u32) -> BTreeMap<String, u32> {
         .collect()
 }
 
-/// Has a worker make a call that it never makes, as that is described.
-#[allow(dead_code, reason = "some ask who was told")]
-pub fn end_by(worker: u32, call: &Call) -> Answer {
-    let mut puppet = Puppet::take(worker);
-    let arguments = arguments(&mut puppet, call);
-    puppet.call(call.number, &arguments)
-}
-
-/// The same, and nobody but its parent sees what becomes of it.
-#[allow(dead_code, reason = "some look on")]
+/// Has a worker make a call that it never makes, as that is described. Its parent sees
+/// what becomes of it.
 pub fn end_alone_by(worker: u32, call: &Call) {
     let mut puppet = Puppet::take(worker);
     let arguments = arguments(&mut puppet, call);
