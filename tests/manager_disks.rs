@@ -3,8 +3,12 @@
 //! crash at any step.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "manager_disks/another_process.rs"]
+mod another_process;
 #[path = "manager_disks/attach.rs"]
 mod attach;
+#[path = "manager_disks/between.rs"]
+mod between;
 #[path = "manager_disks/crash.rs"]
 mod crash;
 #[path = "manager_disks/cut_short.rs"]

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
 use rustix::net::SocketAddrUnix;
@@ -68,7 +68,6 @@ pub async fn adopt(control: &Path, ours: Option<&Record>) -> Result<Option<Found
 
 async fn adopt_over(socket: OwnedFd, ours: Option<&Record>) -> io::Result<Found> {
     let (mut link, hello, pidfd) = Link::open(socket).await?;
-    let process = Process::new(pidfd, hello.pid)?;
     let (answer, mut parcel) = link.call(Request::Adopt, Parcel::default()).await?;
     let Answer::Adopted { start, status } = answer else {
         return Err(invalid("it did not say what it serves"));
@@ -91,6 +90,10 @@ async fn adopt_over(socket: OwnedFd, ours: Option<&Record>) -> io::Result<Found>
     if start.socket.path() != record.socket || SocketAddrUnix::try_from(bound) != Ok(claimed) {
         return Err(invalid("its socket is not where it should be"));
     }
+    if !is_worker(&pidfd, &record.name)? {
+        return Err(invalid("the process that it calls itself is another one"));
+    }
+    let process = Process::new(pidfd, hello.pid)?;
     let dek = parcel.take(Role::Dek).map(Dek::receive).transpose()?;
     Ok(Found {
         worker: Worker {
@@ -106,6 +109,34 @@ async fn adopt_over(socket: OwnedFd, ours: Option<&Record>) -> io::Result<Found>
         dek,
         contents: start.contents,
     })
+}
+
+/// Whether this is the descriptor of a process that was started as a worker of that
+/// disk: we end it one day, and may be root. A worker that was taken over can have others
+/// from its front end. Those that have ended or cannot be seen from here, which nobody
+/// here can end, pass.
+fn is_worker(pidfd: &OwnedFd, disk: &str) -> io::Result<bool> {
+    let Some(pid) = pid_of(pidfd)? else {
+        return Ok(true);
+    };
+    let command = match std::fs::read(format!("/proc/{pid}/cmdline")) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        read => read.unwrap_or_default(),
+    };
+    // It had the number all the while, or has none any more.
+    match pid_of(pidfd)? == Some(pid) {
+        true => Ok(command == format!("sealblk\0worker\0{disk}\0").as_bytes()),
+        false => Ok(true),
+    }
+}
+
+/// The number of a process; nothing when it has ended, or has none here.
+fn pid_of(pidfd: &OwnedFd) -> io::Result<Option<u32>> {
+    let number = pidfd.as_raw_fd();
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{number}"))?;
+    let mut pid = info.lines().filter_map(|line| line.strip_prefix("Pid:"));
+    let pid = pid.next().ok_or_else(|| invalid("it sent no process"))?;
+    Ok(pid.trim().parse().ok().filter(|pid| *pid > 0))
 }
 
 fn invalid(what: &'static str) -> io::Error {

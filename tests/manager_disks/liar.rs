@@ -1,131 +1,26 @@
 //! A worker that a guest has taken over says that all data was moved: its manager
 //! looks into the journal before it believes that.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
-
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use sealblk::manager::disks::Disks;
 use sealblk::manager::model::{Attach, PaceChange, RekeyChange, RekeyState, StartRekey};
 use sealblk::plane::moving::Go;
 use sealblk::rekey::{Direction, Kind};
-use sealblk::worker::packet;
+use sealblk::worker::packet::Packet;
 use serde_json::Value;
 
+use super::between::{Between, Trick};
 use super::lab::{GENTLY, Lab, run, until, us};
 use super::rekey::{load, proven, slow, under_way, until_ended, until_state, work};
 use super::support::registers::Registers;
 
-/// Between a worker and its managers: what the worker says of the moving of its
-/// data is not true.
-struct Liar {
-    control: PathBuf,
-    real: PathBuf,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
+/// What the worker says of the moving of its data is not true.
+struct Lies;
 
-fn socket() -> OwnedFd {
-    let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
-    rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None).unwrap()
-}
-
-impl Liar {
-    /// Takes the place of the worker of that disk.
-    fn before(lab: &Lab, name: &str) -> Liar {
-        let record = std::fs::read(lab.path(&format!("state/disks/{name}.json"))).unwrap();
-        let record: Value = serde_json::from_slice(&record).unwrap();
-        let id = record["id"].as_str().unwrap();
-        let control = lab.path(&format!("run/workers/{id}.sock"));
-        let real = lab.path("real.sock");
-        std::fs::rename(&control, &real).unwrap();
-        let listener = socket();
-        rustix::net::bind(&listener, &SocketAddrUnix::new(&control).unwrap()).unwrap();
-        rustix::net::listen(&listener, 8).unwrap();
-        let stop = Arc::new(AtomicBool::new(false));
-        let (until, worker) = (stop.clone(), real.clone());
-        let thread = std::thread::spawn(move || {
-            while !until.load(Ordering::SeqCst) {
-                if readable(&[listener.as_fd()])[0] {
-                    let flags = SocketFlags::CLOEXEC;
-                    let manager = rustix::net::accept_with(&listener, flags).unwrap();
-                    between(&manager, &worker, &until);
-                }
-            }
-        });
-        Liar {
-            control,
-            real,
-            stop,
-            thread: Some(thread),
-        }
-    }
-
-    /// Managers reach the worker itself from now on.
-    fn leave(mut self) {
-        std::fs::rename(&self.real, &self.control).unwrap();
-        self.end().unwrap();
-    }
-
-    fn end(&mut self) -> std::thread::Result<()> {
-        self.stop.store(true, Ordering::SeqCst);
-        self.thread.take().map_or(Ok(()), JoinHandle::join)
-    }
-}
-
-impl Drop for Liar {
-    fn drop(&mut self) {
-        // What it has to say is told by the test.
-        let _ = self.end();
-    }
-}
-
-/// Which of them have something to read, after a short time at most.
-fn readable(sockets: &[BorrowedFd<'_>]) -> Vec<bool> {
-    let mut polled: Vec<PollFd> = sockets
-        .iter()
-        .map(|socket| PollFd::new(socket, PollFlags::IN))
-        .collect();
-    let short = Timespec {
-        tv_sec: 0,
-        tv_nsec: 20_000_000,
-    };
-    poll(&mut polled, Some(&short)).unwrap();
-    let ready = polled.iter().map(|polled| !polled.revents().is_empty());
-    ready.collect()
-}
-
-/// Passes on what both say until one of them has gone.
-fn between(manager: &OwnedFd, worker: &Path, stop: &AtomicBool) {
-    let own = socket();
-    rustix::net::connect(&own, &SocketAddrUnix::new(worker).unwrap()).unwrap();
-    while !stop.load(Ordering::SeqCst) {
-        let ready = readable(&[manager.as_fd(), own.as_fd()]);
-        for (ready, from, to, lies) in [
-            (ready[0], manager, &own, false),
-            (ready[1], &own, manager, true),
-        ] {
-            if !ready {
-                continue;
-            }
-            let Ok(Some(packet)) = packet::receive(from) else {
-                return;
-            };
-            let mut bytes = packet.bytes;
-            if lies {
-                let mut said = serde_json::from_slice(&bytes).unwrap();
-                lie(&mut said);
-                bytes = said.to_string().into_bytes();
-            }
-            let fds: Vec<BorrowedFd<'_>> = packet.fds.iter().map(AsFd::as_fd).collect();
-            if packet::send(to, &bytes, &fds).is_err() {
-                return;
-            }
-        }
+impl Trick for Lies {
+    fn change(&mut self, said: &mut Packet) {
+        let mut value = serde_json::from_slice(&said.bytes).unwrap();
+        lie(&mut value);
+        said.bytes = value.to_string().into_bytes();
     }
 }
 
@@ -232,7 +127,7 @@ fn a_rekey_does_not_end_because_a_worker_says_so() {
             }
             disks.close().await;
             drop(disks);
-            let liar = Liar::before(&lab, &name);
+            let liar = Between::before(&lab, &name, Lies);
             let disks = lab.open().await;
             let info = until(&disks, &name, "the manager has looked", |info| {
                 let rekey = info.rekey.as_ref();
@@ -266,7 +161,7 @@ fn a_disk_is_not_plain_because_a_worker_says_so() {
         let mut load = half_moved(&disks, &lab, &name, Kind::Decrypt).await;
         disks.close().await;
         drop(disks);
-        let _liar = Liar::before(&lab, &name);
+        let _liar = Between::before(&lab, &name, Lies);
         let disks = lab.open().await;
         until_state(&disks, &name, RekeyState::Plain).await;
         disks.detach(&us(), &name, GENTLY).await.unwrap();
