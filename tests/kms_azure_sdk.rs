@@ -31,8 +31,8 @@ fn wait<F: Future>(future: F) -> F::Output {
 
 /// Has the SDK do something, and returns what it says.
 fn sdk(azure: &Azure, command: &str, more: Value) -> Value {
-    let project = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let python = project.join("target/azure-sdk/bin/python");
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+    let python = target.join("azure-sdk/bin/python");
     assert!(
         python.exists(),
         "{} is missing: run scripts/install-deps test",
@@ -54,7 +54,10 @@ fn sdk(azure: &Azure, command: &str, more: Value) -> Value {
         told[name] = value.clone();
     }
     let mut child = Command::new(python)
-        .arg(project.join("tests/support/azure_sdk.py"))
+        .arg(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/support/azure_sdk.py"
+        ))
         .arg(command)
         .env("REQUESTS_CA_BUNDLE", azure.ca_file())
         .env_remove("IDENTITY_ENDPOINT")

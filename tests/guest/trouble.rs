@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -68,7 +68,8 @@ impl Parts {
         );
         succeed(&mut Command::new(project("qemu/build-guest")));
         let guest = std::env::var_os("SEALBLK_GUEST_DIR");
-        let guest = guest.map_or_else(|| project("target/guest"), PathBuf::from);
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+        let guest = guest.map_or_else(|| target.join("guest"), PathBuf::from);
         Parts { directory, guest }
     }
 
