@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use sealblk::manager::disks::{Settings, Step};
 use sealblk::worker::packet::{self, Packet};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::between::{Between, Trick};
 use super::lab::{BY_FORCE, Lab, run, until, until_running, us};
@@ -25,20 +25,39 @@ struct Flood {
     adopted: bool,
 }
 
-/// What it says: who has the volume changes all the time, and texts are long.
-fn flood() -> Vec<Vec<u8>> {
-    let status = |standing: &str| {
-        json!({"message": "changed", "fds": [], "status": {
-            "front_end": false, "errors": 1, "sync_failed": false, "standing": standing}})
-    };
+impl Flood {
+    fn of(texts: Vec<Value>) -> (Flood, Arc<AtomicU64>) {
+        let said = Arc::new(AtomicU64::new(0));
+        let texts = texts.into_iter().map(|said| said.to_string().into_bytes());
+        let flood = Flood {
+            texts: texts.collect(),
+            said: said.clone(),
+            adopted: false,
+        };
+        (flood, said)
+    }
+}
+
+fn status(standing: &str) -> Value {
+    json!({"message": "changed", "fds": [], "status": {
+        "front_end": false, "errors": 1, "sync_failed": false, "standing": standing}})
+}
+
+/// Who has the volume changes all the time, and texts are long.
+fn changes() -> Vec<Value> {
     let fault = json!({"message": "x".repeat(100_000), "help": null, "kind": "io"});
-    let said = [
+    vec![
         status("incoming"),
         json!({"message": "kept", "fault": fault, "fds": []}),
         status("held"),
         json!({"message": "of a later version", "fds": []}),
-    ];
-    said.map(|said| said.to_string().into_bytes()).into()
+    ]
+}
+
+/// The most that is heard in that time: a burst, one in each 10 ms, and what the
+/// sockets keep.
+fn most_heard(time: Duration) -> u64 {
+    512 + time.as_millis() as u64 / 10 + 600
 }
 
 impl Trick for Flood {
@@ -82,12 +101,7 @@ fn a_worker_that_talks_without_end_is_heard_now_and_then() {
         disks.close().await;
         drop(disks);
 
-        let said = Arc::new(AtomicU64::new(0));
-        let flood = Flood {
-            texts: flood(),
-            said: said.clone(),
-            adopted: false,
-        };
+        let (flood, said) = Flood::of(changes());
         let _flood = Between::before(&lab, &a, flood);
         let begun = Instant::now();
         let disks = lab.open_with(settings(&lab)).await;
@@ -113,12 +127,10 @@ fn a_worker_that_talks_without_end_is_heard_now_and_then() {
             tokio::time::sleep(Duration::from_millis(10)).await;
             assert!(begun.elapsed() < DEADLINE, "it is not heard any more");
         }
-        // A burst, one in each 10 ms, and what the sockets keep.
         let said = said.load(Ordering::SeqCst);
         let settled = SETTLED.load(Ordering::SeqCst);
         let passed = begun.elapsed();
-        let most = 512 + passed.as_millis() as u64 / 10 + 600;
-        assert!(said <= most, "{said} messages in {passed:?}");
+        assert!(said <= most_heard(passed), "{said} messages in {passed:?}");
         let most = 8 + passed.as_secs() + 1;
         assert!(settled <= most, "{settled} records in {passed:?}");
         let info = disks.get(&a).unwrap();
@@ -130,5 +142,31 @@ fn a_worker_that_talks_without_end_is_heard_now_and_then() {
         let away = tokio::time::timeout(DEADLINE, disks.detach(&who, &a, BY_FORCE));
         away.await.expect("it is detached in time").unwrap();
         assert!(disks.get(&a).is_none());
+    });
+}
+
+/// Nor is one that says the same again and again, of which nothing is written down.
+#[test]
+fn a_worker_that_says_nothing_new_is_heard_no_more_often() {
+    let lab = Lab::with_volume("a.img");
+    let name = lab.name("a.img");
+    run(async {
+        let disks = lab.open().await;
+        disks.attach(&us(), lab.request("a.img")).await.unwrap();
+        disks.close().await;
+        drop(disks);
+
+        let (flood, said) = Flood::of(vec![status("held")]);
+        let _flood = Between::before(&lab, &name, flood);
+        let begun = Instant::now();
+        let disks = lab.open().await;
+        until_running(&disks, &name).await;
+        while begun.elapsed() < Duration::from_secs(2) || said.load(Ordering::SeqCst) <= 512 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            assert!(begun.elapsed() < DEADLINE, "it is not heard");
+        }
+        let (said, passed) = (said.load(Ordering::SeqCst), begun.elapsed());
+        assert!(said <= most_heard(passed), "{said} messages in {passed:?}");
+        disks.detach(&us(), &name, BY_FORCE).await.unwrap();
     });
 }

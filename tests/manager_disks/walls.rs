@@ -1,6 +1,8 @@
 //! The walls of a worker, tried from its inside while a front end uses the disk.
 
+use sealblk::manager::disks::Settings;
 use sealblk::manager::model::DiskState;
+use sealblk::sandbox::Walls;
 use sealblk::sandbox::calls::{self, Call};
 use sealblk::store::ring;
 
@@ -12,6 +14,14 @@ use super::support::front_end::{FrontEnd, Options};
 use super::support::server::eventually;
 
 const DATA: [u8; 4096] = [0x5a; 4096];
+
+const NO_CAPABILITIES: [(&str, &str); 5] = [
+    ("CapInh:", "0000000000000000"),
+    ("CapPrm:", "0000000000000000"),
+    ("CapEff:", "0000000000000000"),
+    ("CapBnd:", "0000000000000000"),
+    ("CapAmb:", "0000000000000000"),
+];
 
 fn status(pid: u32, field: &str) -> String {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -109,12 +119,10 @@ fn a_worker_is_nobody_and_has_nothing() {
             ("Groups:", ""),
             ("NoNewPrivs:", "1"),
             ("Seccomp:", "2"),
-            ("CapInh:", "0000000000000000"),
-            ("CapPrm:", "0000000000000000"),
-            ("CapEff:", "0000000000000000"),
-            ("CapBnd:", "0000000000000000"),
-            ("CapAmb:", "0000000000000000"),
-        ] {
+        ]
+        .into_iter()
+        .chain(NO_CAPABILITIES)
+        {
             assert_eq!(status(worker, field), expected, "{field}");
         }
         // None of its namespaces is ours, and there is nothing in them.
@@ -135,6 +143,29 @@ fn a_worker_is_nobody_and_has_nothing() {
             .detach(&us(), &lab.name("a.img"), BY_FORCE)
             .await
             .unwrap();
+    });
+}
+
+/// Where workers are to stay root, they are so by name.
+#[test]
+fn a_worker_that_stays_who_it_was_has_no_capabilities() {
+    let lab = Lab::with_volume("a.img");
+    run(async {
+        let settings = Settings {
+            walls: Walls::default(),
+            ..lab.settings()
+        };
+        let disks = lab.open_with(settings).await;
+        let info = disks.attach(&us(), lab.request("a.img")).await.unwrap();
+        let worker = info.pid.unwrap();
+        let own = rustix::process::geteuid().to_string();
+        assert_eq!(status(worker, "Uid:"), [own.as_str(); 4].join("\t"));
+        for (field, expected) in NO_CAPABILITIES {
+            assert_eq!(status(worker, field), expected, "{field}");
+        }
+        lab.connect("a.img").await.write(16, &DATA);
+        let name = lab.name("a.img");
+        disks.detach(&us(), &name, BY_FORCE).await.unwrap();
     });
 }
 
