@@ -50,8 +50,27 @@ const STATUSES: [&str; 6] = [
     "302 Found",
 ];
 
+/// So many characters are left of a secret that is quoted in pieces.
+const PIECE: usize = 24;
+
 /// In the form of each service, so that its words are taken for its own.
-fn bodies(said: &str) -> [String; 3] {
+fn bodies(said: &str) -> [String; 4] {
+    [
+        said_as_object(said),
+        said_as_text(said),
+        said.to_owned(),
+        said_as_object(&in_pieces(said)),
+    ]
+}
+
+/// Where words are broken by whoever shows them.
+fn in_pieces(said: &str) -> String {
+    let said: Vec<char> = said.chars().collect();
+    let pieces = said.chunks(PIECE).map(String::from_iter);
+    pieces.collect::<Vec<_>>().join(" … ")
+}
+
+fn said_as_object(said: &str) -> String {
     let object = json!({
         "errors": [said],
         "error": {"code": "Forbidden", "status": "PERMISSION_DENIED", "message": said},
@@ -61,13 +80,17 @@ fn bodies(said: &str) -> [String; 3] {
         "problem": "unknown",
         "detail": said,
     });
+    object.to_string()
+}
+
+fn said_as_text(said: &str) -> String {
     let text = json!({
         "errors": [said],
         "error": said,
         "error_description": said,
         "error_codes": [50],
     });
-    [object.to_string(), text.to_string(), said.to_owned()]
+    text.to_string()
 }
 
 fn server(
@@ -125,11 +148,16 @@ fn shown(client: &Client) -> String {
 fn what_a_server_quotes_of_a_request_shows_no_secret() {
     let log = log();
     let needles = sites::needles();
+    // What is left of the key when it is quoted in pieces, wherever those begin.
+    let key = sites::key_as_sent();
+    let pieces: Vec<&str> = (0..=key.len() - PIECE / 2)
+        .map(|start| &key[start..start + PIECE / 2])
+        .collect();
     let mut all = Vec::new();
     for site in sites::with_http() {
         for stage in site.stages() {
             for status in STATUSES {
-                all.extend((0..3).map(|form| (site, stage, status, form)));
+                all.extend((0..4).map(|form| (site, stage, status, form)));
             }
         }
     }
@@ -140,7 +168,11 @@ fn what_a_server_quotes_of_a_request_shows_no_secret() {
         let server = server(site, &host, prelude, status, form);
         sites::eventually(&what, || {
             let shown = shown(&site.client(&host, server.port));
-            for needle in &needles {
+            for needle in needles
+                .iter()
+                .map(String::as_str)
+                .chain(pieces.iter().copied())
+            {
                 assert!(!shown.contains(needle), "{what}: {shown}");
             }
             server.served() > 0

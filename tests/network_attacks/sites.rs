@@ -428,9 +428,14 @@ pub fn with_http() -> impl Iterator<Item = &'static Site> {
 pub fn needles() -> Vec<String> {
     let payload = payload();
     let mut needles: Vec<String> = SECRETS.iter().map(|secret| (*secret).to_owned()).collect();
-    needles.push(BASE64.encode(&*payload));
+    needles.push(key_as_sent());
     needles.push(String::from_utf8(payload.to_vec()).unwrap());
     needles
+}
+
+/// The key that is to be wrapped, as services are sent it.
+pub fn key_as_sent() -> String {
+    BASE64.encode(&*payload())
 }
 
 /// A provider that is added has to be attacked as well.
