@@ -1,10 +1,11 @@
 //! Disks that get another key while they are served.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use sealblk::error::Kind as ErrorKind;
-use sealblk::manager::disks::Disks;
+use sealblk::manager::disks::{Disks, Pace, Settings, Step};
 use sealblk::manager::model::{
     DiskInfo, DiskState, PaceChange, RekeyChange, RekeyState, StartRekey,
 };
@@ -498,6 +499,54 @@ fn a_manager_that_ends_at_any_step_leaves_what_the_next_one_finishes() {
             load.check_bytes(&decrypted(&lab, &new));
         });
     }
+}
+
+/// The worker that dies once its header says that all is moved.
+static LAST: AtomicU32 = AtomicU32::new(0);
+
+/// The next worker is not told to move what was moved: its journal is destroyed by then.
+#[test]
+fn a_worker_that_dies_as_a_rekey_ends_is_replaced_at_once() {
+    let lab = lab();
+    let name = lab.name("a.img");
+    run(async {
+        let soon = Duration::from_millis(10);
+        let settings = Settings {
+            restart: Pace {
+                first: soon,
+                most: soon,
+            },
+            on_step: Some(|step| {
+                if matches!(step, Step::RekeyFinished) {
+                    kill(LAST.load(Ordering::SeqCst));
+                    // As long as it takes a manager to notice.
+                    std::thread::sleep(Duration::from_millis(300));
+                }
+            }),
+            ..lab.settings()
+        };
+        let disks = lab.open_with(settings).await;
+        let info = disks.attach(&us(), lab.request("a.img")).await.unwrap();
+        LAST.store(info.pid.unwrap(), Ordering::SeqCst);
+        let mut load = load(&lab, 30);
+        work(&mut load, 100);
+        load.leave();
+        disks
+            .rekey(&us(), start(std::slice::from_ref(&name)))
+            .await
+            .unwrap();
+        let done = until(&disks, &name, "another worker serves", |info| {
+            info.restarts > 0 && info.rekey.is_none() && info.state == DiskState::Running
+        });
+        let done = done.await;
+        assert_eq!(done.restarts, 1);
+        let error = done.last_error.unwrap().message;
+        assert!(error.contains("signal 9"), "{error}");
+        tokio::task::block_in_place(|| load.connect(&lab.path("a.img.sock")).unwrap());
+        tokio::task::block_in_place(|| load.check_all());
+        load.leave();
+        disks.detach(&us(), &name, BY_FORCE).await.unwrap();
+    });
 }
 
 /// Nobody keeps keys: a worker that dies in the middle gets both from the header.

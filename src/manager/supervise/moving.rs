@@ -13,7 +13,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Limited, Supervisor};
+use super::{Limited, Supervisor, Trouble};
 use crate::error::{Failure, Kind as ErrorKind, io_kind};
 use crate::keys::ledger::Ledger;
 use crate::manager::disks::{
@@ -286,6 +286,34 @@ impl Supervisor {
         if let Err(failure) = removed.await.and_then(|removed| removed) {
             tracing::error!("{failure}");
         }
+    }
+
+    /// Sees whether what a next worker is to move has come to its end already: a
+    /// worker may die before anybody here is told of that. What cannot be read now
+    /// is the worker's to say.
+    pub(super) async fn look_for_the_end(&mut self) -> Result<(), Trouble> {
+        let (Some(under), Some(held)) = (self.moving.clone(), self.held.clone()) else {
+            return Ok(());
+        };
+        let read = {
+            let _alone = self.keep_header().await;
+            blocking(move || held.volume()).await
+        };
+        let Ok(Ok(volume)) = read else {
+            return Ok(());
+        };
+        let is_the_same = |facts: Facts| facts.id == under.facts.id;
+        if volume.rekey_facts().is_some_and(is_the_same) {
+            return Ok(());
+        }
+        self.moving = None;
+        let known = self.dek.take().into_iter().chain(under.old);
+        self.dek = known.into_iter().find(|dek| volume.verify_dek(dek).is_ok());
+        if self.dek.is_none() {
+            self.fresh = Some(volume);
+            self.unwrap().await?;
+        }
+        Ok(())
     }
 
     /// Whether it has a header that may be under way.
