@@ -322,7 +322,16 @@ fn each_fault_is_told_with_its_place() {
         ("[key_sets.p]\nprovider = \"pkcs11\"\nuri = \"pkcs11:object=k?module-path=/m\"\nversion = \"1\"", (4, 11), "or \"latest\""),
         ("[key_sets.p]\nprovider = \"pkcs11\"\nuri = \"pkcs11:id=%01?module-path=/m\"\nversion = \"01\"", (4, 11), "version goes with a URI without id"),
     ];
-    for (text, place, told) in table {
+    let left_out = |text: &str| {
+        let optional = [
+            ("\"k8s-kms\"", cfg!(feature = "k8s-kms")),
+            ("\"pkcs11\"", cfg!(feature = "pkcs11")),
+        ];
+        optional
+            .iter()
+            .any(|(provider, built)| !built && text.contains(provider))
+    };
+    for (text, place, told) in table.iter().filter(|row| !left_out(row.0)) {
         let error = parse(text).expect_err(text);
         let Error::File {
             line,
