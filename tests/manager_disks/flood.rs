@@ -66,7 +66,10 @@ impl Trick for Flood {
     }
 
     fn say_more(&mut self, manager: &OwnedFd) {
-        while self.adopted {
+        if !self.adopted {
+            return;
+        }
+        loop {
             let number = self.said.load(Ordering::SeqCst) as usize;
             match packet::send(manager, &self.texts[number % self.texts.len()], &[]) {
                 Ok(()) => self.said.fetch_add(1, Ordering::SeqCst),
