@@ -125,6 +125,11 @@ fn what_answers_without_tls_denies_nothing() {
             &["gives no token now", "Permission denied"],
         );
     }
+    // Nor is a token shown that comes with a failure.
+    let token = json!({"access_token": "ya29.shown", "expires_in": 3599}).to_string();
+    answers(Answer::Text(401, flavor(), token));
+    let error = refused(&provider(), Class::Unreachable, &["gives no token now"]);
+    assert!(!format!("{error:?}").contains("ya29"), "{error:?}");
     answers(Answer::Text(200, flavor(), "no JSON".into()));
     refused(&provider(), Class::Protocol, &["something else"]);
     gcp.leave_alone();

@@ -276,8 +276,8 @@ pub(super) fn by_metadata_server(server: &BaseUrl, account: &str, reply: &Reply)
             "see that the service account is enabled and, in a pod, that it is bound to the workload identity; otherwise wait",
         ),
     };
-    // A page of a proxy says nothing.
-    match words.trim_start().starts_with('<') {
+    // A page of a proxy says nothing, and what is no answer to a failure is not shown.
+    match words.trim_start().starts_with('<') || words.contains("token\"") {
         true => error,
         false => error.with_words(words),
     }
