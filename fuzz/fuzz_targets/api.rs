@@ -190,6 +190,8 @@ async fn ask(source: &mut Source<'_>) {
         let Some(request) = request(method, path, body, source) else {
             return;
         };
+        // Of which the answer has no body (RFC 9110, 9.3.2).
+        let is_head = request.method() == "HEAD";
         let before = world.calls();
         let peer = Peer {
             uid,
@@ -210,7 +212,9 @@ async fn ask(source: &mut Source<'_>) {
         // Only what a service has said is a fault of this host.
         let answered = world.calls() > before;
         assert!(status < 500 || answered, "{status} {text}");
-        if status >= 400 {
+        if is_head {
+            assert!(bytes.is_empty(), "{text}");
+        } else if status >= 400 {
             let problem: ProblemDetails = serde_json::from_slice(&bytes).expect("a problem");
             assert_eq!(problem.status, status);
             assert!(!problem.message.is_empty());
