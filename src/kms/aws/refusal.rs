@@ -39,7 +39,18 @@ pub(super) fn of_source(
         Some(kind) => made.with_kind(kind),
         None => made,
     };
-    told(made.with_words(&error.to_string()))
+    told(made.with_words(words_of(source, &error.to_string())))
+}
+
+/// What the library says of it. Behind a colon that quotes the answer, which of a
+/// service that gives out credentials may be one.
+fn words_of<'e>(source: &Source, error: &'e str) -> &'e str {
+    match source {
+        Source::Instance { .. } | Source::Container { .. } => {
+            error.split_once(':').map_or(error, |(cause, _)| cause)
+        }
+        _ => error,
+    }
 }
 
 fn no_credentials(source: &Source) -> String {
@@ -104,5 +115,26 @@ fn classify(
                 None,
             ),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_metadata_service_answers_is_not_quoted() {
+        let denied = "IMDS access denied: a-token-of-this-session";
+        for source in [
+            Source::Instance { endpoint: None },
+            Source::Container {
+                endpoint: None,
+                token: None,
+            },
+        ] {
+            assert_eq!(words_of(&source, denied), "IMDS access denied");
+            assert_eq!(words_of(&source, "cannot be reached"), "cannot be reached");
+        }
+        assert_eq!(words_of(&Source::Environment, "no: key"), "no: key");
     }
 }
