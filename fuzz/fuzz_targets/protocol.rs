@@ -291,7 +291,8 @@ fn call(source: &mut Source<'_>) {
     value["id"] = 7.into();
     value["fds"] = json!(["data", "queue"]);
     edit(&mut value, source, &WORDS);
-    let Ok(call) = serde_json::from_value::<Call>(value) else {
+    // As text, which does not nest without end.
+    let Ok(call) = serde_json::from_str::<Call>(&value.to_string()) else {
         return;
     };
     let fds = call.fds.clone();
