@@ -35,7 +35,7 @@ impl Host {
              provider = \"k8s-kms\"\n\
              endpoint = \"unix://{}\"\n\
              timeout = \"1s\"\n\
-             deadline = \"1s\"\n",
+             deadline = \"2s\"\n",
             host.home.path("state"),
             host.plugin.socket().display()
         );

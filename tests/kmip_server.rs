@@ -323,7 +323,7 @@ fn who_may_not_is_told_so_and_who_is_not_known_gets_nowhere() {
     server.place("expired", &server.authority.client_valid("host", (-3, -1)));
     let unreachable = |settings: Settings, told: &str| {
         let mut settings = settings;
-        settings.timing.deadline = Duration::from_secs(1);
+        settings.timing.deadline = Duration::from_secs(2);
         let error = round(&KmipProvider::new(settings), &id(&key)).unwrap_err();
         assert_eq!(error.class(), Class::Unreachable, "{error}");
         assert!(error.to_string().contains(told), "{told}: {error}");
@@ -358,7 +358,7 @@ fn the_next_server_is_asked_and_a_lost_connection_is_made_again() {
     let provider = |ports: &[u16]| {
         let mut settings = server.settings("host", Mode::Server);
         settings.endpoints = ports.iter().map(|port| endpoint(*port)).collect();
-        settings.timing.deadline = Duration::from_secs(1);
+        settings.timing.deadline = Duration::from_secs(2);
         KmipProvider::new(settings)
     };
     let wrapped = round(&provider(&[free_port(), server.port]), &key).unwrap();

@@ -122,7 +122,7 @@ fn settings(token: &Token, module: impl Into<PathBuf>) -> Settings {
         mechanism: None,
         timing: Timing {
             timeout: Duration::from_secs(20),
-            deadline: Duration::from_millis(300),
+            deadline: Duration::from_secs(2),
         },
     }
 }

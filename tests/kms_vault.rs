@@ -71,7 +71,7 @@ impl Engine {
             },
             timing: Timing {
                 timeout: Duration::from_secs(20),
-                deadline: Duration::from_secs(1),
+                deadline: Duration::from_secs(2),
             },
         }
     }

@@ -69,7 +69,7 @@ fn each_state_of_a_key_is_told_with_the_way_back() {
     let (user, key) = (user(), server().key(json!({})));
     let mut settings = user.settings();
     // Two of the states may pass, and are asked for again until then.
-    settings.timing.deadline = Duration::from_secs(2);
+    settings.timing.deadline = Duration::from_secs(3);
     let provider = AwsProvider::new(settings);
     let payload = Secret::random(64).unwrap();
     let wrapped = try_with(&provider, &key.by_arn()).unwrap();

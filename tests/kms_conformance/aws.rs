@@ -145,7 +145,7 @@ impl Lab for AwsLab {
             }
             Class::Unreachable => {
                 let mut settings = self.settings();
-                settings.timing.deadline = Duration::from_secs(1);
+                settings.timing.deadline = Duration::from_secs(2);
                 let nobody = format!("http://127.0.0.1:{}", free_port());
                 settings.endpoints[0].url = nobody.parse().unwrap();
                 return Broken::Client(Box::new(AwsProvider::new(settings)));
@@ -156,7 +156,7 @@ impl Lab for AwsLab {
             Class::BadKey => unreachable!("not asked for"),
         }
         let mut settings = self.settings();
-        settings.timing.deadline = Duration::from_secs(1);
+        settings.timing.deadline = Duration::from_secs(2);
         Broken::Client(Box::new(AwsProvider::new(settings)))
     }
 

@@ -33,7 +33,7 @@ impl GcpLab {
 impl Lab for GcpLab {
     fn provider(&self) -> Box<dyn Provider> {
         let mut settings = self.0.settings(self.0.file(self.0.path("account.json")));
-        settings.timing.deadline = Duration::from_secs(1);
+        settings.timing.deadline = Duration::from_secs(2);
         Box::new(GcpProvider::new(settings))
     }
 

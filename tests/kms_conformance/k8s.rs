@@ -1,7 +1,5 @@
 //! The `k8s-kms` provider: its service is a plugin in Python.
 
-use std::time::Duration;
-
 use sealblk::kms::k8s::K8sProvider;
 use sealblk::kms::{Class, Denied, KeyRef, Provider};
 use serde_json::json;
@@ -25,9 +23,7 @@ impl K8sLab {
     }
 
     fn client(&self, plugin: &Plugin) -> Box<dyn Provider> {
-        let mut settings = plugin.settings();
-        settings.timing.deadline = Duration::from_secs(1);
-        Box::new(K8sProvider::new(settings))
+        Box::new(K8sProvider::new(plugin.settings()))
     }
 }
 

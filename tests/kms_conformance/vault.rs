@@ -85,7 +85,7 @@ impl VaultLab {
             tls: tls::Settings::default(),
             timing: Timing {
                 timeout: Duration::from_secs(20),
-                deadline: Duration::from_secs(1),
+                deadline: Duration::from_secs(2),
             },
         }))
     }
