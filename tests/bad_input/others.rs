@@ -252,12 +252,17 @@ fn no_mode_or_group_is_given_to_what_took_the_place_of_a_socket() {
         let _end = End(&stop);
         let link = home.path("link");
         symlink(&victim, &link).unwrap();
-        let path = &path;
+        let (victim, path) = (&victim, &path);
         let running = &stop;
         scope.spawn(move || {
             while !running.load(Ordering::Relaxed) {
                 // When nothing is there, nothing is exchanged; and back again.
                 let _ = rustix::fs::renameat_with(CWD, &link, CWD, path, RenameFlags::EXCHANGE);
+                // Who takes a socket away that has just become the link takes that.
+                if !link.is_symlink() && !path.is_symlink() {
+                    let _ = fs::remove_file(&link);
+                    let _ = symlink(victim, &link);
+                }
             }
         });
         let params = SocketParams {
