@@ -278,7 +278,7 @@ fn no_mode_or_group_is_given_to_what_took_the_place_of_a_socket() {
                 Ok(_) => ends[0] += 1,
                 Err(_) => ends[1] += 1,
             }
-            assert_eq!(fs::metadata(&victim).unwrap().mode() & 0o7777, 0o600);
+            assert_eq!(fs::metadata(victim).unwrap().mode() & 0o7777, 0o600);
         }
     });
     assert!(ends[1] > 0, "the race was never lost: {ends:?}");
