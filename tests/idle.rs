@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use sealblk::crypt::Params;
 
@@ -90,7 +91,12 @@ fn buffers_are_taken_for_work_and_given_back_after_it() {
         eventually("they rest", || (buffers() == 0).then_some(()));
     }
     // Whoever rests is woken by nobody: nothing is pending in any ring.
-    let before = sleeps("self");
+    let mut before = sleeps("self");
+    eventually("they sleep", || {
+        std::thread::sleep(Duration::from_millis(100));
+        let earlier = std::mem::replace(&mut before, sleeps("self"));
+        (earlier == before).then_some(())
+    });
     assert_eq!(before.len(), 2);
     let other = Served::new(Params::default(), false);
     let mut busy = other.connect(1);

@@ -238,16 +238,21 @@ mod tests {
         }
     }
 
+    /// In nearly all noises: in a sector of 512 bytes some outweigh so much of the
+    /// text that it is not enough for a disk of 8 PiB.
     #[test]
     fn a_part_of_a_unit_is_enough() {
         // A third of text in noise.
         let text = include_bytes!("../../docs/architecture.md");
-        for unit in [512, 4096] {
-            let mut bytes = random(unit);
-            let part = unit / 3;
-            bytes[..part].copy_from_slice(&text[..part]);
-            let found = bits(&bytes);
-            assert!(found > needed(MANY), "{unit}: {found}");
+        for (unit, share) in [(512, 80), (4096, 100)] {
+            let found = (0..100).filter(|_| {
+                let mut bytes = random(unit);
+                let part = unit / 3;
+                bytes[..part].copy_from_slice(&text[..part]);
+                bits(&bytes) > needed(MANY)
+            });
+            let found = found.count();
+            assert!(found >= share, "{unit}: {found} of 100");
         }
     }
 
