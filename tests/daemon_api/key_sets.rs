@@ -39,7 +39,14 @@ fn the_disks_of_a_key_set_are_counted() {
     let create = ["volume", "create", "a.img", "--size", "4M"];
     succeed(daemon.sealblk(&create).args(["--key-set", "prod"]));
     assert_eq!(disks(&daemon, "prod"), 0);
-    let attach = ["attach", "a.img", "--socket", "a.sock", "--name", "a"];
+    let attach = [
+        "attach",
+        "a.img",
+        "--socket",
+        "a.sock",
+        "--name",
+        "counted-1",
+    ];
     succeed(&mut daemon.sealblk(&attach));
     assert_eq!(
         (disks(&daemon, "prod"), disks(&daemon, "safe")),
@@ -49,9 +56,13 @@ fn the_disks_of_a_key_set_are_counted() {
     let all = list.as_array().unwrap().iter();
     let total: u64 = all.map(|set| set["disks"].as_u64().unwrap()).sum();
     assert_eq!(total, 1, "{list}");
-    let gone = succeed(daemon.sealblk(&["detach", "a", "--json"]).arg("--force"));
+    let gone = succeed(
+        daemon
+            .sealblk(&["detach", "counted-1", "--json"])
+            .arg("--force"),
+    );
     let gone: Value = serde_json::from_str(&gone).unwrap();
-    assert_eq!(gone["name"], "a");
+    assert_eq!(gone["name"], "counted-1");
     assert_eq!(disks(&daemon, "prod"), 0);
 }
 
@@ -62,7 +73,14 @@ fn an_attached_volume_needs_its_break_glass_key_set() {
     let create = ["volume", "create", "a.img", "--size", "4M"];
     succeed(daemon.sealblk(&create).args(["--key-set", "prod"]));
     std::fs::remove_dir_all(daemon.home.path("state/volumes")).unwrap();
-    let attach = ["attach", "a.img", "--socket", "a.sock", "--name", "a"];
+    let attach = [
+        "attach",
+        "a.img",
+        "--socket",
+        "a.sock",
+        "--name",
+        "break-glass-1",
+    ];
     succeed(&mut daemon.sealblk(&attach));
     let volumes = std::fs::read_dir(daemon.home.path("state/volumes")).unwrap();
     let notes = volumes.map(|note| note.unwrap().path());

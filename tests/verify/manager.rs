@@ -19,12 +19,17 @@ use super::support::server::{eventually, succeed};
 struct Site {
     daemon: Daemon,
     key: String,
+    /// What the disk is called, as no disk of any other test: a daemon that ends
+    /// has the workers of its disks killed by their names.
+    disk: String,
 }
 
 impl Site {
     fn new(lab: Lab, attach: bool, rate: &str) -> Site {
         let key = lab.make_key();
         let home = lab.home;
+        let directory = home.directory().file_name().unwrap().to_str().unwrap();
+        let disk = format!("{directory}-vm");
         let more = format!(
             "[verify]\nkey = {:?}\nrate = {rate:?}\n[daemon.roles]\nreader = [\"60001\"]\n\
              [key_sets.default]\nprovider = \"file\"\nkey_file = {:?}\n",
@@ -34,12 +39,12 @@ impl Site {
         configure(&home, "socket_mode = \"0666\"", &more);
         let run = command(&home);
         let daemon = Daemon::run(home, run);
-        let site = Site { daemon, key };
+        let site = Site { daemon, key, disk };
         if attach {
             let mut command = site
                 .daemon
                 .sealblk(&["attach", DISK, "--socket", "disk.sock"]);
-            succeed(command.args(["--name", "vm1"]));
+            succeed(command.args(["--name", &site.disk]));
         }
         site
     }
@@ -70,7 +75,7 @@ fn a_disk_that_is_served_is_verified_by_name_and_by_path() {
     let path = lab.path(DISK);
     let site = Site::new(lab, true, "1G");
     for body in [
-        json!({"disk": "vm1", "full": true, "sign": true, "nonce": "n"}),
+        json!({"disk": site.disk, "full": true, "sign": true, "nonce": "n"}),
         json!({"volume": path, "sample": 100, "sign": true, "nonce": "n"}),
     ] {
         let answer = site.verified(&body);
@@ -110,7 +115,7 @@ fn only_disks_that_this_host_knows_are_verified() {
         json!({"volume": "/etc/shadow", "expect": "plain"}),
         json!({"volume": "/no/such/file"}),
         json!({"volume": path}),
-        json!({"disk": "vm1"}),
+        json!({"disk": site.disk}),
     ] {
         let reply = site.ask(&body);
         assert_eq!(reply.status, 404, "{reply:?}");
@@ -133,13 +138,19 @@ fn only_disks_that_this_host_knows_are_verified() {
         assert_eq!(site.ask(&body).status, 400, "{body}");
     }
     // It is known once it was attached, and stays so.
-    let attach = json!({"volume": path, "socket": site.daemon.home.path("d.sock"), "name": "vm1"});
+    let attach =
+        json!({"volume": path, "socket": site.daemon.home.path("d.sock"), "name": site.disk});
     let body = attach.to_string();
     assert_eq!(
         site.daemon.ask("POST", "/v1/disks", Some(&body)).status,
         201
     );
-    assert_eq!(site.daemon.ask("DELETE", "/v1/disks/vm1", None).status, 204);
+    assert_eq!(
+        site.daemon
+            .ask("DELETE", &format!("/v1/disks/{}", site.disk), None)
+            .status,
+        204
+    );
     let answer = site.verified(&json!({"volume": path}));
     assert_eq!(answer["report"]["verdict"], "proved", "{answer:#}");
     assert_eq!(answer.get("signed"), None);
@@ -152,7 +163,7 @@ fn one_is_verified_at_a_time_and_given_up_with_its_client() {
     let lab = Lab::filled(&[], SectorSize::B512);
     // Three seconds for all of it.
     let site = Site::new(lab, true, "1M");
-    let body = json!({"disk": "vm1", "full": true, "sign": true}).to_string();
+    let body = json!({"disk": site.disk, "full": true, "sign": true}).to_string();
     let request = format!(
         "POST /v1/verifications HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
@@ -164,7 +175,7 @@ fn one_is_verified_at_a_time_and_given_up_with_its_client() {
     eventually("it has used the key", || {
         (audit().len() > before).then_some(())
     });
-    let small = json!({"disk": "vm1", "sample": 1});
+    let small = json!({"disk": site.disk, "sample": 1});
     eventually("another one is refused", || {
         (site.ask(&small).status == 409).then_some(())
     });
@@ -178,7 +189,7 @@ fn one_is_verified_at_a_time_and_given_up_with_its_client() {
             .next()
             .map(|record| assert_eq!(record["outcome"], "failed", "{record}"))
     });
-    let sample = json!({"disk": "vm1", "sample": 1, "no_key": true});
+    let sample = json!({"disk": site.disk, "sample": 1, "no_key": true});
     assert_eq!(site.verified(&sample)["report"]["verdict"], "undecided");
     let metrics = site.daemon.get("/metrics").body;
     assert!(
@@ -192,12 +203,12 @@ fn what_is_wrong_is_found_by_the_manager_too() {
     let lab = Lab::filled(&[], SectorSize::B512);
     lab.store(512 * 1000, &[b'x'; 512]);
     let site = Site::new(lab, true, "1G");
-    let answer = site.verified(&json!({"disk": "vm1", "full": true}));
+    let answer = site.verified(&json!({"disk": site.disk, "full": true}));
     assert_eq!(answer["report"]["verdict"], "disproved");
     let text = answer.to_string();
     assert!(text.contains("512000"), "{text}");
     // An attached disk is not plain.
-    let answer = site.verified(&json!({"disk": "vm1", "expect": "plain"}));
+    let answer = site.verified(&json!({"disk": site.disk, "expect": "plain"}));
     assert_eq!(answer["report"]["verdict"], "disproved");
 }
 
@@ -221,7 +232,7 @@ fn a_reader_gets_a_signed_report_of_a_disk_that_they_cannot_read() {
             .current_dir(home.directory());
         command
     };
-    for disk in [DISK, "vm1"] {
+    for disk in [DISK, &site.disk] {
         let report = succeed(&mut reader(60001, &["verify", disk, "--full", "--sign"]));
         fs::write(home.path("report"), &report).unwrap();
         let check = [
@@ -238,10 +249,10 @@ fn a_reader_gets_a_signed_report_of_a_disk_that_they_cannot_read() {
     }
     refused(&mut reader(60002, &["verify", DISK])).expect(4, &["role"], "daemon.roles");
     refused(&mut reader(60001, &["verify", "platform.key"])).expect(3, &["knows no disk"], "list");
-    let output = reader(60001, &["verify", "vm1", "--expect", "plain"])
+    let output = reader(60001, &["verify", &site.disk, "--expect", "plain"])
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(DISPROVED), "{output:?}");
-    let output = reader(60001, &["verify", "vm1"]).output().unwrap();
+    let output = reader(60001, &["verify", &site.disk]).output().unwrap();
     assert_eq!(output.status.code(), Some(PROVED), "{output:?}");
 }
