@@ -1,7 +1,8 @@
 //! A TCP proxy that can be made to fail in the ways of networks and servers.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -77,7 +78,22 @@ impl Shared {
 pub struct Proxy {
     shared: Arc<Shared>,
     port: u16,
+    _reserved: OwnedFd,
     thread: Option<JoinHandle<()>>,
+}
+
+/// A port that nobody else is given while what is returned is open, for a listener
+/// that comes and goes: connections are refused while there is none.
+fn reserve_port() -> (OwnedFd, u16) {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, sockopt};
+    let flags = SocketFlags::CLOEXEC;
+    let socket =
+        rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).unwrap();
+    // As the standard library has it for listeners: both share the port.
+    sockopt::set_socket_reuseaddr(&socket, true).unwrap();
+    bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = SocketAddr::try_from(getsockname(&socket).unwrap()).unwrap();
+    (socket, address.port())
 }
 
 impl Proxy {
@@ -92,13 +108,14 @@ impl Proxy {
             }),
             changed: Condvar::new(),
         });
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
+        let (reserved, port) = reserve_port();
+        let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
         let own = shared.clone();
         let thread = std::thread::spawn(move || run(&own, listener, target));
         Proxy {
             shared,
             port,
+            _reserved: reserved,
             thread: Some(thread),
         }
     }
@@ -186,19 +203,22 @@ fn serve(
     if length == 0 {
         return Ok(());
     }
-    {
-        let mut state = shared.lock();
-        state.taken += 1;
-        state.open.push(client.try_clone()?);
-    }
+    shared.lock().open.push(client.try_clone()?);
+    // Whoever waits for the count may change the fault then, which cuts what is open.
+    let sent = match fault {
+        Fault::Answer(answer) => client
+            .write_all(answer)
+            .and_then(|()| client.shutdown(Shutdown::Write)),
+        _ => Ok(()),
+    };
+    shared.lock().taken += 1;
+    sent?;
     let delay = match fault {
         Fault::Silent => {
             shared.wait_while(fault);
             return Ok(());
         }
-        Fault::Answer(answer) => {
-            client.write_all(answer)?;
-            client.shutdown(Shutdown::Write)?;
+        Fault::Answer(_) => {
             // Until the client is done: closing before that could lose the answer.
             return io::copy(&mut client, &mut io::sink()).map(drop);
         }

@@ -3,7 +3,6 @@
 //! what is made strict in it.
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,6 +13,11 @@ use sealblk::kms::aws::{Endpoint, Environment, Identity, Settings, Source};
 use sealblk::kms::cluster::Timing;
 use sealblk::kms::{KeyRef, tls};
 use serde_json::{Value, json};
+
+#[allow(clippy::duplicate_mod)]
+#[path = "ports.rs"]
+mod ports;
+use ports::free_port;
 
 /// The account that everything is in.
 pub const ACCOUNT: &str = "123456789012";
@@ -68,9 +72,7 @@ impl Moto {
             "{} is missing: run scripts/install-deps test",
             python.display()
         );
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        drop(listener);
+        let port = free_port();
         let support = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support");
         let mut child = Command::new(python)
             .arg(support.join("moto_kms.py"))

@@ -15,6 +15,11 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+#[allow(clippy::duplicate_mod)]
+#[path = "ports.rs"]
+mod ports;
+pub use ports::free_port;
+
 /// The operator's token.
 pub const ROOT: &str = "root-of-this-test";
 
@@ -63,8 +68,7 @@ impl OpenBao {
     }
 
     fn launch(tls: bool) -> Self {
-        // The port may be taken by somebody else before the server has it: it
-        // is one of those that connections get, too.
+        // The port may be taken by somebody else before the server has it.
         (0..PORTS)
             .find_map(|_| Self::launch_on(free_port(), tls))
             .unwrap_or_else(|| panic!("each of {PORTS} ports was taken by somebody else"))
@@ -278,12 +282,6 @@ fn trusting(pem: &[u8]) -> rustls::ClientConfig {
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth()
-}
-
-/// A port that was free just now.
-pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }
 
 /// Starts a process that the kernel kills when this one ends, however it does:

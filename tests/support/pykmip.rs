@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -19,6 +19,12 @@ use sealblk::kms::tls::{self, ClientCertificate};
 use tempfile::TempDir;
 
 use super::certificates::{Authority, Issued};
+
+#[allow(clippy::duplicate_mod)]
+#[path = "ports.rs"]
+mod ports;
+#[allow(unused_imports)]
+pub use ports::free_port;
 
 /// Python and the whole of a server have to be loaded, on a busy machine.
 const START: Duration = Duration::from_secs(60);
@@ -267,12 +273,6 @@ fn launch(directory: &Path, port: Option<u16>) -> (Child, u16) {
     }
     let said = fs::read_to_string(directory.join("output")).unwrap_or_default();
     panic!("PyKMIP does not start: {said}");
-}
-
-/// A port of this host on which nobody listens now.
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    listener.local_addr().unwrap().port()
 }
 
 /// A program of the environment that PyKMIP is installed in.
