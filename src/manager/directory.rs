@@ -15,7 +15,7 @@ use crate::durable;
 use crate::paths::{self, Loose};
 
 /// How long a manager that was killed may take to be gone.
-const ENDING: Duration = Duration::from_millis(300);
+const ENDING: Duration = Duration::from_secs(1);
 
 /// After which half of a file is one that nobody writes any more.
 const HALF_DONE: Duration = Duration::from_secs(60);

@@ -37,7 +37,7 @@ const NETWORK_FILE_SYSTEMS: [u64; 4] = [0x6969, 0xff53_4d42, 0xfe53_4d42, 0x517b
 /// How long to try for the use lock. Its users hold it for hours, so this is
 /// not to wait for them: a process that is being started by one that has just
 /// closed the volume shares the lock for the instant between fork and exec.
-const INSTANT: Duration = Duration::from_millis(250);
+const INSTANT: Duration = Duration::from_secs(1);
 
 /// How long to wait for what a process that was killed has in flight. A disk
 /// that answers at all has done that by then, as a rule.
@@ -291,6 +291,8 @@ impl Drop for HeaderLock<'_> {
 mod tests {
     use super::*;
     use std::path::Path;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     fn open(path: &Path) -> File {
         let mut options = File::options();
@@ -334,12 +336,15 @@ mod tests {
             assert!(in_use(&open()).unwrap());
         }
         let next = open();
+        let ended = Arc::new(AtomicBool::new(false));
+        let ends = ended.clone();
         let late = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(20));
+            ends.store(true, Ordering::SeqCst);
             drop(second);
         });
         assert_eq!(take_use(&next, true).unwrap(), Taken::Yes);
-        assert!(late.is_finished());
+        assert!(ended.load(Ordering::SeqCst));
         // The next process of one who has kept the use lock.
         let queues = [open(), open()];
         assert!(is_quiet(&next).unwrap() && mark_io(&next, &queues).unwrap());
