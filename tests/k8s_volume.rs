@@ -34,12 +34,15 @@ impl Host {
              [key_sets.prod]\n\
              provider = \"k8s-kms\"\n\
              endpoint = \"unix://{}\"\n\
-             timeout = \"1s\"\n\
-             deadline = \"2s\"\n",
+             timeout = \"10s\"\n\
+             deadline = \"10s\"\n",
             host.home.path("state"),
             host.plugin.socket().display()
         );
+        // For a plugin that does not answer.
+        let hasty = toml.replace("\"10s\"", "\"1s\"");
         std::fs::write(host.home.path("sealblk.toml"), toml).unwrap();
+        std::fs::write(host.home.path("hasty.toml"), hasty).unwrap();
         host
     }
 
@@ -118,7 +121,9 @@ fn a_volume_lives_and_dies_with_the_key_of_a_plugin() {
     refused(&mut host.serve()).expect(8, &["may not use the key", "not you"], "permissions");
     host.plugin.set("code", json!({}));
     host.plugin.set("silent", json!(["Decrypt"]));
-    refused(&mut host.serve()).expect(9, &["did not answer within 1.0 s"], "service runs");
+    let mut hasty = host.home.sealblk(&["--config", "hasty.toml", "serve"]);
+    hasty.args(["--socket", "disk.sock", "disk.img"]);
+    refused(&mut hasty).expect(9, &["did not answer within 1.0 s"], "service runs");
     host.plugin.set("silent", json!([]));
     host.plugin.delete("key-1");
     refused(&mut host.serve()).expect(3, &["does not find the key"], "configured");

@@ -459,7 +459,11 @@ fn settings(lab: &Lab, endpoints: &[String]) -> Settings {
 fn a_second_writer_is_not_overwritten() {
     let lab = Lab::new();
     let folder: sealblk::kms::vault::MountPath = lab.folder.parse().unwrap();
-    let store = VaultKv::new(settings(&lab, &[server().url()]), folder);
+    // One that says a thing twice meets what it wrote itself.
+    let mut patient = settings(&lab, &[server().url()]);
+    patient.timing.timeout = Duration::from_secs(20);
+    patient.timing.deadline = Duration::from_secs(20);
+    let store = VaultKv::new(patient, folder);
     let volume = Uuid::new_v4();
     let first = wait(store.put(&entry(volume, b"one"), None)).unwrap();
     let again = wait(store.put(&entry(volume, b"two"), None));

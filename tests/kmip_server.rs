@@ -358,7 +358,7 @@ fn the_next_server_is_asked_and_a_lost_connection_is_made_again() {
     let provider = |ports: &[u16]| {
         let mut settings = server.settings("host", Mode::Server);
         settings.endpoints = ports.iter().map(|port| endpoint(*port)).collect();
-        settings.timing.deadline = Duration::from_secs(2);
+        settings.timing.deadline = Duration::from_secs(10);
         KmipProvider::new(settings)
     };
     let wrapped = round(&provider(&[free_port(), server.port]), &key).unwrap();

@@ -26,8 +26,8 @@ use sealblk::secret::Secret;
 use serde_json::json;
 
 const AAD: &[u8] = b"volume";
-const TIMEOUT: Duration = Duration::from_millis(1500);
-const DEADLINE: Duration = Duration::from_secs(6);
+const TIMEOUT: Duration = Duration::from_secs(3);
+const DEADLINE: Duration = Duration::from_secs(12);
 
 /// The servers behind the proxies: one with the keys, and one without any.
 fn servers() -> &'static (OpenBao, OpenBao) {
@@ -151,7 +151,7 @@ fn silence_in_less_than_its_time_hides_nothing() {
     let sealed = Fault::http("503 Unavailable", "", r#"{"errors":["Vault is sealed"]}"#);
     let nobody = Proxy::to(servers().0.port());
     nobody.set(sealed);
-    let site = Site::with(vec![nobody], Duration::from_secs(1));
+    let site = Site::with(vec![nobody], Duration::from_secs(2));
     let error = std::thread::scope(|scope| {
         scope.spawn(|| {
             while site.taken()[0] == 0 {

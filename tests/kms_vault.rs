@@ -286,23 +286,23 @@ fn a_token_file_of_the_wrong_sort_is_told() {
 #[test]
 fn a_token_in_a_file_is_renewed_before_it_ends() {
     let engine = Engine::new();
-    let body = json!({"policies": [engine.0, "default"], "period": "4s"});
+    let body = json!({"policies": [engine.0, "default"], "period": "12s"});
     let answer = server().post("auth/token/create-orphan", body);
     let token = answer["auth"]["client_token"].as_str().unwrap();
     let provider = VaultProvider::new(engine.with_token(token));
-    outlives(Duration::from_secs(6), || try_with(&provider));
+    outlives(Duration::from_secs(15), || try_with(&provider));
 }
 
 #[test]
 fn approle_logs_in_once_renews_and_logs_in_again() {
     let engine = Engine::new();
-    let provider = VaultProvider::new(engine.with_approle("3s"));
+    let provider = VaultProvider::new(engine.with_approle("15s"));
     let tokens = || tokens_of(&engine.0);
     try_with(&provider).unwrap();
     let first = tokens();
     assert_eq!(first.len(), 1, "two calls and one login");
     // Past its own time, with no new login: it was renewed.
-    outlives(Duration::from_secs(5), || try_with(&provider));
+    outlives(Duration::from_secs(18), || try_with(&provider));
     assert_eq!(tokens(), first);
     // Revoked by the operator: a new one is asked for within the call.
     server().post("auth/token/revoke-accessor", json!({"accessor": first[0]}));

@@ -211,8 +211,16 @@ pub fn send(stream: &mut Stream, method: &str, path: &str, body: &[u8]) -> std::
 
 pub fn read(stream: &mut Stream) -> Reply {
     let mut bytes = Vec::new();
-    // That it is not closed well after the answer takes nothing from it.
-    let _ = stream.read_to_end(&mut bytes);
+    // That it is not closed well after the answer takes nothing from it. Not by the
+    // stream, which reads nothing while it has something left that cannot be sent.
+    loop {
+        let _ = stream.conn.reader().read_to_end(&mut bytes);
+        let more = matches!(stream.conn.read_tls(&mut stream.sock), Ok(1..));
+        if !more || stream.conn.process_new_packets().is_err() {
+            break;
+        }
+    }
+    let _ = stream.conn.reader().read_to_end(&mut bytes);
     let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
     let head = std::str::from_utf8(&bytes[..end]).unwrap();
     let status = head.split(' ').nth(1)?.parse().unwrap();

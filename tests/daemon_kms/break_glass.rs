@@ -13,7 +13,7 @@ const MORE: [u8; 4096] = [0xa5; 4096];
 /// A daemon with key sets `prod` at a service and `safe` on this host.
 fn lab() -> Lab {
     let service = Service::new(1);
-    let limits = "timeout = \"2s\"\ndeadline = \"2s\"\npoll = \"1s\"\nhierarchy = \"direct\"";
+    let limits = "timeout = \"5s\"\ndeadline = \"5s\"\npoll = \"1s\"\nhierarchy = \"direct\"";
     let prod = service.key_set("prod", &service.token_auth(), limits);
     let home = Home::new();
     let safe = format!(

@@ -129,12 +129,12 @@ fn no_secret_is_shown_by_whatever_happens() {
         service.key_set(
             "prod",
             &service.token_auth(),
-            "timeout = \"3s\"\ndeadline = \"3s\"",
+            "timeout = \"5s\"\ndeadline = \"5s\"",
         ),
         service.key_set(
             "role",
             &auth,
-            "hierarchy = \"direct\"\ntimeout = \"3s\"\ndeadline = \"3s\"",
+            "hierarchy = \"direct\"\ntimeout = \"5s\"\ndeadline = \"5s\"",
         ),
     ]
     .concat();

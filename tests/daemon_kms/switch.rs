@@ -32,8 +32,8 @@ fn vault(lab: &Lab) -> Vec<String> {
         ("--set", format!("auth={}", lab.service.token_auth())),
         ("--set", format!("mount={}", lab.service.name)),
         ("--set", "poll=1h".into()),
-        ("--set", "timeout=2s".into()),
-        ("--set", "deadline=2s".into()),
+        ("--set", "timeout=5s".into()),
+        ("--set", "deadline=5s".into()),
     ];
     given
         .into_iter()
@@ -268,7 +268,7 @@ fn a_switch_that_was_cut_off_goes_on_and_loses_nobody() {
     let text = std::fs::read_to_string(&config).unwrap();
     std::fs::write(
         &config,
-        text.replace("[daemon]\n", "[daemon]\nrewrap_rate = 2\n"),
+        text.replace("[daemon]\n", "[daemon]\nrewrap_rate = 1\n"),
     )
     .unwrap();
     lab.daemon.restart();

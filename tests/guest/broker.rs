@@ -43,6 +43,8 @@ fn a_guest_lives_on_a_key_that_its_host_cannot_ask_for() {
     }
     // What a broker has said holds for a second only.
     create.extend(["--set", "poll=1s", "--set", "on_denied=continue"]);
+    // The guest takes all CPUs that there are, and nobody else shall be asked for that.
+    create.extend(["--set", "timeout=20s", "--set", "deadline=60s"]);
     manager.succeed(&create);
     let volume = ["volume", "create", "--key-set", "prod", "--size", "24M"];
     manager.succeed(&[&volume[..], &["disk.img"]].concat());

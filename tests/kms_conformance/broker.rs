@@ -18,11 +18,15 @@ pub struct BrokerLab {
     hierarchy: &'static str,
 }
 
-/// As the broker has it configured: its answers hold for as short as they can.
-fn key_set(name: &str, key: &str, service: &str, hierarchy: &str) -> String {
+/// For a service that is well, on a busy machine too.
+const WELL: &str = "15s";
+
+/// As the broker has it configured: its answers hold for as short as they can, and
+/// its service is waited for so long.
+fn key_set(name: &str, key: &str, service: &str, hierarchy: &str, wait: &str) -> String {
     format!(
         "[key_sets.{name}]\nprovider = \"vault\"\nkey = {key:?}\n{service}\
-         hierarchy = {hierarchy:?}\npoll = \"1s\"\ntimeout = \"1s\"\ndeadline = \"1s\"\n"
+         hierarchy = {hierarchy:?}\npoll = \"1s\"\ntimeout = {wait:?}\ndeadline = {wait:?}\n"
     )
 }
 
@@ -34,8 +38,8 @@ impl BrokerLab {
         let (_, stranger) = service.stranger();
         let at = service.configuration();
         let both = [
-            key_set("prod", "disks", &at, hierarchy),
-            key_set("stranger", &stranger.id.unwrap(), &at, hierarchy),
+            key_set("prod", "disks", &at, hierarchy, WELL),
+            key_set("stranger", &stranger.id.unwrap(), &at, hierarchy, WELL),
         ];
         let site = Site::new(&both.concat());
         let broker = site.start();
@@ -131,6 +135,7 @@ impl Lab for BrokerLab {
                 "disks",
                 &self.service.sealed_configuration(),
                 self.hierarchy,
+                "1s",
             )),
             Class::Denied(Denied::Deleted | Denied::Forbidden)
             | Class::NotFound

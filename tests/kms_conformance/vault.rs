@@ -75,7 +75,14 @@ impl VaultLab {
         format!("{}/keys/{KEY}{rest}", self.mount)
     }
 
-    fn client_at(&self, server: &OpenBao, url: &str, token: &str) -> Box<dyn Provider> {
+    /// A client that waits for so many seconds, for what fails for good as well.
+    fn client_at(
+        &self,
+        server: &OpenBao,
+        url: &str,
+        token: &str,
+        deadline: u64,
+    ) -> Box<dyn Provider> {
         let file = format!("{}-{}.token", self.mount, token.len());
         Box::new(VaultProvider::new(Settings {
             endpoints: vec![url.parse().unwrap()],
@@ -85,13 +92,13 @@ impl VaultLab {
             tls: tls::Settings::default(),
             timing: Timing {
                 timeout: Duration::from_secs(20),
-                deadline: Duration::from_secs(2),
+                deadline: Duration::from_secs(deadline),
             },
         }))
     }
 
     fn client(&self) -> Box<dyn Provider> {
-        self.client_at(server(), &server().url(), &self.token)
+        self.client_at(server(), &server().url(), &self.token, 30)
     }
 }
 
@@ -173,11 +180,11 @@ impl Lab for VaultLab {
             }
             Class::Unreachable => {
                 let nobody = format!("http://127.0.0.1:{}", free_port());
-                return Broken::Client(self.client_at(server(), &nobody, &self.token));
+                return Broken::Client(self.client_at(server(), &nobody, &self.token, 2));
             }
             Class::Sealed => {
                 let sealed = sealed();
-                return Broken::Client(self.client_at(sealed, &sealed.url(), ROOT));
+                return Broken::Client(self.client_at(sealed, &sealed.url(), ROOT, 2));
             }
             Class::Protocol => {
                 // Answers, but is no transit engine.
@@ -198,7 +205,7 @@ impl Lab for VaultLab {
             }
             Class::BadKey => unreachable!("not asked for"),
         }
-        Broken::Client(self.client())
+        Broken::Client(self.client_at(server(), &server().url(), &self.token, 2))
     }
 
     fn secrets(&self) -> Vec<Vec<u8>> {

@@ -165,7 +165,7 @@ impl Site {
             },
             timing: Timing {
                 timeout: Duration::from_secs(20),
-                deadline: Duration::from_secs(2),
+                deadline: Duration::from_secs(4),
             },
         }
     }

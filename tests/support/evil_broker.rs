@@ -303,7 +303,7 @@ impl Host {
             },
             timing: Timing {
                 timeout: Duration::from_secs(20),
-                deadline: Duration::from_secs(2),
+                deadline: Duration::from_secs(4),
             },
         }
     }

@@ -131,7 +131,7 @@ impl Plugin {
             // The machine may be busy with other tests.
             timing: Timing {
                 timeout: Duration::from_secs(20),
-                deadline: Duration::from_secs(2),
+                deadline: Duration::from_secs(4),
             },
         }
     }

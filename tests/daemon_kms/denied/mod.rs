@@ -17,16 +17,27 @@ use super::support::front_end::FrontEnd;
 use super::support::request::{Request, S_OK};
 use super::support::server::eventually;
 
-/// Settings of a key set whose service is asked each second.
+/// Settings of a key set whose service is asked each second, and has time to
+/// answer on a busy machine.
 fn settings(on_denied: &str) -> String {
+    settings_within(on_denied, "10s")
+}
+
+/// The same with the time that a service has to answer.
+fn settings_within(on_denied: &str, time: &str) -> String {
     format!(
         "poll = \"1s\"\ndenied_grace = \"1s\"\non_denied = {on_denied:?}\n\
-         timeout = \"2s\"\ndeadline = \"2s\""
+         timeout = {time:?}\ndeadline = {time:?}"
     )
 }
 
 fn lab(on_denied: &str) -> Lab {
     Lab::new(1, &settings(on_denied))
+}
+
+/// For tests in which the service fails: each question takes all of its time.
+fn hasty_lab(on_denied: &str) -> Lab {
+    Lab::new(1, &settings_within(on_denied, "2s"))
 }
 
 impl Service {

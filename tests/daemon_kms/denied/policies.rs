@@ -11,7 +11,7 @@ use super::super::support::home::refused;
 use super::super::support::raw_front_end::{Form, RawFrontEnd, RawOptions, Submitted};
 use super::super::support::request::{Request, S_IOERR, S_OK};
 use super::super::support::server::{eventually, succeed};
-use super::{Load, events, lab, queue_cpu, wait_for_polls};
+use super::{Load, events, hasty_lab, lab, queue_cpu, wait_for_polls};
 
 /// Nothing errors, nothing is lost, nothing is carried out, and it takes no CPU;
 /// a manager that is started again changes nothing of that.
@@ -74,6 +74,10 @@ fn a_paused_guest_waits_and_goes_on() {
     assert!(disk["denial"].is_null(), "{disk}");
     load.wait_for(100);
     load.finish();
+    // It runs before that is on record.
+    eventually("its release is on record", || {
+        (!events(&lab, &["disk_released"]).is_empty()).then_some(())
+    });
     let told = events(
         &lab,
         &["key_denied", "disk_held", "key_restored", "disk_released"],
@@ -101,7 +105,7 @@ fn a_paused_guest_waits_and_goes_on() {
 /// The requests are in the guest's ring, and not in the worker.
 #[test]
 fn a_paused_disk_stays_paused_when_its_worker_dies() {
-    let mut lab = lab("pause");
+    let mut lab = hasty_lab("pause");
     lab.make(&["a"]);
     assert_eq!(lab.attach("a").status, 201);
     let socket = lab.socket("a");
@@ -217,7 +221,7 @@ fn by_default_disks_run_on_and_it_is_told() {
 /// Who can cut off the network cannot undo a denial, nor bring one about.
 #[test]
 fn silence_neither_denies_nor_restores() {
-    let lab = lab("pause");
+    let lab = hasty_lab("pause");
     lab.make(&["a"]);
     assert_eq!(lab.attach("a").status, 201);
     let load = Load::start(lab.connect("a"));
@@ -291,7 +295,7 @@ fn a_paused_disk_can_be_detached_and_frozen() {
 /// Who is asked for the key of a disk keeps nobody from taking it away.
 #[test]
 fn a_volume_is_let_go_while_its_service_is_silent() {
-    let lab = lab("pause");
+    let lab = hasty_lab("pause");
     lab.make(&["a"]);
     assert_eq!(lab.attach("a").status, 201);
     wait_for_polls(&lab, 1);

@@ -97,6 +97,9 @@ fn a_disk_gets_another_key_while_that_of_its_key_set_comes_and_goes() {
     work(&mut load);
     load.check_all();
     load.leave();
+    eventually("its front end has gone", || {
+        (lab.show("a")["front_end"] == false).then_some(())
+    });
     succeed(&mut lab.daemon.sealblk(&["detach", &disk]));
     let shown = succeed(&mut lab.daemon.sealblk(&["volume", "info", "a"]));
     assert!(!shown.contains("under way"), "{shown}");

@@ -9,7 +9,7 @@ use super::super::lab::{Lab, Service, server};
 use super::super::openbao::OpenBao;
 use super::super::pykmip::PyKmip;
 use super::super::support::server::{eventually, succeed};
-use super::{Load, lab, settings, wait_for_polls};
+use super::{Load, lab, settings_within, wait_for_polls};
 
 /// What disks need decides, and not what the key set would wrap with.
 #[test]
@@ -78,7 +78,7 @@ fn a_sealed_service_denies_nothing() {
         "[key_sets.prod]\nprovider = \"vault\"\nkey = \"disks\"\nendpoints = [{:?}]\n\
          auth = {{ method = \"token\", token = {token:?} }}\n{}\n",
         bao.url(),
-        settings("detach"),
+        settings_within("detach", "2s"),
     );
     let lab = Lab::with(Service::new(0), &key_set);
     lab.make(&["a"]);

@@ -237,7 +237,7 @@ impl Azure {
             // The machine may be busy with other tests.
             timing: Timing {
                 timeout: Duration::from_secs(20),
-                deadline: Duration::from_secs(3),
+                deadline: Duration::from_secs(4),
             },
         }
     }

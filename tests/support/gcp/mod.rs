@@ -245,7 +245,7 @@ impl Gcp {
             // is tried again until that is over.
             timing: Timing {
                 timeout: Duration::from_secs(20),
-                deadline: Duration::from_millis(1500),
+                deadline: Duration::from_secs(3),
             },
         }
     }
