@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::server::{Server, succeed};
+use crate::server::{Server, eventually, succeed};
 
 pub struct Manager {
     server: Server,
@@ -76,7 +76,11 @@ impl Manager {
         serde_json::from_str(&disk).unwrap()
     }
 
+    /// Detaches it, once it is known that QEMU has left.
     pub fn detach(&self) {
+        eventually("its front end has gone", || {
+            (self.disk()["front_end"] == false).then_some(())
+        });
         self.succeed(&["detach", &self.name("vm")]);
         assert!(self.workers().is_empty());
     }

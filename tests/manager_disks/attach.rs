@@ -6,7 +6,7 @@ use sealblk::error::{Failure, Kind};
 use sealblk::manager::model::{Attach, DiskState};
 use uuid::Uuid;
 
-use super::lab::{BY_FORCE, GENTLY, Lab, run, until, us};
+use super::lab::{BY_FORCE, GENTLY, Lab, detach_unused, run, until, us};
 use super::support::home::SIZE;
 
 /// It is refused for this reason, and the next step mentions `next`.
@@ -47,7 +47,7 @@ fn a_disk_is_attached_used_and_detached() {
         front_end.flush();
         assert!(front_end.read(8, data.len()) == data);
         drop(front_end);
-        disks.detach(&us(), &name, GENTLY).await.unwrap();
+        detach_unused(&disks, &name).await;
         assert!(disks.list().is_empty());
         assert!(lab.workers().is_empty());
         assert!(!lab.path("a.img.sock").exists());
@@ -201,7 +201,7 @@ fn a_disk_without_a_name_is_called_by_its_uuid_and_gets_its_options() {
         let serial = info.uuid.unwrap().simple().to_string();
         assert_eq!(front_end.id(), &serial.as_bytes()[..20]);
         drop(front_end);
-        disks.detach(&us(), &info.name, GENTLY).await.unwrap();
+        detach_unused(&disks, &info.name).await;
 
         let mut read_only = lab.request("a.img");
         read_only.options = serde_json::from_value(serde_json::json!({"read_only": true})).unwrap();
@@ -263,7 +263,7 @@ fn thirty_disks_are_attached_at_once() {
         let mut detaching = tokio::task::JoinSet::new();
         for file in &files {
             let (disks, name) = (disks.clone(), lab.name(file));
-            detaching.spawn(async move { disks.detach(&us(), &name, GENTLY).await.unwrap() });
+            detaching.spawn(async move { detach_unused(&disks, &name).await });
         }
         detaching.join_all().await;
         assert!(lab.workers().is_empty() && disks.list().is_empty());

@@ -2,7 +2,7 @@
 
 use sealblk::manager::model::DiskState;
 
-use super::lab::{GENTLY, Lab, run, until_running, us};
+use super::lab::{Lab, detach_unused, run, until_running, us};
 use super::process::ManagerProcess;
 
 /// In their order, and whether a next manager finds the disk.
@@ -43,13 +43,13 @@ fn assert_consistent(lab: &Lab, expected: bool, step: &str) {
         // One that was told to stop has ended by now, if it was not found.
         let workers = lab.workers();
         assert!(workers.contains(&info.pid.unwrap()), "after {step}");
-        disks.detach(&us(), &name, GENTLY).await.unwrap();
+        detach_unused(&disks, &name).await;
         let info = disks.attach(&us(), lab.request("a.img")).await.unwrap();
         assert_eq!(info.state, DiskState::Running);
         assert_eq!(lab.workers(), [info.pid.unwrap()], "after {step}");
         let read = lab.connect("a.img").await.read(0, 4096);
         assert!(read == [3; 4096], "after {step}");
-        disks.detach(&us(), &name, GENTLY).await.unwrap();
+        detach_unused(&disks, &name).await;
         let left = |directory: &str| std::fs::read_dir(lab.path(directory)).unwrap().count();
         assert_eq!((left("state/disks"), left("run/workers")), (0, 0));
     });

@@ -9,7 +9,7 @@ use sealblk::manager::disks::Disks;
 use sealblk::manager::model::{Attach, DiskInfo, DiskState, NewSize};
 use serde_json::Value;
 
-use super::lab::{BY_FORCE, GENTLY, Lab, ephemeral, kill, run, until, until_running, us};
+use super::lab::{BY_FORCE, Lab, detach_unused, ephemeral, kill, run, until, until_running, us};
 use super::memory_search::{Sample, has_key, process_has_key, without_secret_memory};
 use super::process::ManagerProcess;
 use super::support::front_end::FrontEnd;
@@ -124,10 +124,7 @@ fn an_ephemeral_disk_begins_empty_and_leaves_nothing() {
         // Though we still have the file open.
         assert_eq!(taken(&file), 0);
         drop(file);
-        disks
-            .detach(&us(), &lab.name("other"), GENTLY)
-            .await
-            .unwrap();
+        detach_unused(&disks, &lab.name("other")).await;
         let left = |directory: &str| std::fs::read_dir(lab.path(directory)).unwrap().count();
         assert_eq!(
             (left("space"), left("state/disks"), left("run/workers")),
@@ -342,10 +339,10 @@ fn a_crash_while_attaching_leaves_a_disk_that_is_found_and_taken_away() {
             assert_eq!(disks.get(&name).is_some(), found, "after {step}");
             if found {
                 until(&disks, &name, "it has a worker", |info| info.pid.is_some()).await;
-                disks.detach(&us(), &name, GENTLY).await.unwrap();
+                detach_unused(&disks, &name).await;
             }
             disks.attach(&us(), request(&lab, "tmp")).await.unwrap();
-            disks.detach(&us(), &name, GENTLY).await.unwrap();
+            detach_unused(&disks, &name).await;
             assert!(lab.workers().is_empty());
             let left = |directory: &str| std::fs::read_dir(lab.path(directory)).unwrap().count();
             assert_eq!(

@@ -198,13 +198,14 @@ fn what_is_stuck_is_shown_and_that_it_is_over() {
             assert_eq!(front_end.outcome(write, used).status, S_OK);
         });
         // One request waits, and the others go on.
-        site.disk.fail(no_space().times(3));
+        site.disk.fail(no_space());
         let write = front_end.submit(0, Request::write(16, &[3; 4096]), Form::Direct);
         let info = until(&disks, &site.name, "it waits", |info| {
             info.trouble.is_some()
         })
         .await;
         assert_eq!(info.state, DiskState::Running);
+        site.disk.heal();
         tokio::task::block_in_place(|| {
             let used = front_end.used(0);
             assert_eq!(front_end.outcome(write, used).status, S_OK);

@@ -180,17 +180,18 @@ fn a_forgotten_freeze_ends_by_itself_without_a_manager() {
         let load = Load::start(&lab, "a.img");
         load.wait_for(50);
         let start = Instant::now();
-        let second = Duration::from_secs(1);
-        disks.freeze(&us(), &name, second).await.unwrap();
+        // In which what is under way has to be durable, on a busy machine too.
+        let time = Duration::from_secs(4);
+        disks.freeze(&us(), &name, time).await.unwrap();
         disks.close().await;
         drop(disks);
         load.wait_for(50 + 2 * QUEUES * DEPTH);
-        assert!(start.elapsed() >= second, "{:?}", start.elapsed());
+        assert!(start.elapsed() >= time, "{:?}", start.elapsed());
         let disks = lab.open().await;
         assert_eq!(disks.get(&name).unwrap().state, DiskState::Running);
 
         // And with one, which says so to whoever thaws it too late.
-        disks.freeze(&us(), &name, second).await.unwrap();
+        disks.freeze(&us(), &name, time).await.unwrap();
         until(&disks, &name, "it goes on", |info| {
             info.state == DiskState::Running && info.frozen.is_none()
         })

@@ -206,6 +206,15 @@ pub async fn until_running(disks: &Disks, name: &str) -> DiskInfo {
     .await
 }
 
+/// Detaches a disk whose front end has left, once its manager knows.
+pub async fn detach_unused(disks: &Disks, name: &str) {
+    until(disks, name, "its front end has gone", |info| {
+        !info.front_end
+    })
+    .await;
+    disks.detach(&us(), name, GENTLY).await.unwrap();
+}
+
 /// Ends a process that this test has caused.
 pub fn kill(pid: u32) {
     let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();

@@ -9,7 +9,7 @@ use sealblk::worker::packet::Packet;
 use serde_json::Value;
 
 use super::between::{Between, Trick};
-use super::lab::{GENTLY, Lab, run, until, us};
+use super::lab::{Lab, detach_unused, run, until, us};
 use super::rekey::{load, proven, slow, under_way, until_ended, until_state, work};
 use super::support::registers::Registers;
 
@@ -113,7 +113,8 @@ fn a_rekey_does_not_end_because_a_worker_says_so() {
                 // Until the journal has it, too.
                 let boundary = || disks.get(&name).unwrap().rekey.unwrap().boundary;
                 let before = boundary();
-                let resume = go(Go::Run, None);
+                // So slowly that it is not at its end before it is paused.
+                let resume = go(Go::Run, Some(64 << 10));
                 disks.change_rekey(&us(), &name, resume).await.unwrap();
                 until(&disks, &name, "something was moved back", |info| {
                     let rekey = info.rekey.as_ref();
@@ -164,7 +165,7 @@ fn a_disk_is_not_plain_because_a_worker_says_so() {
         let _liar = Between::before(&lab, &name, Lies);
         let disks = lab.open().await;
         until_state(&disks, &name, RekeyState::Plain).await;
-        disks.detach(&us(), &name, GENTLY).await.unwrap();
+        detach_unused(&disks, &name).await;
         // Its key would be gone with the header.
         assert_eq!(under_way(&lab), Some(Kind::Decrypt));
 

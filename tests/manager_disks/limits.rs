@@ -9,7 +9,7 @@ use sealblk::error::Kind;
 use sealblk::manager::disks::Disks;
 use sealblk::manager::model::DiskState;
 
-use super::lab::{BY_FORCE, GENTLY, Lab, kill, run, until, until_running, us};
+use super::lab::{BY_FORCE, Lab, detach_unused, kill, run, until, until_running, us};
 use super::process::ManagerProcess;
 use super::support::front_end::FrontEnd;
 use super::support::request::{Request, S_OK};
@@ -154,7 +154,7 @@ fn a_disk_that_waits_for_its_key_can_be_limited() {
         let mut front = lab.connect("a.img").await;
         assert!(is_limited(&disks, &name, &mut front).await);
         drop(front);
-        disks.detach(&us(), &name, GENTLY).await.unwrap();
+        detach_unused(&disks, &name).await;
     });
 }
 

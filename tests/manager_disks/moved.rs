@@ -11,7 +11,7 @@ use sealblk::kms::file;
 use sealblk::manager::disks::{Disks, Settings};
 use sealblk::manager::model::{Attach, DiskInfo, DiskState, NewSize, UpgradeDisk, UpgradedDisk};
 
-use super::lab::{BY_FORCE, GENTLY, Lab, kill, run, until, us};
+use super::lab::{BY_FORCE, Lab, detach_unused, kill, run, until, us};
 use super::log::{self, Log, end_of, switch_all};
 use super::rewrap::follow;
 use super::support::home::SIZE;
@@ -228,7 +228,7 @@ fn a_guest_moves_there_and_back_and_one_host_has_its_volume_at_a_time() {
         assert!(!here.socket().exists());
         here.restart().await;
         assert_eq!(here.until(DiskState::Moved).await.pid, None);
-        here.disks.detach(&us(), &here.name, GENTLY).await.unwrap();
+        detach_unused(&here.disks, &here.name).await;
         assert!(here.disks.list().is_empty());
 
         // And back, larger than it went.

@@ -16,7 +16,7 @@ use sealblk::secret::Dek;
 use sealblk::volume::{Access, Files, Inspection, Location, Volume};
 
 use super::judge;
-use super::lab::{BY_FORCE, GENTLY, Lab, kill, run, until, until_running, us};
+use super::lab::{BY_FORCE, Lab, detach_unused, kill, run, until, until_running, us};
 use super::memory_search::{Sample, process_has_key, without_secret_memory};
 use super::process::ManagerProcess;
 use super::support::home::SIZE;
@@ -199,7 +199,7 @@ fn a_served_disk_gets_another_key_under_load() {
         work(&mut load, 200);
         tokio::task::block_in_place(|| load.check_all());
         load.leave();
-        disks.detach(&us(), &name, GENTLY).await.unwrap();
+        detach_unused(&disks, &name).await;
         load.check_bytes(&decrypted(&lab, &new));
         assert!(!lab.path("state/rekeys").read_dir().unwrap().any(|_| true));
         // By itself it opens as every volume does.
@@ -244,7 +244,7 @@ fn a_rekey_goes_back_and_the_disk_is_as_it_was() {
         tokio::task::block_in_place(|| load.connect(&lab.path("a.img.sock")).unwrap());
         tokio::task::block_in_place(|| load.check_all());
         load.leave();
-        disks.detach(&us(), &name, GENTLY).await.unwrap();
+        detach_unused(&disks, &name).await;
         load.check_bytes(&decrypted(&lab, &old));
     });
 }
@@ -269,7 +269,7 @@ fn what_is_wanted_of_a_rekey_outlives_detaching_and_managers() {
             .unwrap();
         until_state(&disks, &name, RekeyState::Paused).await;
         load.leave();
-        disks.detach(&us(), &name, GENTLY).await.unwrap();
+        detach_unused(&disks, &name).await;
         disks.close().await;
         drop(disks);
 
@@ -327,7 +327,7 @@ fn a_freeze_lets_the_moving_of_data_rest() {
         until_ended(&disks, &name).await;
         tokio::task::block_in_place(|| load.check_all());
         load.leave();
-        disks.detach(&us(), &name, GENTLY).await.unwrap();
+        detach_unused(&disks, &name).await;
         std::fs::write(lab.path("b.img"), frozen).unwrap();
         // This host remembers how far the volume has come since.
         let refused = disks.attach(&us(), lab.request("b.img")).await.unwrap_err();
@@ -339,10 +339,7 @@ fn a_freeze_lets_the_moving_of_data_rest() {
         let disks = lab.open().await;
         disks.attach(&us(), lab.request("b.img")).await.unwrap();
         until_ended(&disks, &lab.name("b.img")).await;
-        disks
-            .detach(&us(), &lab.name("b.img"), GENTLY)
-            .await
-            .unwrap();
+        detach_unused(&disks, &lab.name("b.img")).await;
     });
 }
 
@@ -393,7 +390,7 @@ fn disks_wait_for_their_turn_and_one_can_be_taken_out() {
             .unwrap();
         until_ended(&disks, &names[0]).await;
         for name in &names {
-            disks.detach(&us(), name, GENTLY).await.unwrap();
+            detach_unused(&disks, name).await;
         }
     });
 }
@@ -579,7 +576,7 @@ fn a_rekey_goes_on_where_keys_are_not_kept() {
         until_ended(&disks, &name).await;
         tokio::task::block_in_place(|| load.check_all());
         load.leave();
-        disks.detach(&us(), &name, GENTLY).await.unwrap();
+        detach_unused(&disks, &name).await;
         let dek = dek(&lab).await;
         load.check_bytes(&decrypted(&lab, &dek));
     });
@@ -669,7 +666,7 @@ fn an_older_header_is_refused_and_a_whole_snapshot_needs_a_word() {
                 .is_some_and(|rekey| rekey.boundary > 1 << 20)
         })
         .await;
-        disks.detach(&us(), &name, GENTLY).await.unwrap();
+        detach_unused(&disks, &name).await;
         // The journal from its middle, with a header that is the same.
         let last = std::fs::read(lab.path("a.img")).unwrap();
         let area = 64 << 10;
@@ -683,7 +680,7 @@ fn an_older_header_is_refused_and_a_whole_snapshot_needs_a_word() {
         until(&disks, &name, "it is known", |info| info.rekey.is_some()).await;
         disks.change_rekey(&us(), &name, faster()).await.unwrap();
         until_ended(&disks, &name).await;
-        disks.detach(&us(), &name, GENTLY).await.unwrap();
+        detach_unused(&disks, &name).await;
         // The headers from before its end, and from before its beginning.
         let done = std::fs::read(lab.path("a.img")).unwrap();
         for old in [&last, &before] {
@@ -699,6 +696,6 @@ fn an_older_header_is_refused_and_a_whole_snapshot_needs_a_word() {
         }
         std::fs::write(lab.path("a.img"), &done).unwrap();
         disks.attach(&us(), lab.request("a.img")).await.unwrap();
-        disks.detach(&us(), &name, GENTLY).await.unwrap();
+        detach_unused(&disks, &name).await;
     });
 }

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::lab::{GENTLY, Lab, kill, run, until, us};
+use super::lab::{Lab, detach_unused, kill, run, until};
 use super::process::ManagerProcess;
 use super::rekey::{decrypted, dek, lab, location, proven, under_way};
 use super::support::home::SIZE;
@@ -132,7 +132,7 @@ fn no_kill_loses_what_a_guest_was_told_while_its_disk_gets_another_key() {
         tokio::task::block_in_place(|| load.check_all());
         proven(&lab, &mut load).await;
         load.leave();
-        disks.detach(&us(), &name, GENTLY).await.unwrap();
+        detach_unused(&disks, &name).await;
         let dek = dek(&lab).await;
         load.check_bytes(&decrypted(&lab, &dek));
         let volume = Volume::open(&location(&lab), Access::ReadWrite).unwrap();

@@ -7,7 +7,7 @@ use sealblk::manager::disks::Disks;
 use sealblk::manager::model::{DiskInfo, NewSize};
 use sealblk::volume::{Inspection, Location};
 
-use super::lab::{BY_FORCE, GENTLY, Lab, kill, run, until, until_running, us};
+use super::lab::{BY_FORCE, Lab, detach_unused, kill, run, until, until_running, us};
 use super::process::ManagerProcess;
 use super::support::home::SIZE;
 use super::support::raw_front_end::{Form, RawFrontEnd, RawOptions};
@@ -111,7 +111,7 @@ fn a_disk_grows_under_its_front_end_and_keeps_its_data() {
                 assert!(front.read(LARGER / 512 - 1, 512) == [5; 512]);
             });
             drop(front);
-            disks.detach(&us(), &name, GENTLY).await.unwrap();
+            detach_unused(&disks, &name).await;
         });
     }
 }
@@ -215,7 +215,7 @@ fn what_cannot_be_changes_nothing() {
         assert_eq!(info.size, Some(LARGER));
         let nobody = disks.resize(&us(), "none", to(LARGER)).await;
         assert_eq!(nobody.unwrap_err().kind(), Kind::NotFound);
-        disks.detach(&us(), &name, GENTLY).await.unwrap();
+        detach_unused(&disks, &name).await;
 
         let mut request = lab.request("a.img");
         request.options.read_only = Some(true);
@@ -223,7 +223,7 @@ fn what_cannot_be_changes_nothing() {
         let failure = disks.resize(&us(), &name, to(2 * LARGER)).await;
         let failure = failure.unwrap_err();
         assert!(failure.to_string().contains("read-only"), "{failure}");
-        disks.detach(&us(), &name, GENTLY).await.unwrap();
+        detach_unused(&disks, &name).await;
     });
 }
 

@@ -12,7 +12,7 @@ use sealblk::manager::model::{Attach, DiskState};
 use serde_json::json;
 
 use super::faulty_proxy::{Fault, Proxy};
-use super::lab::{GENTLY, Lab, kill, run, until, until_running, us};
+use super::lab::{Lab, detach_unused, kill, run, until, until_running, us};
 use super::openbao::{OpenBao, ROOT};
 use super::support::server::succeed;
 
@@ -120,7 +120,7 @@ fn attaching_waits_for_the_service_if_asked_to() {
         assert_eq!(service.lab.home.refused(&serve).status, 5);
         disks.attach(&us(), service.patient("b.img")).await.unwrap();
         let other = service.lab.name("b.img");
-        disks.detach(&us(), &other, GENTLY).await.unwrap();
+        detach_unused(&disks, &other).await;
         assert_eq!(disks.list().len(), 1);
 
         service.proxy.set(Fault::None);
@@ -129,7 +129,7 @@ fn attaching_waits_for_the_service_if_asked_to() {
         assert_eq!(info.key_id.as_deref(), Some("disks"));
         assert!(info.last_error.is_some(), "why it was not running before");
         service.lab.connect("a.img").await.write(0, &DATA);
-        disks.detach(&us(), &name, GENTLY).await.unwrap();
+        detach_unused(&disks, &name).await;
     });
 }
 
@@ -142,7 +142,7 @@ fn a_silent_service_keeps_nobody_waiting_who_does_not_want_to() {
         let disks = service.open().await;
         service.proxy.set(Fault::Silent);
         disks.attach(&us(), service.patient("a.img")).await.unwrap();
-        disks.detach(&us(), &name, GENTLY).await.unwrap();
+        detach_unused(&disks, &name).await;
         assert!(disks.list().is_empty());
         // One that somebody waits for can be ended by somebody else.
         let attaching = {
@@ -150,7 +150,7 @@ fn a_silent_service_keeps_nobody_waiting_who_does_not_want_to() {
             tokio::spawn(async move { disks.attach(&us(), request).await })
         };
         until(&disks, &name, "it is being attached", |_| true).await;
-        disks.detach(&us(), &name, GENTLY).await.unwrap();
+        detach_unused(&disks, &name).await;
         let failure = attaching.await.unwrap().unwrap_err();
         assert_eq!(failure.kind(), Kind::Busy, "{failure}");
         service.proxy.set(Fault::None);
