@@ -227,9 +227,13 @@ fn a_move_that_was_cut_off_can_be_taken_back() {
 fn a_move_that_is_killed_at_any_time_is_finished_by_repeating_it() {
     let host = Host::with_volume();
     let dek = host.dek();
-    let start = Instant::now();
-    host.move_keys("shared");
-    let most = start.elapsed();
+    // The shortest of some: one may have waited for the machine.
+    let times = ["shared", "header", "shared", "header", "shared"].map(|to| {
+        let start = Instant::now();
+        host.move_keys(to);
+        start.elapsed()
+    });
+    let most = times.into_iter().min().unwrap();
     let mut cut = 0;
     for round in 0..100u32 {
         let to = ["header", "shared"][round as usize % 2];

@@ -106,7 +106,10 @@ fn the_lock_of_a_manager_is_no_link() {
 fn a_program_is_run_where_it_is_and_not_where_a_link_leads() {
     let daemon = Daemon::start();
     let (real, link) = (daemon.home.path("sealblk-real"), daemon.home.path("link"));
-    fs::copy(env!("CARGO_BIN_EXE_sealblk"), &real).unwrap();
+    // By another process: no child that another test is just starting has it open for
+    // writing, so that it could not be run.
+    let mut copy = std::process::Command::new("cp");
+    succeed(copy.arg(env!("CARGO_BIN_EXE_sealblk")).arg(&real));
     chmod(&real, 0o755);
     symlink(&real, &link).unwrap();
     let upgrade = |binary: &Path| {

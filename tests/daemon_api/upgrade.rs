@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -28,9 +28,18 @@ fn build(home: &Home, version: &str) -> PathBuf {
         bytes[place..place + other.len()].copy_from_slice(other.as_bytes());
     }
     let path = home.path(&format!("sealblk-{version}"));
-    fs::write(&path, bytes).unwrap();
+    place(home, &path, &bytes);
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     path
+}
+
+/// Writes a program by another process: no child that another test is just starting
+/// has it open for writing, so that it could not be run.
+fn place(home: &Home, path: &Path, bytes: &[u8]) {
+    let part = home.path("part");
+    fs::write(&part, bytes).unwrap();
+    succeed(std::process::Command::new("cp").arg(&part).arg(path));
+    fs::remove_file(part).unwrap();
 }
 
 /// Where `needle` is in `bytes`.
@@ -161,7 +170,7 @@ fn a_daemon_that_fails_as_it_starts_gives_the_process_back() {
     for place in places(&bytes, b"LISTEN_FDS") {
         bytes[place..place + 10].copy_from_slice(b"LISTEN_FDZ");
     }
-    fs::write(&broken, bytes).unwrap();
+    place(&daemon.home, &broken, &bytes);
     let output = daemon
         .sealblk(&["upgrade", "--binary"])
         .arg(&broken)

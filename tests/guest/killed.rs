@@ -20,7 +20,7 @@ use sealblk::sandbox::calls;
 use crate::MIB;
 use crate::intruder::{end_alone_by, threads, try_permitted, try_refused};
 use crate::machine::{Guest, oldest_qemu};
-use crate::server::{key_file, sealblk, succeed};
+use crate::server::{eventually, key_file, sealblk, succeed};
 
 const SIZE: u64 = 16 * MIB;
 const LARGER: u64 = 24 * MIB;
@@ -82,11 +82,14 @@ fn kill(pid: u32) {
 /// What an intruder would do in each thread of the worker, while the guest works; and
 /// what he would end by: the first time a ring of his own, which nobody looks at.
 fn try_the_walls(worker: u32, time: u32) {
-    let threads = threads(worker);
-    let queues = threads.iter().filter(|(name, _)| name.starts_with("vq"));
-    let queues: Vec<_> = queues.map(|(_, thread)| *thread).collect();
+    // QEMU may have connected just now, and its queues be started soon.
+    let (threads, queues) = eventually("both queues are started", || {
+        let threads = threads(worker);
+        let queues = threads.iter().filter(|(name, _)| name.starts_with("vq"));
+        let queues: Vec<_> = queues.map(|(_, thread)| *thread).collect();
+        (queues.len() == 2).then_some((threads, queues))
+    });
     let others = [worker, threads["disk"]];
-    assert_eq!(queues.len(), 2);
     for thread in others.iter().chain(&queues) {
         try_refused(*thread, worker);
         try_permitted(*thread, worker);

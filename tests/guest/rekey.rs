@@ -27,7 +27,7 @@ fn a_guest_verifies_all_it_wrote_while_its_disk_gets_other_keys() {
         .env("SIZE_MIB", "2");
     let guest = std::thread::spawn(move || guest.succeed());
     let name = manager.name("vm");
-    let begin = ["rekey", &name, "--start", "--latency", "5ms"];
+    let begin = ["rekey", &name, "--start", "--latency", "100ms"];
     let mut done = 0;
     while !guest.is_finished() {
         manager.succeed(&begin);

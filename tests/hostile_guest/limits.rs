@@ -104,8 +104,10 @@ fn connections_leave_nothing_behind(mut target: Target) {
         }
     }
     target.assert_unharmed("200 connections");
-    let after = settled(&target);
-    assert!(after <= before + 2, "{before} open files became {after}");
+    // The last ones end soon.
+    eventually(&format!("hardly more files are open than {before}"), || {
+        (target.server.open_files() <= before + 2).then_some(())
+    });
     target.assert_small();
 }
 

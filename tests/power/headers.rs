@@ -142,11 +142,21 @@ impl Campaign {
         let events = self.lab.recorder.log().events();
         let mut platters = Platters::after(&events, times.start);
         let all = (times.end - times.start) as u64;
+        // Not all of them, when there are many: one of each part.
+        let chosen: HashSet<usize> = if all > most {
+            (0..most)
+                .map(|part| {
+                    let (from, to) = (part * all / most, (part + 1) * all / most);
+                    times.start + (from + self.random.below(to - from)) as usize
+                })
+                .collect()
+        } else {
+            times.clone().collect()
+        };
         for at in times.start..=times.end {
             platters.advance(&events, at);
             let done = at == times.end;
-            // Not all of them, when there are many.
-            if !done && all > most && self.random.below(all) >= most {
+            if !done && !chosen.contains(&at) {
                 continue;
             }
             self.cuts += 1;

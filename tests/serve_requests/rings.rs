@@ -103,7 +103,11 @@ pub fn calls_can_be_switched_off_without_event_index(disk: &Disk) {
     let calls = eventually("a call after calls were switched on again", || {
         Some(raw.queues[0].calls()).filter(|calls| *calls > 0)
     });
-    assert_eq!(calls, 1, "calls while they were switched off");
+    // The server may look for the tenth when it may call again.
+    assert!(
+        (1..=2).contains(&calls),
+        "{calls} calls while they were switched off"
+    );
 }
 
 /// A driver kicks only when the server asks for it. A server that asks too

@@ -223,16 +223,18 @@ impl FrontEnd {
     /// A completion of the queue, if there is one by now.
     pub fn try_complete(&mut self, queue: usize) -> Option<(u64, Outcome)> {
         let queue = &mut self.queues[queue];
-        let (_, used_len) = used_entry(&queue.ring, queue.taken);
         let done = queue.ring.completions().next()?;
+        let (id, status) = (done.id, done.req.status);
+        // Written before the index that said so.
+        let (_, used_len) = used_entry(&queue.ring, queue.taken);
         queue.taken = queue.taken.wrapping_add(1);
         let pending = queue
             .pending
-            .remove(&done.id)
+            .remove(&id)
             .expect("the server completed a request that was never made");
         let data = self.arena.finish(pending.placed, &pending.request);
         let outcome = Outcome {
-            status: done.req.status,
+            status,
             used_len,
             data,
         };

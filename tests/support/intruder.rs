@@ -18,11 +18,12 @@ const CWD: u64 = libc::AT_FDCWD as u64;
 /// no code that could be broken into.
 pub fn threads(pid: u32) -> BTreeMap<String, u32> {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let tasks = tasks.map(|task| {
-        let path = task.unwrap().path();
-        let name = std::fs::read_to_string(path.join("comm")).unwrap();
-        let number = path.file_name().unwrap().to_str().unwrap();
-        (name.trim().to_owned(), number.parse().unwrap())
+    // Some end while they are looked at.
+    let tasks = tasks.filter_map(|task| {
+        let path = task.ok()?.path();
+        let name = std::fs::read_to_string(path.join("comm")).ok()?;
+        let number = path.file_name()?.to_str()?.parse().ok()?;
+        Some((name.trim().to_owned(), number))
     });
     tasks
         .filter(|(name, _)| !name.starts_with("iou-"))
