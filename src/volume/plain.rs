@@ -169,10 +169,11 @@ impl PlainPlan {
             copies::create(&mut device.file(), &header)
                 .map_err(|error| device.error("write the header of", error))?;
         }
-        // Not before the header says so: a crash would make the disk longer.
+        undo.sync_directories()?;
+        // Not before the header says so, and is found: a crash would make the disk
+        // longer.
         let end = plan.data_offset + plan.size;
         undo.prepare(&devices.data, end, &CreateOptions::default())?;
-        undo.sync_directories()?;
         let volume = Volume::of(devices, Access::ReadWrite)?;
         undo.disarm();
         Ok(volume)
