@@ -115,7 +115,14 @@ fn limits_are_set_shown_recorded_and_lifted() {
     let daemon = Daemon::run(home, command);
     let sealblk = |arguments: &[&str]| daemon.sealblk(arguments);
     succeed(&mut sealblk(&["volume", "create", "a.img", "--size", "4M"]));
-    let attach = ["attach", "a.img", "--socket", "a.sock", "--name", "a"];
+    let attach = [
+        "attach",
+        "a.img",
+        "--socket",
+        "a.sock",
+        "--name",
+        "limited-1",
+    ];
     succeed(sealblk(&attach).args(["--bps-write", "10M", "--json"]));
     let limits = |arguments: &[&str]| -> Value {
         let mut command = daemon.sealblk(arguments);
@@ -124,20 +131,34 @@ fn limits_are_set_shown_recorded_and_lifted() {
     };
     let json = |text: &str| -> Value { serde_json::from_str(text).unwrap() };
     assert_eq!(
-        limits(&["show", "a"]),
+        limits(&["show", "limited-1"]),
         json(r#"{"iops_total": 500, "bps_write": 10485760}"#)
     );
     assert_eq!(
-        limits(&["limit", "a", "--iops-read", "9", "--iops-read-max", "20"]),
+        limits(&[
+            "limit",
+            "limited-1",
+            "--iops-read",
+            "9",
+            "--iops-read-max",
+            "20"
+        ]),
         json(
             r#"{"iops_read": 9, "iops_read_max": 20, "iops_read_max_length": 1, "bps_write": 10485760}"#
         )
     );
-    assert_eq!(limits(&["limit", "a", "--none"]), json("{}"));
-    assert_eq!(limits(&["limit", "a"]), json("{}"));
-    let both = ["limit", "a", "--bps-total", "1M", "--bps-read", "1M"];
+    assert_eq!(limits(&["limit", "limited-1", "--none"]), json("{}"));
+    assert_eq!(limits(&["limit", "limited-1"]), json("{}"));
+    let both = [
+        "limit",
+        "limited-1",
+        "--bps-total",
+        "1M",
+        "--bps-read",
+        "1M",
+    ];
     refused(&mut daemon.sealblk(&both)).expect(2, &["bps_total and bps_read"], "apart");
-    let text = succeed(&mut daemon.sealblk(&["limit", "a", "--bps-total", "1M"]));
+    let text = succeed(&mut daemon.sealblk(&["limit", "limited-1", "--bps-total", "1M"]));
     assert!(
         text.contains("limits         bps_total=1048576\n"),
         "{text}"
@@ -147,8 +168,8 @@ fn limits_are_set_shown_recorded_and_lifted() {
     let recorded: Vec<Value> = lines.filter(|line| line["event"] == "limit").collect();
     assert_eq!(recorded.len(), 3, "{recorded:?}");
     assert_eq!(recorded[0]["limits"], "iops_read=9 iops_read_max=20");
-    assert_eq!(recorded[0]["disk"], "a");
-    succeed(&mut daemon.sealblk(&["detach", "a", "--force"]));
+    assert_eq!(recorded[0]["disk"], "limited-1");
+    succeed(&mut daemon.sealblk(&["detach", "limited-1", "--force"]));
 }
 
 #[test]
@@ -162,19 +183,26 @@ fn disks_are_resized_and_attached_without_a_volume_and_that_is_recorded() {
     let run = |arguments: &[&str]| succeed(&mut daemon.sealblk(arguments));
     let json = |text: &str| -> Value { serde_json::from_str(text).unwrap() };
     run(&["volume", "create", "a.img", "--size", "4M"]);
-    run(&["attach", "a.img", "--socket", "a.sock", "--name", "a"]);
-    let said = run(&["resize", "a", "6M"]);
+    run(&[
+        "attach",
+        "a.img",
+        "--socket",
+        "a.sock",
+        "--name",
+        "resized-1",
+    ]);
+    let said = run(&["resize", "resized-1", "6M"]);
     assert_eq!(
         said,
-        "a: 6 MiB (6291456 bytes); no front end is connected: the next one sees it\n"
+        "resized-1: 6 MiB (6291456 bytes); no front end is connected: the next one sees it\n"
     );
     let disk = json(&run(&["resize", "a.img", "max", "--preallocate", "--json"]));
     assert_eq!(disk["size"], 6 << 20);
-    let refused_to = |size: &str| refused(&mut daemon.sealblk(&["resize", "a", size]));
+    let refused_to = |size: &str| refused(&mut daemon.sealblk(&["resize", "resized-1", size]));
     refused_to("4M").expect(6, &["can only grow"], "--shrink");
     refused_to("6291457").expect(2, &["not a number of sectors"], "6291968");
     let both = r#"{"size": 8388608, "limits": {"iops_total": 9}}"#;
-    let reply = daemon.ask("PATCH", "/v1/disks/a", Some(both));
+    let reply = daemon.ask("PATCH", "/v1/disks/resized-1", Some(both));
     assert_eq!(
         (&reply.json()["size"], reply.status),
         (&(8 << 20).into(), 200)
@@ -182,12 +210,14 @@ fn disks_are_resized_and_attached_without_a_volume_and_that_is_recorded() {
     assert_eq!(reply.json()["limits"]["iops_total"], 9);
     for wrong in [r#"{"size": 512, "fill": true}"#, r#"{"preallocate": true}"#] {
         assert_eq!(
-            daemon.ask("PATCH", "/v1/disks/a", Some(wrong)).status,
+            daemon
+                .ask("PATCH", "/v1/disks/resized-1", Some(wrong))
+                .status,
             400,
             "{wrong}"
         );
     }
-    run(&["detach", "a"]);
+    run(&["detach", "resized-1"]);
 
     std::fs::create_dir(daemon.home.path("space")).unwrap();
     let attach = [
@@ -196,7 +226,7 @@ fn disks_are_resized_and_attached_without_a_volume_and_that_is_recorded() {
         "--socket",
         "t.sock",
         "--name",
-        "t",
+        "resized-2",
         "--ephemeral",
     ];
     let disk = json(&run(&[&attach[..], &["--size", "3M", "--json"]].concat()));
@@ -209,18 +239,22 @@ fn disks_are_resized_and_attached_without_a_volume_and_that_is_recorded() {
         (&(3 << 20).into(), &4096.into())
     );
     assert!(run(&["list"]).contains("(ephemeral)"));
-    assert!(run(&["show", "t"]).contains("its key is in its worker alone"));
-    refused(&mut daemon.sealblk(&["resize", "t", "9M"])).expect(2, &["ephemeral"], "detach");
-    let worker = json(&run(&["show", "t", "--json"]))["pid"]
+    assert!(run(&["show", "resized-2"]).contains("its key is in its worker alone"));
+    refused(&mut daemon.sealblk(&["resize", "resized-2", "9M"])).expect(
+        2,
+        &["ephemeral"],
+        "detach",
+    );
+    let worker = json(&run(&["show", "resized-2", "--json"]))["pid"]
         .as_i64()
         .unwrap();
     let worker = rustix::process::Pid::from_raw(worker as i32).unwrap();
     rustix::process::kill_process(worker, rustix::process::Signal::KILL).unwrap();
     eventually("its loss is shown", || {
-        let disk = json(&run(&["show", "t", "--json"]));
+        let disk = json(&run(&["show", "resized-2", "--json"]));
         (disk["restarts"] == 1 && disk["state"] == "failed").then_some(())
     });
-    run(&["detach", "t"]);
+    run(&["detach", "resized-2"]);
 
     let log = std::fs::read_to_string(daemon.home.path("audit.jsonl")).unwrap();
     let lines: Vec<Value> = log.lines().map(json).collect();

@@ -23,7 +23,14 @@ fn a_daemon_writes_below_its_paths_alone() {
         let command = command(&home);
         Daemon::run(home, command)
     };
-    let attach = ["attach", "disk.img", "--socket", "disk.sock", "--name", "d"];
+    let attach = [
+        "attach",
+        "disk.img",
+        "--socket",
+        "disk.sock",
+        "--name",
+        "walled-1",
+    ];
     succeed(&mut daemon.sealblk(&attach));
     let elsewhere = tempfile::tempdir().unwrap();
     let elsewhere = elsewhere.path().join("new");
@@ -51,7 +58,7 @@ fn a_daemon_writes_below_its_paths_alone() {
     puppet.call(libc::SYS_close, &[socket.cast_unsigned()]);
     drop(puppet);
     // It goes on.
-    succeed(&mut daemon.sealblk(&["detach", "d"]));
+    succeed(&mut daemon.sealblk(&["detach", "walled-1"]));
 }
 
 #[test]

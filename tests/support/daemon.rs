@@ -87,7 +87,8 @@ impl Daemon {
         }
     }
 
-    /// The processes that serve the disks on its record, by their disks.
+    /// The processes that serve the disks on its record, by their disks: by those
+    /// names alone, so that no two tests may use one.
     pub fn workers(&self) -> BTreeMap<String, u32> {
         let records = fs::read_dir(self.home.path("state/disks"));
         let disks: BTreeSet<String> = records
