@@ -272,7 +272,7 @@ fn disks_are_resized_and_attached_without_a_volume_and_that_is_recorded() {
     let ephemeral = of("attach")[1];
     assert_eq!(
         (&ephemeral["ephemeral"], &ephemeral["disk"]),
-        (&true.into(), &"t".into())
+        (&true.into(), &"resized-2".into())
     );
     assert!(ephemeral.get("key_set").is_none() && ephemeral.get("volume").is_none());
     let [lost] = of("disk_lost")[..] else {
@@ -280,7 +280,7 @@ fn disks_are_resized_and_attached_without_a_volume_and_that_is_recorded() {
     };
     assert_eq!(
         (&lost["disk"], &lost["actor"]["role"]),
-        (&"t".into(), &"manager".into())
+        (&"resized-2".into(), &"manager".into())
     );
     // No key of anybody was used for it: what was, when the volume was made (to see
     // that its wrap opens), and when that was attached.

@@ -498,6 +498,30 @@ fn a_manager_that_ends_at_any_step_leaves_what_the_next_one_finishes() {
     }
 }
 
+/// So does a manager whose worker dies with it: nobody is there whom the next one could
+/// ask what has ended.
+#[test]
+fn nothing_is_wanted_any_more_when_all_die_as_a_rekey_ends() {
+    for step in ["RekeyFinished", "RekeyForgotten"] {
+        let lab = lab();
+        let name = lab.name("a.img");
+        let mut manager = ManagerProcess::start(lab.home.directory());
+        assert_eq!(manager.ask("attach a.img").as_deref(), Some("ok"));
+        manager.ask(&format!("die {step}"));
+        let _ = manager.ask("rekey a.img");
+        manager.was_killed();
+        lab.workers().into_iter().for_each(kill);
+        let wanted = || lab.path("state/rekeys").read_dir().unwrap().count();
+        assert_eq!((under_way(&lab), wanted()), (None, 1), "after {step}");
+        run(async {
+            let disks = lab.open().await;
+            until_running(&disks, &name).await;
+            assert_eq!(wanted(), 0, "after {step}");
+            disks.detach(&us(), &name, BY_FORCE).await.unwrap();
+        });
+    }
+}
+
 /// The worker that dies once its header says that all is moved.
 static LAST: AtomicU32 = AtomicU32::new(0);
 

@@ -117,9 +117,20 @@ fn no_kill_loses_what_a_guest_was_told_while_its_disk_gets_another_key() {
     let name = lab.name("a.img");
     let start = Instant::now();
     // A manager that has just begun does not know yet.
-    while ask(&mut manager, "is a.img") != "none" || !rests(&lab) {
-        assert!(start.elapsed() < DEADLINE, "it does not end");
-        let _ = ask(&mut manager, "resume a.img");
+    loop {
+        let moving = ask(&mut manager, "is a.img");
+        if moving == "none" && rests(&lab) {
+            break;
+        }
+        let resumed = ask(&mut manager, "resume a.img");
+        assert!(
+            start.elapsed() < DEADLINE,
+            "it does not end: {moving}, {resumed}; in the header: {:?}; wanted: {:?}",
+            under_way(&lab),
+            lab.path("state/rekeys")
+                .read_dir()
+                .map(|files| files.count())
+        );
         assert!(load.run(20, PATIENCE), "nothing is answered");
     }
     manager.kill();

@@ -316,6 +316,26 @@ impl Supervisor {
         Ok(())
     }
 
+    /// Forgets what was wanted of an operation that has ended, if the manager that ended
+    /// it did not live to do so, and neither did its worker.
+    pub(super) async fn forget_what_has_ended(&self) {
+        let (Some(held), None) = (self.held.clone(), &self.moving) else {
+            return;
+        };
+        let job = self.shared.jobs.get(held.spec.uuid);
+        if !self.may_be_moved() || job.is_none_or(|job| !job.begun) {
+            return;
+        }
+        // Nobody begins another one meanwhile.
+        let _alone = self.keep_header().await;
+        let read = blocking(move || held.volume()).await;
+        if let Ok(Ok(volume)) = read
+            && volume.rekey_facts().is_none()
+        {
+            self.forget_job(false).await;
+        }
+    }
+
     /// Whether it has a header that may be under way.
     pub(super) fn may_be_moved(&self) -> bool {
         let writable = self.held.as_ref().is_some_and(|held| !held.spec.read_only);

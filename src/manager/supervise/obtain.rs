@@ -220,6 +220,7 @@ impl Supervisor {
         self.put_on_record().await.map_err(later)?;
         self.bind().await?;
         self.look_for_the_end().await?;
+        self.forget_what_has_ended().await;
         let (mode, frozen_ms) = (self.mode_at_start(), self.frozen_at_start());
         // The worker of an ephemeral disk makes its key.
         let has_key = self.dek.is_some() || self.record.ephemeral.is_some();
