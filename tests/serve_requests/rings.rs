@@ -98,6 +98,11 @@ pub fn calls_can_be_switched_off_without_event_index(disk: &Disk) {
     for _ in 0..10 {
         flush(&mut raw);
     }
+    assert_eq!(
+        raw.queues[0].calls(),
+        0,
+        "calls while they were switched off"
+    );
     raw.queues[0].set_available_flags(0);
     flush(&mut raw);
     let calls = eventually("a call after calls were switched on again", || {
