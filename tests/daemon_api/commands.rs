@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use super::support::daemon::{Daemon, command, configure};
+use super::support::daemon::{Daemon, attach_a, command, configure};
 use super::support::home::{Guard, Home, refused};
 use super::support::server::{eventually, succeed};
 
@@ -115,14 +115,7 @@ fn limits_are_set_shown_recorded_and_lifted() {
     let daemon = Daemon::run(home, command);
     let sealblk = |arguments: &[&str]| daemon.sealblk(arguments);
     succeed(&mut sealblk(&["volume", "create", "a.img", "--size", "4M"]));
-    let attach = [
-        "attach",
-        "a.img",
-        "--socket",
-        "a.sock",
-        "--name",
-        "limited-1",
-    ];
+    let attach = attach_a("limited-1");
     succeed(sealblk(&attach).args(["--bps-write", "10M", "--json"]));
     let limits = |arguments: &[&str]| -> Value {
         let mut command = daemon.sealblk(arguments);
@@ -183,14 +176,7 @@ fn disks_are_resized_and_attached_without_a_volume_and_that_is_recorded() {
     let run = |arguments: &[&str]| succeed(&mut daemon.sealblk(arguments));
     let json = |text: &str| -> Value { serde_json::from_str(text).unwrap() };
     run(&["volume", "create", "a.img", "--size", "4M"]);
-    run(&[
-        "attach",
-        "a.img",
-        "--socket",
-        "a.sock",
-        "--name",
-        "resized-1",
-    ]);
+    run(&attach_a("resized-1"));
     let said = run(&["resize", "resized-1", "6M"]);
     assert_eq!(
         said,

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::support::daemon::{Daemon, command, configure};
+use super::support::daemon::{Daemon, attach_a, command, configure};
 use super::support::home::Home;
 use super::support::server::succeed;
 
@@ -39,14 +39,7 @@ fn the_disks_of_a_key_set_are_counted() {
     let create = ["volume", "create", "a.img", "--size", "4M"];
     succeed(daemon.sealblk(&create).args(["--key-set", "prod"]));
     assert_eq!(disks(&daemon, "prod"), 0);
-    let attach = [
-        "attach",
-        "a.img",
-        "--socket",
-        "a.sock",
-        "--name",
-        "counted-1",
-    ];
+    let attach = attach_a("counted-1");
     succeed(&mut daemon.sealblk(&attach));
     assert_eq!(
         (disks(&daemon, "prod"), disks(&daemon, "safe")),
@@ -73,14 +66,7 @@ fn an_attached_volume_needs_its_break_glass_key_set() {
     let create = ["volume", "create", "a.img", "--size", "4M"];
     succeed(daemon.sealblk(&create).args(["--key-set", "prod"]));
     std::fs::remove_dir_all(daemon.home.path("state/volumes")).unwrap();
-    let attach = [
-        "attach",
-        "a.img",
-        "--socket",
-        "a.sock",
-        "--name",
-        "break-glass-1",
-    ];
+    let attach = attach_a("break-glass-1");
     succeed(&mut daemon.sealblk(&attach));
     let volumes = std::fs::read_dir(daemon.home.path("state/volumes")).unwrap();
     let notes = volumes.map(|note| note.unwrap().path());

@@ -148,6 +148,12 @@ impl Daemon {
     }
 }
 
+/// What attaches `a.img` as a disk of that name, which no other test may have: see
+/// [`Daemon::workers`].
+pub fn attach_a(name: &str) -> [&str; 6] {
+    ["attach", "a.img", "--socket", "a.sock", "--name", name]
+}
+
 impl Drop for Daemon {
     /// Workers outlive the daemon by design. They do not outlive the test.
     fn drop(&mut self) {
