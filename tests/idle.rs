@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use sealblk::crypt::Params;
 
@@ -15,7 +14,7 @@ use support::front_end::{FrontEnd, Options};
 use support::home::{Guard, Home};
 use support::in_process::Served;
 use support::request::Request;
-use support::server::{eventually, sealblk, succeed};
+use support::server::{at_rest, eventually, sealblk, succeed};
 
 /// A file of each thread of a process whose name begins so.
 fn threads(process: &str, name: &str, file: &str) -> BTreeMap<PathBuf, String> {
@@ -97,12 +96,7 @@ fn buffers_are_taken_for_work_and_given_back_after_it() {
         eventually("they rest", || (buffers() == 0).then_some(()));
     }
     // Whoever rests is woken by nobody: nothing is pending in any ring.
-    let mut before = sleeps("self");
-    eventually("they sleep", || {
-        std::thread::sleep(Duration::from_millis(100));
-        let earlier = std::mem::replace(&mut before, sleeps("self"));
-        (earlier == before).then_some(())
-    });
+    let before = at_rest("they sleep", || sleeps("self"));
     assert_eq!(before.len(), 2);
     let other = Served::new(Params::default(), false);
     let mut busy = other.connect(1);
@@ -220,12 +214,7 @@ fn sixty_four_idle_disks_take_little_memory_and_no_cpu() {
         let look = |pid: &String| (sleeps(pid), threads(pid, "", "schedstat"));
         idle.iter().map(look).collect()
     };
-    let mut before = look();
-    eventually("they rest", || {
-        std::thread::sleep(Duration::from_millis(100));
-        let earlier = std::mem::replace(&mut before, look());
-        (earlier == before).then_some(())
-    });
+    let before = at_rest("they rest", look);
     for _ in 0..300 {
         many.front_ends[0].write(0, &[1; 4096]);
     }

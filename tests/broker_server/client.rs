@@ -213,12 +213,10 @@ pub fn read(stream: &mut Stream) -> Reply {
     let mut bytes = Vec::new();
     // That it is not closed well after the answer takes nothing from it. Not by the
     // stream, which reads nothing while it has something left that cannot be sent.
-    loop {
+    while matches!(stream.conn.read_tls(&mut stream.sock), Ok(1..))
+        && stream.conn.process_new_packets().is_ok()
+    {
         let _ = stream.conn.reader().read_to_end(&mut bytes);
-        let more = matches!(stream.conn.read_tls(&mut stream.sock), Ok(1..));
-        if !more || stream.conn.process_new_packets().is_err() {
-            break;
-        }
     }
     let _ = stream.conn.reader().read_to_end(&mut bytes);
     let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;

@@ -25,6 +25,18 @@ pub fn eventually<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// What `look` says once it has said the same for a tenth of a second; panics after
+/// [`DEADLINE`].
+pub fn at_rest<T: PartialEq>(what: &str, mut look: impl FnMut() -> T) -> T {
+    let mut last = look();
+    eventually(what, || {
+        std::thread::sleep(Duration::from_millis(100));
+        let earlier = std::mem::replace(&mut last, look());
+        (earlier == last).then_some(())
+    });
+    last
+}
+
 /// A running server, its socket, and the directory that all of it lives in.
 pub struct Server {
     child: Child,
