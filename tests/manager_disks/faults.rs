@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use sealblk::error::Kind as Class;
 use sealblk::manager::disks::Disks;
-use sealblk::manager::model::{Attach, DiskInfo, DiskState};
+use sealblk::manager::model::{Attach, DiskInfo, DiskState, RekeyState, StartRekey};
 
 use super::lab::{BY_FORCE, Lab, kill, run, until, until_running, us};
 use super::support::faulty_disk::{Fault, FaultyDisk, Kind, Rule};
 use super::support::history::{Load, seed};
 use super::support::raw_front_end::{Form, RawFrontEnd, RawOptions};
+use super::support::registers::Registers;
 use super::support::request::{Request, S_IOERR, S_OK};
 use super::support::server::DEADLINE;
 
@@ -215,13 +216,44 @@ fn what_is_stuck_is_shown_and_that_it_is_over() {
     });
 }
 
+/// A rekey alone meets the full disk. Whoever has mended that says so once, and maybe
+/// before the rekey has come to rest.
+#[test]
+fn a_rekey_that_has_failed_hears_at_once_that_it_shall_go_on() {
+    let site = Site::new();
+    run(async {
+        let disks = site.lab.open().await;
+        disks.attach(&us(), site.request("")).await.unwrap();
+        tokio::task::block_in_place(|| {
+            let mut front_end = site.connect();
+            front_end.succeed(0, Request::write(0, &[1; 4096]), Form::Direct);
+        });
+        site.disk.fail(no_space());
+        let wanted = serde_json::json!({"disks": [site.name]});
+        let wanted: StartRekey = serde_json::from_value(wanted).unwrap();
+        disks.rekey(&us(), wanted).await.unwrap();
+        let failed = until(&disks, &site.name, "it has failed", |info| {
+            let rekey = info.rekey.as_ref();
+            rekey.is_some_and(|it| it.state == RekeyState::Failed)
+        });
+        let failed = failed.await.rekey.unwrap();
+        let why = failed.problem.unwrap().message;
+        assert!(why.contains("No space left"), "{why}");
+        site.disk.heal();
+        let go = serde_json::from_value(serde_json::json!({"go": "run"})).unwrap();
+        disks.change_rekey(&us(), &site.name, go).await.unwrap();
+        until(&disks, &site.name, "all is moved", |info| {
+            info.rekey.is_none()
+        })
+        .await;
+        disks.detach(&us(), &site.name, BY_FORCE).await.unwrap();
+    });
+}
+
 /// A rekey meets the full disk as well: it rests while the disk is stopped, and goes
 /// on with it.
 #[test]
 fn a_rekey_goes_on_when_the_disk_does() {
-    use super::support::registers::Registers;
-    use sealblk::manager::model::{RekeyState, StartRekey};
-
     let site = Site::new();
     run(async {
         let disks = site.lab.open().await;
@@ -243,20 +275,17 @@ fn a_rekey_goes_on_when_the_disk_does() {
             site.disk.fail(no_space());
             tokio::task::block_in_place(|| load.run(1 << 40, Duration::from_millis(200)));
             site.until_stopped(&disks).await;
+            // It has failed as well, or has seen that the disk is stopped.
+            until(&disks, &site.name, "nothing is moved", |info| {
+                use RekeyState::{Failed, Held};
+                let rekey = info.rekey.as_ref();
+                rekey.is_none_or(|it| matches!(it.state, Failed | Held))
+            })
+            .await;
             site.disk.heal();
-            // Also what moves the data, if it has failed.
             let _ = disks.resume(&us(), &site.name, false).await;
             until_running(&disks, &site.name).await;
             tokio::task::block_in_place(|| assert!(load.run(50, DEADLINE)));
-            let info = disks.get(&site.name).unwrap();
-            if info
-                .rekey
-                .as_ref()
-                .is_some_and(|it| it.state == RekeyState::Failed)
-            {
-                let go = serde_json::from_value(serde_json::json!({"go": "run"})).unwrap();
-                disks.change_rekey(&us(), &site.name, go).await.unwrap();
-            }
         }
         let done = until(&disks, &site.name, "all is moved", |info| {
             info.rekey.is_none()

@@ -1,10 +1,10 @@
 //! The thread that moves the data of a disk.
 
 use std::fs::File;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
-use super::control::Control;
+use super::control::{Control, Wanted};
 use super::{Go, Phase, Priority};
 use crate::engine::fence::Keeper;
 use crate::engine::placement;
@@ -26,6 +26,8 @@ pub(super) struct Worker {
     mover: Option<Mover<File, File, Arc<Keeper>>>,
     keeper: Option<Arc<Keeper>>,
     priority: Priority,
+    /// The orders there were when it failed: the next one to run is about that.
+    heard: u64,
 }
 
 /// What is to be done next.
@@ -46,6 +48,7 @@ impl Worker {
             mover: Some(mover),
             keeper: Some(keeper),
             priority: Priority::Normal,
+            heard: 0,
         }
     }
 
@@ -74,13 +77,9 @@ impl Worker {
             );
             return Next::Wait;
         }
-        let seen = wanted.orders;
         match (wanted.phase, wanted.go) {
             (Phase::Failed, _) => {
-                drop(self.control.wait(wanted, Duration::MAX, |wanted| {
-                    wanted.stop || (wanted.orders != seen && wanted.go == Go::Run)
-                }));
-                let wanted = self.control.lock();
+                let wanted = self.wait_for_another_try(wanted, Duration::MAX);
                 if !wanted.stop {
                     self.control.set_phase(wanted, Phase::Moving, None);
                 }
@@ -165,12 +164,17 @@ impl Worker {
     fn failed(&mut self, error: &rekey::Error) {
         let mut why = chain(error);
         tracing::error!("moving data has failed: {why}");
+        // It is said at once: whoever has mended the disk below says so once, and
+        // maybe before this has come to rest.
+        let wanted = self.control.lock();
+        self.heard = wanted.orders;
+        self.control
+            .set_phase(wanted, Phase::Failed, Some(why.clone()));
         for attempt in 1..=TRIES {
             match self.come_to_rest() {
-                Ok(()) => break,
+                Ok(()) => return,
                 Err(error) if attempt < TRIES && !matches!(error, rekey::Error::NotDurable(_)) => {
-                    let wanted = self.control.lock();
-                    drop(self.control.wait(wanted, AGAIN, |wanted| wanted.stop));
+                    drop(self.wait_for_another_try(self.control.lock(), AGAIN));
                 }
                 Err(error) => {
                     tracing::error!("it does not come to rest: {}", chain(&error));
@@ -187,6 +191,17 @@ impl Worker {
         }
         let wanted = self.control.lock();
         self.control.set_phase(wanted, Phase::Failed, Some(why));
+    }
+
+    /// Waits for so long, or until somebody wants what has failed to be tried again.
+    fn wait_for_another_try<'w>(
+        &'w self,
+        wanted: MutexGuard<'w, Wanted>,
+        time: Duration,
+    ) -> MutexGuard<'w, Wanted> {
+        self.control.wait(wanted, time, |wanted| {
+            wanted.stop || (wanted.orders != self.heard && wanted.go == Go::Run)
+        })
     }
 
     fn come_to_rest(&mut self) -> Result<(), rekey::Error> {
