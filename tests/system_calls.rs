@@ -54,7 +54,9 @@ fn one_request_at_a_time_takes_three_calls() {
     for request in [read, write] {
         let (entries, signals) = cost(1, 500, request);
         assert!(entries <= 2.5, "{entries}");
-        assert!(signals <= 1.0, "{signals}");
+        // That of the request before them may be counted late, when its answer was
+        // seen already.
+        assert!(signals < 1.0 + 2.0 / 500.0, "{signals}");
     }
 }
 
