@@ -41,6 +41,8 @@ mod moved;
 mod process;
 #[path = "manager_disks/rekey.rs"]
 mod rekey;
+#[path = "manager_disks/rekey_faults.rs"]
+mod rekey_faults;
 #[path = "manager_disks/rekey_kills.rs"]
 mod rekey_kills;
 #[path = "manager_disks/rekey_plain.rs"]

@@ -169,11 +169,7 @@ impl QueueThread {
         }
         let op = Op {
             slot: number,
-            kind: match work {
-                Work::Read => OpKind::Read,
-                Work::Punch => OpKind::Punch,
-                Work::Write | Work::Zero | Work::Sync => OpKind::Write,
-            },
+            kind: work.into(),
             piece,
             block,
             done: 0,
@@ -340,7 +336,8 @@ impl QueueThread {
             self.slots.get(op.slot).fall_back = true;
             return;
         }
-        if self.shall_wait(op, error) {
+        let errno = error.raw_os_error().unwrap_or(0);
+        if self.shall_wait(op.slot, op.kind, &op.piece, errno) {
             return;
         }
         let position = op.piece.sector.0 * SECTOR_BYTES;

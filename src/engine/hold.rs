@@ -116,6 +116,12 @@ impl State {
         self.gate() == OPEN
     }
 
+    /// Whether anything may be done with the disk below: not while its key is denied,
+    /// or a snapshot is taken.
+    pub(super) fn may_touch(&self) -> bool {
+        matches!(self.gate(), OPEN | STOPPED)
+    }
+
     fn queue(&mut self, number: u64) -> Option<&mut QueueState> {
         self.queues.iter_mut().find(|queue| queue.number == number)
     }

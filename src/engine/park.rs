@@ -10,7 +10,7 @@
 
 use std::io;
 
-use super::fence::{Access, Cut};
+use super::fence::{Access, Cut, Failing};
 use super::hold::Gate;
 use super::queue::QueueThread;
 use super::slots::Piece;
@@ -66,14 +66,29 @@ impl QueueThread {
                 false
             }
             // By a view that is late, it is as well to wait for the newest.
-            Cut::Failing if !self.fence.is_settled() => {
+            Cut::Failing(_) if !self.fence.is_settled() => {
                 slot.leave_out(piece, piece.len, view.era());
                 false
             }
-            Cut::Failing => {
-                slot.failed = Some(Reject::IoError);
+            Cut::Failing(failing) => {
+                self.is_in_doubt(number, piece, failing);
                 false
             }
+        }
+    }
+
+    /// Nobody knows how a piece is stored: it is as if the disk below had failed it.
+    #[cold]
+    fn is_in_doubt(&mut self, number: u16, piece: &Piece, failing: Failing) {
+        let kind = self.slots.get(number).work.into();
+        let waits = match failing {
+            Failing::Below(errno) => self.shall_wait(number, kind, piece, errno),
+            Failing::ForGood => false,
+        };
+        let slot = self.slots.get(number);
+        match waits {
+            true => slot.step(piece.len),
+            false => slot.failed = Some(Reject::IoError),
         }
     }
 

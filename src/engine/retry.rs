@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::hold::Gate;
 use super::queue::QueueThread;
-use super::slots::Op;
+use super::slots::{OpKind, Piece};
 use super::trouble::{FIRST_PAUSE, Failure, LONGEST_PAUSE, Verdict, Work};
 use crate::virtio::Reject;
 
@@ -64,31 +64,37 @@ impl QueueThread {
         !self.stopping && self.disk.hold().gate() == Gate::Stopped
     }
 
-    /// An operation has failed. True when its request waits for that to end.
+    /// A piece of a request has failed, with an errno that is 0 where the file or
+    /// device ends. True when the request waits for that to end.
     #[cold]
-    pub(super) fn shall_wait(&mut self, op: &Op, error: &io::Error) -> bool {
+    pub(super) fn shall_wait(
+        &mut self,
+        number: u16,
+        kind: OpKind,
+        piece: &Piece,
+        errno: i32,
+    ) -> bool {
         let ends = self.stopping && !self.leaves_behind();
         if ends || self.disk.hold().gate() == Gate::Failing {
             return false;
         }
-        let slot = self.slots.get(op.slot);
-        let errno = error.raw_os_error().unwrap_or(0);
+        let slot = self.slots.get(number);
         let waited = slot
             .troubled
             .map_or(Duration::ZERO, |since| since.elapsed());
-        let verdict = self.disk.trouble().verdict(op.kind, errno, waited);
+        let verdict = self.disk.trouble().verdict(kind, errno, waited);
         if verdict == Verdict::Report {
             return false;
         }
         let new = slot.troubled.is_none();
         slot.troubled.get_or_insert_with(Instant::now);
-        slot.note_again(&op.piece);
+        slot.note_again(piece);
         self.retries.count += usize::from(new);
         self.disk.count_error();
         let failure = Failure {
-            operation: Work::from(op.kind),
-            position: op.piece.start(),
-            bytes: op.piece.len,
+            operation: Work::from(kind),
+            position: piece.start(),
+            bytes: piece.len,
             errno,
         };
         let stops = verdict == Verdict::Stop;

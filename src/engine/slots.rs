@@ -38,6 +38,17 @@ impl Work {
     }
 }
 
+impl From<Work> for OpKind {
+    fn from(work: Work) -> Self {
+        match work {
+            Work::Read => OpKind::Read,
+            Work::Write | Work::Zero => OpKind::Write,
+            Work::Punch => OpKind::Punch,
+            Work::Sync => OpKind::Sync,
+        }
+    }
+}
+
 /// A request from its parsing to its completion.
 #[derive(Debug)]
 pub struct Slot {

@@ -5,31 +5,31 @@ use std::time::{Duration, Instant};
 
 use sealblk::error::Kind as Class;
 use sealblk::manager::disks::Disks;
-use sealblk::manager::model::{Attach, DiskInfo, DiskState, RekeyState, StartRekey};
+use sealblk::manager::model::{Attach, DiskInfo, DiskState};
 
 use super::lab::{BY_FORCE, Lab, kill, run, until, until_running, us};
 use super::support::faulty_disk::{Fault, FaultyDisk, Kind, Rule};
 use super::support::history::{Load, seed};
 use super::support::raw_front_end::{Form, RawFrontEnd, RawOptions};
-use super::support::registers::Registers;
 use super::support::request::{Request, S_IOERR, S_OK};
 use super::support::server::DEADLINE;
 
 /// Where the data of a volume begins.
-const DATA: u64 = 16 << 20;
+pub const DATA: u64 = 16 << 20;
 
-fn no_space() -> Rule {
+pub fn no_space() -> Rule {
     Rule::of(Kind::Write, Fault::Errno(libc::ENOSPC)).within(DATA..u64::MAX)
 }
 
-struct Site {
-    lab: Lab,
-    disk: FaultyDisk,
-    name: String,
+/// A volume on a disk that fails.
+pub struct Site {
+    pub lab: Lab,
+    pub disk: FaultyDisk,
+    pub name: String,
 }
 
 impl Site {
-    fn new() -> Site {
+    pub fn new() -> Site {
         let lab = Lab::new();
         lab.home.create("below.img", &["--zero-units"]);
         let disk = FaultyDisk::mount(&lab.path("below.img"), &lab.path("faulty"), 1);
@@ -37,21 +37,21 @@ impl Site {
         Site { lab, disk, name }
     }
 
-    fn request(&self, options: &str) -> Attach {
+    pub fn request(&self, options: &str) -> Attach {
         let mut request = self.lab.request("disk.img");
         request.volume = self.disk.file();
         request.options = toml::from_str(&format!("queues = 2\n{options}")).unwrap();
         request
     }
 
-    async fn until_stopped(&self, disks: &Disks) -> DiskInfo {
+    pub async fn until_stopped(&self, disks: &Disks) -> DiskInfo {
         until(disks, &self.name, "it is stopped", |info| {
             info.state == DiskState::Stopped
         })
         .await
     }
 
-    fn connect(&self) -> RawFrontEnd {
+    pub fn connect(&self) -> RawFrontEnd {
         let options = RawOptions {
             inflight: true,
             ..RawOptions::default()
@@ -212,89 +212,6 @@ fn what_is_stuck_is_shown_and_that_it_is_over() {
             assert_eq!(front_end.outcome(write, used).status, S_OK);
         });
         drop(front_end);
-        disks.detach(&us(), &site.name, BY_FORCE).await.unwrap();
-    });
-}
-
-/// A rekey alone meets the full disk. Whoever has mended that says so once, and maybe
-/// before the rekey has come to rest.
-#[test]
-fn a_rekey_that_has_failed_hears_at_once_that_it_shall_go_on() {
-    let site = Site::new();
-    run(async {
-        let disks = site.lab.open().await;
-        disks.attach(&us(), site.request("")).await.unwrap();
-        tokio::task::block_in_place(|| {
-            let mut front_end = site.connect();
-            front_end.succeed(0, Request::write(0, &[1; 4096]), Form::Direct);
-        });
-        site.disk.fail(no_space());
-        let wanted = serde_json::json!({"disks": [site.name]});
-        let wanted: StartRekey = serde_json::from_value(wanted).unwrap();
-        disks.rekey(&us(), wanted).await.unwrap();
-        let failed = until(&disks, &site.name, "it has failed", |info| {
-            let rekey = info.rekey.as_ref();
-            rekey.is_some_and(|it| it.state == RekeyState::Failed)
-        });
-        let failed = failed.await.rekey.unwrap();
-        let why = failed.problem.unwrap().message;
-        assert!(why.contains("No space left"), "{why}");
-        site.disk.heal();
-        let go = serde_json::from_value(serde_json::json!({"go": "run"})).unwrap();
-        disks.change_rekey(&us(), &site.name, go).await.unwrap();
-        until(&disks, &site.name, "all is moved", |info| {
-            info.rekey.is_none()
-        })
-        .await;
-        disks.detach(&us(), &site.name, BY_FORCE).await.unwrap();
-    });
-}
-
-/// A rekey meets the full disk as well: it rests while the disk is stopped, and goes
-/// on with it.
-#[test]
-fn a_rekey_goes_on_when_the_disk_does() {
-    let site = Site::new();
-    run(async {
-        let disks = site.lab.open().await;
-        disks
-            .attach(&us(), site.request("on_error = \"stop\""))
-            .await
-            .unwrap();
-        let size = super::support::home::SIZE;
-        let mut load = Registers::new(size, 2, true, seed());
-        let socket = site.lab.path("disk.img.sock");
-        tokio::task::block_in_place(|| {
-            load.connect(&socket).unwrap();
-            assert!(load.run(200, DEADLINE));
-        });
-        let pace = serde_json::json!({"disks": [site.name], "pace": {"limit": 1 << 20}});
-        let wanted: StartRekey = serde_json::from_value(pace).unwrap();
-        disks.rekey(&us(), wanted).await.unwrap();
-        for _ in 0..3 {
-            site.disk.fail(no_space());
-            tokio::task::block_in_place(|| load.run(1 << 40, Duration::from_millis(200)));
-            site.until_stopped(&disks).await;
-            // It has failed as well, or has seen that the disk is stopped.
-            until(&disks, &site.name, "nothing is moved", |info| {
-                use RekeyState::{Failed, Held};
-                let rekey = info.rekey.as_ref();
-                rekey.is_none_or(|it| matches!(it.state, Failed | Held))
-            })
-            .await;
-            site.disk.heal();
-            let _ = disks.resume(&us(), &site.name, false).await;
-            until_running(&disks, &site.name).await;
-            tokio::task::block_in_place(|| assert!(load.run(50, DEADLINE)));
-        }
-        let done = until(&disks, &site.name, "all is moved", |info| {
-            info.rekey.is_none()
-        });
-        tokio::join!(done, async {
-            tokio::task::block_in_place(|| load.run(300, DEADLINE));
-        });
-        tokio::task::block_in_place(|| load.check_all());
-        load.leave();
         disks.detach(&us(), &site.name, BY_FORCE).await.unwrap();
     });
 }

@@ -5,16 +5,17 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::Fence;
-use super::view::Access;
+use super::view::{Access, Failing};
 use crate::engine::hold::State;
 use crate::rekey::{self, Direction};
 
 /// Closes and opens the fence of a disk. There is one at most.
 ///
-/// What is closed when it is dropped stays closed, and requests that touch it
-/// fail from then on: nobody knows how it is stored. The next keeper can mend
-/// that, when it has recovered what the journal covers: by closing all of it
-/// for reading, and advancing over it.
+/// When moving what is closed has failed, nobody knows how it is stored. Requests
+/// that touch it wait until the keeper has found out, or have an error when it
+/// [says so](Keeper::fail) meanwhile. They fail from the moment on in which it is
+/// dropped: the next keeper can mend that, when it has recovered what the journal
+/// covers, by closing all of it for reading, and advancing over it.
 #[derive(Debug)]
 pub struct Keeper {
     fence: Arc<Fence>,
@@ -67,6 +68,52 @@ impl Keeper {
         )
     }
 
+    /// What is closed stays so for as long as the disk below fails with `errno`:
+    /// requests that touch it have that error, until it is opened. False when nothing
+    /// is closed.
+    pub fn fail(&self, errno: i32) -> bool {
+        let mut state = self.fence.hold.state();
+        if !self.keeps(&state) || state.plan.is_open() {
+            return false;
+        }
+        state.plan.mending = false;
+        let failing = Some(Failing::Below(errno));
+        if std::mem::replace(&mut state.plan.failing, failing) == failing {
+            // Nothing new to the queues; but a freeze may wait for this.
+            self.fence.hold.announce_to_waiters();
+            return true;
+        }
+        tracing::error!(
+            from = state.plan.closed[Access::Write as usize].start,
+            to = state.plan.closed[Access::Write as usize].end,
+            "moving this part of the disk has failed: its requests fail as well, or wait, \
+             until it can be read and written"
+        );
+        self.fence.tell(state);
+        true
+    }
+
+    /// Nobody will learn how what is closed is stored: requests that touch it fail.
+    pub fn give_up(&self) {
+        let state = self.fence.hold.state();
+        if self.keeps(&state) && !state.plan.is_open() {
+            self.fence.lose(state);
+        }
+    }
+
+    /// Whether what is closed may be read and written now, to find out how it is
+    /// stored. Where requests [have an error](Keeper::fail) a freeze, or a key that is
+    /// denied, does not wait for that, so that it is not begun then; but once it has
+    /// begun, until it has failed again or nothing is closed.
+    pub fn may_mend(&self) -> bool {
+        let mut state = self.fence.hold.state();
+        if !self.keeps(&state) || state.plan.failing.is_none() {
+            return true;
+        }
+        state.plan.mending |= state.may_touch();
+        state.plan.mending
+    }
+
     fn close(&self, access: Access, direction: Direction, bytes: u64) -> bool {
         let hold = &self.fence.hold;
         let mut state = hold.state();
@@ -116,7 +163,7 @@ impl rekey::Fence for Keeper {
                 "what was not closed cannot have been moved: its requests fail from now on"
             );
             debug_assert!(false, "a region is closed for reading before it is moved");
-            state.plan.failing = true;
+            state.plan.failing = Some(Failing::ForGood);
         }
         self.fence.tell(state);
     }
@@ -141,15 +188,10 @@ impl Drop for Keeper {
             return;
         }
         state.plan.kept = false;
-        if state.plan.is_open() {
-            return;
+        state.plan.mending = false;
+        if state.plan.is_open() || state.plan.failing.is_some() {
+            return self.fence.hold.announce_to_waiters();
         }
-        tracing::error!(
-            from = state.plan.closed[Access::Write as usize].start,
-            to = state.plan.closed[Access::Write as usize].end,
-            "moving this part of the disk has failed: its requests fail until it is recovered"
-        );
-        state.plan.failing = true;
-        self.fence.tell(state);
+        self.fence.lose(state);
     }
 }

@@ -41,7 +41,7 @@ pub use error::Error;
 pub use keeper::Keeper;
 pub(super) use local::Local;
 pub(super) use plan::Plan;
-pub(super) use view::{Access, Cut, View};
+pub(super) use view::{Access, Cut, Failing, View};
 
 use super::hold::{Hold, State};
 use crate::crypt::Transform;
@@ -94,6 +94,19 @@ impl Fence {
         era
     }
 
+    /// Requests that touch what is closed fail from now on.
+    fn lose(&self, mut state: MutexGuard<'_, State>) {
+        let closed = &state.plan.closed[Access::Write as usize];
+        tracing::error!(
+            from = closed.start,
+            to = closed.end,
+            "moving this part of the disk has failed: its requests fail until it is recovered"
+        );
+        state.plan.failing = Some(Failing::ForGood);
+        state.plan.mending = false;
+        self.tell(state);
+    }
+
     /// The hands that close and open it. Nothing when they are taken, or no
     /// data is being moved.
     pub fn keeper(self: &Arc<Self>) -> Option<Keeper> {
@@ -139,7 +152,7 @@ impl Fence {
     /// Whether requests that touch what is closed fail, since moving it has
     /// failed.
     pub fn has_failed(&self) -> bool {
-        self.hold.state().plan.failing
+        self.hold.state().plan.failing.is_some()
     }
 
     /// Below the boundary units are stored as `new` says, from it on as before.

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::view::Access;
+use super::view::{Access, Failing};
 use crate::rekey::Direction;
 
 /// Where the boundary is, and what is closed. Positions are bytes of the disk.
@@ -31,8 +31,11 @@ pub struct Plan {
     pub halted: bool,
     /// There is a keeper.
     pub kept: bool,
-    /// The keeper has gone, and nobody knows how what is closed is stored.
-    pub failing: bool,
+    /// Nobody knows how what is closed is stored, and requests that touch it do not
+    /// wait for that.
+    pub failing: Option<Failing>,
+    /// The keeper tries to find out, all the same.
+    pub mending: bool,
     /// A queue has ended, and the kernel may still write for it.
     pub lost: bool,
 }
@@ -54,7 +57,7 @@ impl Plan {
 
     /// Whether somebody is expected to open what is closed.
     pub fn is_under_way(&self) -> bool {
-        !self.is_open() && !self.failing
+        !self.is_open() && (self.failing.is_none() || self.mending)
     }
 
     /// The `bytes` next to the boundary, of which there may be fewer. Nothing
@@ -110,14 +113,19 @@ impl Plan {
         }
         self.closed[Access::Read as usize] = 0..0;
         self.cleared = 0..0;
-        self.failing = false;
+        self.mended();
         true
     }
 
     pub fn open(&mut self) {
         self.closed = [0..0, 0..0];
         self.cleared = 0..0;
-        self.failing = false;
+        self.mended();
+    }
+
+    fn mended(&mut self) {
+        self.failing = None;
+        self.mending = false;
     }
 }
 

@@ -213,6 +213,96 @@ fn a_freeze_waits_until_the_keeper_is_at_rest() {
     });
 }
 
+/// The disk below fails what is closed. Nobody waits for that, so that it must not be
+/// touched while a snapshot is taken; but what is being tried already is waited for.
+#[test]
+fn what_is_in_doubt_is_not_touched_in_a_freeze_that_did_not_wait_for_it() {
+    let fence = moving();
+    let mut queue = Queue::new(&fence);
+    let keeper = fence.keeper().unwrap();
+    assert!(!keeper.fail(libc::EIO), "nothing is closed");
+    std::thread::scope(|scope| {
+        let closing = scope.spawn(|| keeper.close_for_reading(Direction::Forward, UNIT));
+        eventually("it is closed", || {
+            queue.follow();
+            closing.is_finished()
+        });
+        assert!(closing.join().unwrap());
+    });
+    assert!(keeper.may_mend(), "requests wait, and so does a freeze");
+    assert!(keeper.fail(libc::EIO));
+    queue.follow();
+    let failing = Cut::Failing(Failing::Below(libc::EIO));
+    assert_eq!(queue.cut(Access::Read, 0, 9), failing);
+    assert_eq!(queue.cut(Access::Write, 1, 9), Cut::Open(9 * UNIT));
+
+    queue.member.quiet();
+    let freeze = fence.hold.freeze().unwrap();
+    queue.member.quiet();
+    assert!(fence.hold.wait_until_quiet(freeze));
+    assert!(!keeper.may_mend());
+    assert!(fence.hold.thaw());
+    for mode in [Mode::Pause, Mode::Fail] {
+        fence.hold.set(mode);
+        assert!(!keeper.may_mend());
+    }
+    fence.hold.set(Mode::Run);
+    fence.hold.set_stopped(true);
+    assert!(
+        keeper.may_mend(),
+        "that is what a disk that is stopped waits for"
+    );
+    fence.hold.set_stopped(false);
+
+    // It has begun: once in vain, and then it is mended.
+    for mended in [false, true] {
+        assert!(keeper.may_mend());
+        let freeze = fence.hold.freeze().unwrap();
+        queue.member.quiet();
+        let waits = |time| {
+            let deadline = std::time::Instant::now() + time;
+            !fence.hold.wait_until_quiet_by(freeze, deadline)
+        };
+        assert!(waits(std::time::Duration::ZERO));
+        assert!(keeper.may_mend(), "it goes on with what it has begun");
+        match mended {
+            false => assert!(keeper.fail(libc::EIO)),
+            true => {
+                keeper.advance(Direction::Forward, UNIT);
+                keeper.open();
+            }
+        }
+        assert!(!waits(std::time::Duration::ZERO));
+        assert!(fence.hold.thaw());
+    }
+    assert!(!fence.has_failed());
+    queue.follow();
+    assert_eq!(queue.cut(Access::Read, 0, 9), Cut::Open(UNIT));
+}
+
+/// Who ends has others find out how it is stored; who gives up has nobody do so.
+#[test]
+fn what_is_in_doubt_stays_so_without_a_keeper_unless_it_is_given_up() {
+    for (given_up, wanted) in [
+        (false, Failing::Below(libc::ENOSPC)),
+        (true, Failing::ForGood),
+    ] {
+        let fence = moving();
+        let keeper = fence.keeper().unwrap();
+        assert!(keeper.close_for_writing(Direction::Forward, UNIT));
+        assert!(keeper.fail(libc::ENOSPC) && keeper.may_mend());
+        if given_up {
+            keeper.give_up();
+        }
+        drop(keeper);
+        let queue = Queue::new(&fence);
+        assert_eq!(queue.cut(Access::Write, 0, 9), Cut::Failing(wanted));
+        let freeze = fence.hold.freeze().unwrap();
+        drop(queue);
+        assert!(fence.hold.wait_until_quiet(freeze));
+    }
+}
+
 #[test]
 fn queues_that_end_or_begin_are_not_waited_for() {
     let fence = moving();
@@ -288,8 +378,14 @@ fn what_a_keeper_leaves_closed_fails_until_it_is_recovered() {
     drop(keeper);
     assert!(fence.has_failed());
     queue.follow();
-    assert_eq!(queue.cut(Access::Read, 1, 1), Cut::Failing);
-    assert_eq!(queue.cut(Access::Write, 5, 1), Cut::Failing);
+    assert_eq!(
+        queue.cut(Access::Read, 1, 1),
+        Cut::Failing(Failing::ForGood)
+    );
+    assert_eq!(
+        queue.cut(Access::Write, 5, 1),
+        Cut::Failing(Failing::ForGood)
+    );
     assert_eq!(queue.cut(Access::Read, 5, 1), Cut::Open(UNIT));
     assert_eq!(queue.cut(Access::Write, 8, 1), Cut::Open(UNIT));
     // Nobody can wait for it.
@@ -508,7 +604,7 @@ fn no_unit_is_ever_taken_for_what_it_is_not() {
                     Cut::Closed(_) => {
                         left_out.fetch_add(1, Ordering::Relaxed);
                     }
-                    Cut::Failing => panic!("nothing has failed"),
+                    Cut::Failing(_) => panic!("nothing has failed"),
                 }
             }
             // Queues sleep, and sessions end and begin: with nothing in flight.

@@ -23,8 +23,18 @@ pub enum Cut {
     Open(u64),
     /// So many are closed.
     Closed(u64),
-    /// They are closed, and nobody will open them.
-    Failing,
+    /// They are closed, and it is not known when they will be opened.
+    Failing(Failing),
+}
+
+/// Why requests to what is closed do not wait until it is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failing {
+    /// Moving it has failed at the disk below with this errno, and is tried again:
+    /// they have that error as well.
+    Below(i32),
+    /// Nobody tries that any more.
+    ForGood,
 }
 
 /// A plan, with the transforms that it is about.
@@ -33,7 +43,7 @@ pub struct View {
     era: u64,
     /// There is a boundary, or something is closed.
     moving: bool,
-    failing: bool,
+    failing: Option<Failing>,
     boundary: u64,
     closed: [Range<u64>; 2],
     transforms: Transforms,
@@ -75,8 +85,8 @@ impl View {
         let closed = &self.closed[access as usize];
         if closed.contains(&start) {
             return match self.failing {
-                true => Cut::Failing,
-                false => Cut::Closed(len.min(closed.end - start)),
+                Some(failing) => Cut::Failing(failing),
+                None => Cut::Closed(len.min(closed.end - start)),
             };
         }
         let edges = [closed.start, self.boundary].into_iter();

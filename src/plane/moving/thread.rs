@@ -1,6 +1,7 @@
 //! The thread that moves the data of a disk.
 
 use std::fs::File;
+use std::io;
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
@@ -14,11 +15,20 @@ use crate::rekey::{self, Mover, Outcome};
 /// How soon it looks whether what holds it is over. It is also told.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// How soon it tries again to bring to rest what has failed.
+/// How soon it tries again to bring to rest what has failed, at first and at most: it
+/// doubles once requests do not wait for it any more.
 const AGAIN: Duration = Duration::from_millis(500);
+const LONGEST: Duration = Duration::from_secs(5);
 
-/// So many times it tries, before requests to what is closed fail.
+/// So many times it tries, before requests to what is closed fail as well.
 const TRIES: u32 = 4;
+
+/// What is said then.
+const IN_DOUBT: &str = "requests to the region that was being moved fail as well, or wait, as \
+     --on-error says, until it can be read and written again";
+/// What is said when it does not try any more.
+const LOST: &str = "requests to the region that was being moved fail until the disk is detached \
+     and attached again";
 
 /// What the thread has.
 pub(super) struct Worker {
@@ -79,7 +89,7 @@ impl Worker {
         }
         match (wanted.phase, wanted.go) {
             (Phase::Failed, _) => {
-                let wanted = self.wait_for_another_try(wanted, Duration::MAX);
+                let wanted = self.wait_for_another_try(wanted, self.heard, Duration::MAX);
                 if !wanted.stop {
                     self.control.set_phase(wanted, Phase::Moving, None);
                 }
@@ -162,7 +172,7 @@ impl Worker {
     /// The disk below has failed. What was about to be moved is closed: it is
     /// opened as soon as the journal says what it is.
     fn failed(&mut self, error: &rekey::Error) {
-        let mut why = chain(error);
+        let why = chain(error);
         tracing::error!("moving data has failed: {why}");
         // It is said at once: whoever has mended the disk below says so once, and
         // maybe before this has come to rest.
@@ -170,38 +180,78 @@ impl Worker {
         self.heard = wanted.orders;
         self.control
             .set_phase(wanted, Phase::Failed, Some(why.clone()));
-        for attempt in 1..=TRIES {
-            match self.come_to_rest() {
-                Ok(()) => return,
-                Err(error) if attempt < TRIES && !matches!(error, rekey::Error::NotDurable(_)) => {
-                    drop(self.wait_for_another_try(self.control.lock(), AGAIN));
-                }
-                Err(error) => {
-                    tracing::error!("it does not come to rest: {}", chain(&error));
-                    why.push_str(
-                        "; requests to the region that was being moved fail until the disk is \
-                         detached and attached again",
-                    );
-                    // Nobody knows how that region is stored.
-                    self.mover = None;
-                    self.keeper = None;
-                    break;
+        let mut seen = self.heard;
+        let (mut tries, mut pause) = (0, AGAIN);
+        loop {
+            if self.may_touch() {
+                let Err(error) = self.come_to_rest() else {
+                    return self.say(why);
+                };
+                tries += 1;
+                match &error {
+                    _ if tries < TRIES && !matches!(error, rekey::Error::NotDurable(_)) => {}
+                    rekey::Error::Io { source, .. } => {
+                        if self.leave_in_doubt(source) {
+                            self.say(format!("{why}; {IN_DOUBT}"));
+                        }
+                        pause = LONGEST.min(pause * 2);
+                    }
+                    _ => return self.give_up(&why, &error),
                 }
             }
+            let wanted = self.wait_for_another_try(self.control.lock(), seen, pause);
+            if wanted.stop {
+                return;
+            }
+            if std::mem::replace(&mut seen, wanted.orders) != wanted.orders {
+                pause = AGAIN;
+            }
         }
+    }
+
+    /// Waits for so long, or until somebody wants what has failed to be tried again,
+    /// which was not wanted yet when there were so many orders.
+    fn wait_for_another_try<'w>(
+        &'w self,
+        wanted: MutexGuard<'w, Wanted>,
+        seen: u64,
+        time: Duration,
+    ) -> MutexGuard<'w, Wanted> {
+        self.control.wait(wanted, time, |wanted| {
+            wanted.stop || (wanted.orders != seen && wanted.go == Go::Run)
+        })
+    }
+
+    /// Says of what has failed how it is.
+    fn say(&self, why: String) {
         let wanted = self.control.lock();
         self.control.set_phase(wanted, Phase::Failed, Some(why));
     }
 
-    /// Waits for so long, or until somebody wants what has failed to be tried again.
-    fn wait_for_another_try<'w>(
-        &'w self,
-        wanted: MutexGuard<'w, Wanted>,
-        time: Duration,
-    ) -> MutexGuard<'w, Wanted> {
-        self.control.wait(wanted, time, |wanted| {
-            wanted.stop || (wanted.orders != self.heard && wanted.go == Go::Run)
-        })
+    /// Requests do not wait any more until it comes to rest. False when there are none
+    /// that would.
+    fn leave_in_doubt(&self, error: &io::Error) -> bool {
+        let errno = error.raw_os_error().unwrap_or(match error.kind() {
+            io::ErrorKind::UnexpectedEof => 0,
+            _ => libc::EIO,
+        });
+        let keeper = self.keeper.as_ref();
+        keeper.is_some_and(|keeper| keeper.fail(errno))
+    }
+
+    /// Nobody here learns how the region is stored.
+    fn give_up(&mut self, why: &str, error: &rekey::Error) {
+        tracing::error!("it does not come to rest: {}", chain(error));
+        self.mover = None;
+        if let Some(keeper) = self.keeper.take() {
+            keeper.give_up();
+        }
+        self.say(format!("{why}; {LOST}"));
+    }
+
+    /// Whether anything may be done with the disk below.
+    fn may_touch(&self) -> bool {
+        self.keeper.as_ref().is_none_or(|keeper| keeper.may_mend())
     }
 
     fn come_to_rest(&mut self) -> Result<(), rekey::Error> {
@@ -214,12 +264,18 @@ impl Worker {
 
     /// The process ends, or the operation has.
     fn rest_for_good(&mut self) {
+        if !self.may_touch() {
+            return;
+        }
         if let Err(error) = self.come_to_rest() {
             tracing::warn!(
                 "the moving of data does not come to rest, and is recovered when the disk is \
                  served again: {}",
                 chain(&error)
             );
+            if let rekey::Error::Io { source, .. } = &error {
+                self.leave_in_doubt(source);
+            }
         }
     }
 }
