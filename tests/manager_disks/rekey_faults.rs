@@ -6,7 +6,7 @@ use sealblk::manager::disks::Disks;
 use sealblk::manager::model::{DiskInfo, RekeyState, StartRekey};
 
 use super::faults::{DATA, Site, no_space};
-use super::lab::{BY_FORCE, run, until, until_running, us};
+use super::lab::{BY_FORCE, kill, run, until, until_running, us};
 use super::support::faulty_disk::{Fault, Kind, Rule};
 use super::support::history::seed;
 use super::support::raw_front_end::{Form, RawFrontEnd};
@@ -84,11 +84,19 @@ fn what_a_rekey_leaves_in_doubt_fails_until_the_disk_is_mended() {
     });
 }
 
+/// What comes first where a rekey has left something in doubt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Mended,
+    Detached,
+    Killed,
+}
+
 /// Where the guest shall see no error, it sees none of that either: not when the disk is
-/// mended, nor when it is detached before that.
+/// mended, nor when it is detached before that, or its worker dies.
 #[test]
 fn what_a_rekey_leaves_in_doubt_stops_a_disk_that_shall_stop() {
-    for detached in [false, true] {
+    for end in [End::Mended, End::Detached, End::Killed] {
         let site = Site::new();
         run(async {
             let disks = site.lab.open().await;
@@ -101,18 +109,34 @@ fn what_a_rekey_leaves_in_doubt_stops_a_disk_that_shall_stop() {
             let trouble = info.trouble.unwrap();
             let said = &trouble.problem.message;
             assert!(said.contains("No space left"), "{said}");
-            if detached {
-                let start = Instant::now();
-                disks.detach(&us(), &site.name, BY_FORCE).await.unwrap();
-                assert!(start.elapsed() < DEADLINE);
-                site.disk.heal();
-                disks.attach(&us(), site.request(options)).await.unwrap();
-                let socket = site.lab.path("disk.img.sock");
+            let socket = site.lab.path("disk.img.sock");
+            match end {
+                End::Mended => {
+                    site.disk.heal();
+                    until_running(&disks, &site.name).await;
+                    until_failed(&disks, &site.name, "No space left").await;
+                }
+                End::Detached => {
+                    let start = Instant::now();
+                    disks.detach(&us(), &site.name, BY_FORCE).await.unwrap();
+                    assert!(start.elapsed() < DEADLINE);
+                    site.disk.heal();
+                    disks.attach(&us(), site.request(options)).await.unwrap();
+                }
+                End::Killed => {
+                    kill(info.pid.unwrap());
+                    // The next one cannot know how the region is stored either.
+                    until(&disks, &site.name, "it does not serve", |info| {
+                        let why = info.last_error.as_ref();
+                        why.is_some_and(|why| why.message.contains("No space left"))
+                    })
+                    .await;
+                    site.disk.heal();
+                    until_running(&disks, &site.name).await;
+                }
+            }
+            if end != End::Mended {
                 tokio::task::block_in_place(|| front_end.reconnect(&socket).unwrap());
-            } else {
-                site.disk.heal();
-                until_running(&disks, &site.name).await;
-                until_failed(&disks, &site.name, "No space left").await;
             }
             let outcomes = tokio::task::block_in_place(|| {
                 let mut used = [front_end.used(0), front_end.used(0)];
