@@ -22,8 +22,8 @@ fn main() -> ExitCode {
     // A limit on file sizes is an error of the write that meets it, and no
     // reason to die. Where the handler cannot be had, nothing is worse.
     let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
-    match cli::run(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+    end(match cli::run(Cli::parse()) {
+        Ok(()) => 0,
         Err(failure) => {
             let mut text = format!("error: {failure}\n");
             if let Some(help) = failure.help() {
@@ -32,9 +32,21 @@ fn main() -> ExitCode {
             let text = printable::text(&text);
             // Without standard error there is nobody left to tell.
             let _ = std::io::stderr().lock().write_all(text.as_bytes());
-            ExitCode::from(failure.kind().exit_status())
+            failure.kind().exit_status()
         }
+    })
+}
+
+/// Ends the process with that status. The library of a token has destructors, of its
+/// own and of the libraries that it uses, and maybe threads that are in it or leave
+/// it: with one of them still there they crash, and the status says so instead of
+/// what was done. So they are not run.
+fn end(status: u8) -> ExitCode {
+    if sealblk::kms::runs_code_of_others() {
+        let _ = std::io::stdout().flush();
+        signal_hook::low_level::exit(status.into());
     }
+    ExitCode::from(status)
 }
 
 /// Whoever starts us without a umask does not thereby let everybody write to what

@@ -310,6 +310,47 @@ fn a_library_that_hangs_is_given_up() {
     }
 }
 
+/// The status of a command is about what it has done, and what it says is said.
+#[test]
+fn a_library_that_crashes_when_the_process_ends_does_not_come_to_that() {
+    let token = with_key(Keys::Aes(32));
+    let faulty = Faulty::new();
+    fs::write(faulty.beside("end"), "").unwrap();
+    let directory = TempDir::new().unwrap();
+    let config = directory.path().join("sealblk.toml");
+    let text = format!(
+        "[daemon]\nstate_dir = {:?}\n[key_sets.prod]\nprovider = \"pkcs11\"\n\
+         uri = \"pkcs11:{};object={LABEL}?module-path={}\"\npin = {:?}\n",
+        directory.path().join("state"),
+        token.uri(),
+        faulty.library().display(),
+        token.pin_file(),
+    );
+    fs::write(&config, text).unwrap();
+    for (fault, status, said) in [(None, 0, "made volume"), (Some("0xA3"), 8, "")] {
+        if let Some(fault) = fault {
+            faulty.set(function::LOGIN, fault);
+        }
+        let done = Command::new(env!("CARGO_BIN_EXE_sealblk"))
+            .arg("--config")
+            .arg(&config)
+            .args(["volume", "create", "--key-set", "prod", "--size", "4M"])
+            .arg(directory.path().join(format!("{status}.img")))
+            .env("SOFTHSM2_CONF", softhsm::configuration())
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&done.stderr);
+        assert_eq!(
+            done.status.code(),
+            Some(status),
+            "{:?}: {told}",
+            done.status
+        );
+        assert!(String::from_utf8_lossy(&done.stdout).contains(said));
+        assert_eq!(told.contains("error: "), status != 0, "{told}");
+    }
+}
+
 #[test]
 fn a_library_that_cannot_be_used_is_told() {
     let token = with_key(Keys::Aes(32));

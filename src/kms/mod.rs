@@ -58,6 +58,15 @@ pub const PROVIDERS: [(&str, bool); 9] = [
     ("vault", true),
 ];
 
+/// Whether this process has loaded a library of somebody else, for a token: one that
+/// may crash when the process ends.
+pub fn runs_code_of_others() -> bool {
+    #[cfg(feature = "pkcs11")]
+    return pkcs11::is_loaded();
+    #[cfg(not(feature = "pkcs11"))]
+    return false;
+}
+
 /// Which key of a service to use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyRef {

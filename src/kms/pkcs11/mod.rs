@@ -28,6 +28,7 @@ mod token;
 pub mod uri;
 
 pub use mechanism::Choice;
+pub(super) use module::is_loaded;
 pub use name::{KeyName, id_of};
 pub use uri::{TokenMatch, Uri};
 

@@ -10,6 +10,7 @@ use std::fmt;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
@@ -58,6 +59,14 @@ impl fmt::Debug for Module {
     }
 }
 
+/// Whether a library was loaded, and may have threads and destructors.
+static LOADED: AtomicBool = AtomicBool::new(false);
+
+/// Whether this process runs code of a library that it has loaded.
+pub(in crate::kms) fn is_loaded() -> bool {
+    LOADED.load(Ordering::Relaxed)
+}
+
 static MODULES: Mutex<BTreeMap<PathBuf, Arc<Module>>> = Mutex::new(BTreeMap::new());
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -86,6 +95,7 @@ impl Module {
             return Ok(library.clone());
         }
         let real = self.check().map_err(Failed::Everywhere)?;
+        LOADED.store(true, Ordering::Relaxed);
         let loaded =
             Pkcs11::new(&real).map_err(|error| Failed::Everywhere(self.not_loaded(&error)))?;
         match loaded.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
