@@ -43,6 +43,7 @@ use support::daemon::{Daemon, Reply, command, configure};
 use support::front_end::{FrontEnd, Options};
 use support::home::{Home, refused};
 use support::server::{eventually, succeed};
+use support::tree;
 use tls_box::TlsBox;
 use uuid::Uuid;
 
@@ -408,9 +409,8 @@ fn a_volume_lives_without_any_credential_of_the_key_service() {
     host.connect("disk").write(0, &[0x5a; 4096]);
 
     // All that the host has.
-    for entry in walk(host.0.home.directory()) {
-        let bytes = std::fs::read(&entry).unwrap();
-        needles::assert_absent(&bytes, token.as_bytes(), &entry.display().to_string());
+    for (path, bytes) in tree::files(host.0.home.directory()) {
+        needles::assert_absent(&bytes, token.as_bytes(), &path.display().to_string());
     }
     let line = |lines: &[Value], event: &str| {
         let found = lines.iter().rfind(|line| line["event"] == event);
@@ -456,19 +456,6 @@ fn a_volume_lives_without_any_credential_of_the_key_service() {
     let data = host.connect("disk").read(8, 4096);
     assert_eq!(data, [0x5b; 4096]);
     succeed(&mut host.0.sealblk(&["audit", "verify"]));
-}
-
-fn walk(directory: &std::path::Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(directory).unwrap().flatten() {
-        let kind = entry.file_type().unwrap();
-        if kind.is_dir() {
-            files.extend(walk(&entry.path()));
-        } else if kind.is_file() {
-            files.push(entry.path());
-        }
-    }
-    files
 }
 
 #[test]

@@ -14,6 +14,7 @@ use sealblk::vhost::{Listener, SocketParams};
 
 use super::support::home::{Guard, Home, refused};
 use super::support::server::{eventually, key_file, succeed};
+use super::support::tree;
 use super::{assert_serves, untouched, written};
 
 /// Somebody else.
@@ -286,18 +287,12 @@ fn no_mode_or_group_is_given_to_what_took_the_place_of_a_socket() {
 
 /// All files below `directory` that others could write to.
 fn loose(directory: &Path) -> Vec<(PathBuf, u32)> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        let meta = path.symlink_metadata().unwrap();
-        if meta.is_dir() {
-            found.extend(loose(&path));
-        }
-        if !meta.is_symlink() && meta.mode() & 0o022 != 0 {
-            found.push((path, meta.mode() & 0o7777));
-        }
-    }
-    found
+    let all = tree::below(directory, |entry| Ok((entry.path(), entry.metadata()?)));
+    let loose = |meta: &fs::Metadata| !meta.is_symlink() && meta.mode() & 0o022 != 0;
+    all.into_iter()
+        .filter(|(_, meta)| loose(meta))
+        .map(|(path, meta)| (path, meta.mode() & 0o7777))
+        .collect()
 }
 
 #[test]
@@ -328,6 +323,9 @@ fn whatever_the_umask_nothing_is_for_others_and_sockets_are_as_configured() {
              --pid-file pid --socket-mode 0600"
         ));
         let server = home.start("disk.sock", serve);
+        eventually("it has written its number", || {
+            home.path("pid").exists().then_some(())
+        });
         assert_eq!(loose(home.directory()), vec![], "umask {umask}");
         let socket = fs::metadata(server.socket()).unwrap();
         assert_eq!(socket.mode() & 0o7777, 0o600);

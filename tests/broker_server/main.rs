@@ -35,4 +35,7 @@ mod process_memory;
 mod replay;
 mod secrets;
 mod services;
+#[path = "../support/tree.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod tree;
 mod walls;

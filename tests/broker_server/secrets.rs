@@ -1,7 +1,6 @@
 //! What others on the broker's host can see of what it wraps: nothing.
 
 use std::fs;
-use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -14,16 +13,7 @@ use super::key_search::{outside, search};
 use super::needles::assert_absent;
 use super::policy::ALL;
 use super::process_memory::wait_until_idle;
-
-fn walk(directory: &Path, shown: &mut Vec<u8>) {
-    for entry in fs::read_dir(directory).unwrap().flatten() {
-        match entry.path() {
-            path if path.is_dir() => walk(&path, shown),
-            path if path.is_file() => shown.extend(fs::read(path).unwrap()),
-            _ => {}
-        }
-    }
-}
+use super::tree;
 
 #[test]
 fn payloads_are_in_no_log_record_file_or_memory() {
@@ -44,8 +34,8 @@ fn payloads_are_in_no_log_record_file_or_memory() {
     // The log is at its most talkative.
     let log = broker.messages();
     assert!(log.contains("TRACE") || log.contains("DEBUG"), "{log}");
-    let mut shown = Vec::new();
-    walk(&broker.directory, &mut shown);
+    let files = tree::files(&broker.directory);
+    let mut shown: Vec<u8> = files.into_iter().flat_map(|(_, bytes)| bytes).collect();
     shown.extend(broker.metrics().into_bytes());
     // But for the key file of the broker itself, nothing may be there.
     let key = fs::read_to_string(broker.directory.join("broker.x25519")).unwrap();

@@ -2,7 +2,7 @@
 //! its most talkative, and when processes die.
 
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use base64::Engine as _;
@@ -17,6 +17,7 @@ use super::needles::assert_absent;
 use super::support::daemon::{Daemon, command, configure, kill};
 use super::support::home::Home;
 use super::support::server::eventually;
+use super::support::tree;
 
 /// What must not be shown, and what it is.
 struct Needles(Vec<(&'static str, Vec<u8>)>);
@@ -75,17 +76,6 @@ fn run(command: &mut Command, said: &mut Vec<u8>) {
     assert!(output.status.success(), "{command:?}: {output:?}");
     said.extend(output.stdout);
     said.extend(output.stderr);
-}
-
-fn walk(directory: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(directory).unwrap().flatten();
-    entries
-        .flat_map(|entry| match entry.file_type().unwrap() {
-            kind if kind.is_dir() => walk(&entry.path()),
-            kind if kind.is_file() => vec![entry.path()],
-            _ => vec![],
-        })
-        .collect()
 }
 
 /// The daemon, with core dumps permitted as far as this host lets us, in a
@@ -269,10 +259,12 @@ fn no_secret_is_shown_by_whatever_happens() {
     assert!(log.contains("TRACE"), "{log}");
     needles.assert_absent(log.as_bytes(), "the log");
     let audit = std::fs::read(lab.path("audit.jsonl")).unwrap();
-    let files = ["state", "run"].map(|name| walk(&lab.path(name))).concat();
+    let files = ["state", "run"]
+        .map(|name| tree::files(&lab.path(name)))
+        .concat();
     assert!(files.len() >= 4, "{files:?}");
-    for path in files {
-        needles.assert_absent(&std::fs::read(&path).unwrap(), &path.display().to_string());
+    for (path, bytes) in files {
+        needles.assert_absent(&bytes, &path.display().to_string());
     }
     needles.assert_absent(&audit, "the audit log");
 

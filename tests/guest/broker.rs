@@ -54,7 +54,8 @@ fn a_guest_lives_on_a_key_that_its_host_cannot_ask_for() {
     the_file_holds_no_plaintext(&manager);
     for entry in fs::read_dir(manager.path("")).unwrap().flatten() {
         if entry.file_type().unwrap().is_file() {
-            let bytes = fs::read(entry.path()).unwrap();
+            // What was put in the place of another meanwhile has that one's name.
+            let bytes = fs::read(entry.path()).unwrap_or_default();
             let found = bytes.windows(token.len()).any(|at| at == token.as_bytes());
             assert!(!found, "{entry:?} has the token of the key service");
         }

@@ -12,6 +12,7 @@ use super::needles::assert_absent;
 use super::process::{ManagerProcess, log_of};
 use super::support::front_end::{FrontEnd, Options};
 use super::support::server::eventually;
+use super::support::tree;
 
 /// The key of the volume, as a key service would know it.
 fn dek_of(lab: &Lab, file: &str) -> Vec<u8> {
@@ -69,19 +70,9 @@ fn a_key_is_in_no_command_line_environment_log_or_file() {
     let log = std::fs::read(log_of(directory)).unwrap();
     assert!(!log.is_empty(), "nothing was logged");
     assert_absent(&log, &dek, "the log");
-    for entry in walk(&lab.path("state")) {
-        assert_absent(&std::fs::read(&entry).unwrap(), &dek, "the state");
+    for (_, bytes) in tree::files(&lab.path("state")) {
+        assert_absent(&bytes, &dek, "the state");
     }
-}
-
-fn walk(directory: &Path) -> Vec<std::path::PathBuf> {
-    let entries = std::fs::read_dir(directory).unwrap().flatten();
-    entries
-        .flat_map(|entry| match entry.path() {
-            path if path.is_dir() => walk(&path),
-            path => vec![path],
-        })
-        .collect()
 }
 
 #[test]

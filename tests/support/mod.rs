@@ -18,6 +18,7 @@
 //! - [`request`] and [`memory`] are the requests and the guest memory of both.
 //!
 //! - [`registers`] is a load of which every sector has a history.
+//! - [`tree`] is what is below a directory.
 //! - [`in_process`] serves a disk from the library's parts.
 //!
 //! But for the last, nothing here knows sealblk's modules: only its command
@@ -40,3 +41,4 @@ pub mod registers;
 pub mod request;
 pub mod server;
 pub mod slow_disk;
+pub mod tree;
