@@ -45,7 +45,7 @@ pub fn slow(names: &[String]) -> StartRekey {
     }
 }
 
-fn go(go: Go) -> RekeyChange {
+pub fn go(go: Go) -> RekeyChange {
     RekeyChange {
         go: Some(go),
         pace: PaceChange::default(),

@@ -3,16 +3,18 @@
 use std::time::{Duration, Instant};
 
 use sealblk::manager::disks::Disks;
-use sealblk::manager::model::{DiskInfo, RekeyState, StartRekey};
+use sealblk::manager::model::{DiskInfo, PaceChange, RekeyState, StartRekey};
+use sealblk::plane::moving::Go;
 
 use super::faults::{DATA, Site, no_space};
 use super::lab::{BY_FORCE, kill, run, until, until_running, us};
+use super::rekey::{go, start};
 use super::support::faulty_disk::{Fault, Kind, Rule};
 use super::support::history::seed;
 use super::support::raw_front_end::{Form, RawFrontEnd};
 use super::support::registers::Registers;
 use super::support::request::{Request, S_IOERR, S_OK};
-use super::support::server::DEADLINE;
+use super::support::server::{DEADLINE, eventually};
 
 /// A sector that is not moved with the first ones.
 const FAR: u64 = (2 << 20) / 512;
@@ -27,10 +29,20 @@ async fn begin_to_fail(site: &Site, disks: &Disks, options: &str) -> RawFrontEnd
         front_end
     });
     site.disk.fail(no_space());
-    let wanted = serde_json::json!({"disks": [site.name]});
-    let wanted: StartRekey = serde_json::from_value(wanted).unwrap();
+    let wanted = start(std::slice::from_ref(&site.name));
     disks.rekey(&us(), wanted).await.unwrap();
     front_end
+}
+
+/// So slow that it meets what is to fail.
+fn a_mebibyte_a_second(site: &Site) -> StartRekey {
+    StartRekey {
+        pace: PaceChange {
+            limit: Some(1 << 20),
+            ..PaceChange::default()
+        },
+        ..start(std::slice::from_ref(&site.name))
+    }
 }
 
 /// A rekey alone meets the full disk. Whoever has mended that says so once, and maybe
@@ -65,15 +77,10 @@ fn what_a_rekey_leaves_in_doubt_fails_until_the_disk_is_mended() {
             let far = front_end.succeed(0, read(FAR), Form::Direct);
             assert!(far.data == [2; 4096]);
             site.disk.heal();
-            let start = Instant::now();
-            let near = loop {
+            let near = eventually("it is mended", || {
                 let near = front_end.run(0, read(0), Form::Direct);
-                if near.status == S_OK {
-                    break near;
-                }
-                assert!(start.elapsed() < DEADLINE);
-                std::thread::sleep(Duration::from_millis(10));
-            };
+                (near.status == S_OK).then_some(near)
+            });
             assert!(near.data == [1; 4096]);
         });
         let why = until_failed(&disks, &site.name, "No space left").await;
@@ -183,9 +190,10 @@ fn a_rekey_where_much_fails_mixes_nothing_up(on_error: &str) {
             site.disk.fail(rule.chance(chance));
         };
         fail(Kind::Write, 1000);
-        let wanted = serde_json::json!({"disks": [site.name], "pace": {"limit": 1 << 20}});
-        let wanted: StartRekey = serde_json::from_value(wanted).unwrap();
-        disks.rekey(&us(), wanted).await.unwrap();
+        disks
+            .rekey(&us(), a_mebibyte_a_second(&site))
+            .await
+            .unwrap();
         until_failed(&disks, &site.name, "--on-error").await;
         for _ in 0..3 {
             tokio::task::block_in_place(|| {
@@ -250,8 +258,7 @@ async fn until_failed(disks: &Disks, name: &str, words: &str) -> String {
 
 /// Says that a rekey shall go on, once, and waits until all is moved.
 async fn go_on(disks: &Disks, name: &str) {
-    let go = serde_json::from_value(serde_json::json!({"go": "run"})).unwrap();
-    disks.change_rekey(&us(), name, go).await.unwrap();
+    disks.change_rekey(&us(), name, go(Go::Run)).await.unwrap();
     until(disks, name, "all is moved", |info| info.rekey.is_none()).await;
 }
 
@@ -273,9 +280,10 @@ fn a_rekey_goes_on_when_the_disk_does() {
             load.connect(&socket).unwrap();
             assert!(load.run(200, DEADLINE));
         });
-        let pace = serde_json::json!({"disks": [site.name], "pace": {"limit": 1 << 20}});
-        let wanted: StartRekey = serde_json::from_value(pace).unwrap();
-        disks.rekey(&us(), wanted).await.unwrap();
+        disks
+            .rekey(&us(), a_mebibyte_a_second(&site))
+            .await
+            .unwrap();
         for _ in 0..3 {
             site.disk.fail(no_space());
             tokio::task::block_in_place(|| load.run(1 << 40, Duration::from_millis(200)));

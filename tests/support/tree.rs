@@ -39,12 +39,15 @@ fn visit(directory: &Path, take: &mut impl FnMut(&DirEntry) -> io::Result<()>) -
     Ok(())
 }
 
-/// The regular files below a directory, with what is in them.
+/// The regular files below a directory, of which there is one at least, with what is in
+/// them.
 pub fn files(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let found = below(directory, |entry| {
         let is_file = entry.file_type()?.is_file();
         let read = is_file.then(|| fs::read(entry.path())).transpose()?;
         Ok(read.map(|bytes| (entry.path(), bytes)))
     });
-    found.into_iter().flatten().collect()
+    let found: Vec<_> = found.into_iter().flatten().collect();
+    assert!(!found.is_empty(), "no file below {}", directory.display());
+    found
 }
